@@ -1,0 +1,146 @@
+"""Generators on disk: safetensors with their configuration in the metadata, written whole or not at all.
+
+Loading reads tensors and JSON only; nothing is ever unpickled. The metadata holds a SHA-256 of the tensors, so that a
+file that was cut short or changed is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.priors.generator import Components, Generator, GeneratorConfig
+
+FORMAT = "dgn-generator-1"
+COMPONENTS_FORMAT = "dgn-components-1"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write under a temporary name in the same folder, then rename: no reader ever sees half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise DgnError(f"can't write to {str(path.parent)!r}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise DgnError(f"can't write {str(path)!r}: {error.strerror}") from error
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and bytes of the tensors, in order of their names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], kind: str) -> None:
+    """Write tensors with their metadata (any JSON value) and digest."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": kind, "sha256": digest(tensors), "meta": json.dumps(meta, sort_keys=True)}
+    write_atomic(path, save(tensors, metadata))
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read back what :func:`save_tensors` wrote.
+
+    Raises:
+        DgnError: no such file; cut short; not written by dgn; another kind; changed since it was written.
+    """
+    if not path.is_file():
+        raise DgnError(f"no file {str(path)!r}")
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except Exception as error:
+        raise DgnError(f"{str(path)!r} is cut short or no safetensors file; get it anew") from error
+    if metadata.get("format") != kind:
+        raise DgnError(f"{str(path)!r} was not written as {kind!r} by dgn (its format: {metadata.get('format')!r})")
+    if digest(tensors) != metadata.get("sha256"):
+        raise DgnError(f"{str(path)!r} was changed since it was written: its SHA-256 does not match; get it anew")
+    try:
+        return tensors, dict(json.loads(metadata["meta"]))
+    except (KeyError, ValueError) as error:
+        raise DgnError(f"{str(path)!r} holds no readable configuration; get it anew") from error
+
+
+def save_generator(path: Path, generator: Generator, meta: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
+    """Write a generator; its floating-point tensors but the code's statistics are stored as ``dtype``."""
+    tensors = {}
+    for name, tensor in generator.state_dict().items():
+        keep = name.startswith("code_") or not tensor.is_floating_point()
+        tensors[name] = tensor if keep else tensor.to(dtype)
+    save_tensors(path, tensors, {**meta, "generator": generator.config.to_dict()}, FORMAT)
+
+
+def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
+    """A generator in eval mode, frozen, in float32, and the metadata it was saved with."""
+    tensors, meta = load_tensors(path, FORMAT)
+    try:
+        generator = Generator(GeneratorConfig.from_dict(meta["generator"]))
+        generator.load_state_dict({name: _as_float32(tensor) for name, tensor in tensors.items()})
+    except (KeyError, TypeError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[-1].strip()
+        raise DgnError(f"the weights in {str(path)!r} don't fit their own configuration: {first}") from error
+    return generator.eval().requires_grad_(False), meta
+
+
+def save_components(path: Path, components: Components, meta: dict[str, Any]) -> None:
+    """Write principal components; the basis as 8-bit integers with one scale a column (a quarter of float32's size)."""
+    peak = components.basis.abs().amax(0).clamp(min=1e-12)
+    tensors = {
+        "mean": components.mean.half(),
+        "scale": components.scale.float(),
+        "basis": (components.basis / peak * 127).round().to(torch.int8),
+        "basis_scale": (peak / 127).float(),
+    }
+    more = {"shape": list(components.shape), "explained": components.explained}
+    save_tensors(path, tensors, {**meta, **more}, COMPONENTS_FORMAT)
+
+
+def load_components(path: Path) -> tuple[Components, dict[str, Any]]:
+    """Principal components as :func:`save_components` wrote them, in float32."""
+    tensors, meta = load_tensors(path, COMPONENTS_FORMAT)
+    try:
+        channels, height, width = (int(value) for value in meta["shape"])
+        components = Components(
+            mean=tensors["mean"].float(),
+            scale=tensors["scale"].float(),
+            basis=tensors["basis"].float() * tensors["basis_scale"],
+            shape=(channels, height, width),
+            explained=float(meta["explained"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DgnError(f"{str(path)!r} holds no complete principal components") from error
+    return components, meta
+
+
+def _as_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

@@ -1,0 +1,186 @@
+"""The deep generator network: from the code of an encoder's layer back to an image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dgn.errors import DgnError
+
+CodeKind = Literal["spatial", "pooled"]
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """What a generator inverts and how it is built; it travels in the checkpoint's metadata.
+
+    Attributes:
+        network, layer: the encoder, as ``load_network`` names it, and the layer whose output is the code.
+        encoder_size: height and width in pixels at which the encoder sees an image of ``image_size``.
+        image_size: height and width in pixels of the images it was trained on.
+        code: ``"spatial"`` keeps the layer's map ``[C, h, w]``; ``"pooled"`` is its spatial mean ``[C, 1, 1]``.
+        code_shape: shape of the code of one training image.
+        widths, depths: channels and number of 3x3 convolutions of each stage, from the coarsest; each further stage
+            doubles the resolution and the output doubles it once more.
+    """
+
+    network: str = "efficientnet_lite0"
+    layer: str = "blocks.4"
+    encoder_size: int = 128
+    image_size: int = 64
+    code: CodeKind = "spatial"
+    code_shape: tuple[int, int, int] = (112, 8, 8)
+    widths: tuple[int, ...] = (256, 192, 96)
+    depths: tuple[int, ...] = (2, 2, 2)
+
+    @property
+    def base(self) -> int:
+        """Height and width in cells of the first stage."""
+        return max(self.image_size >> len(self.widths), 1)
+
+    def check(self) -> None:
+        """Raise :class:`DgnError` where the numbers don't fit each other."""
+        if not self.widths or len(self.widths) != len(self.depths) or min(self.depths) < 1:
+            raise DgnError(f"widths {self.widths} and depths {self.depths} need one entry a stage, depths above 0")
+        if self.base << len(self.widths) != self.image_size:
+            raise DgnError(
+                f"image_size {self.image_size} is not a cell count times 2^{len(self.widths)} ({len(self.widths)} stages)"
+            )
+        if self.code == "spatial" and self.code_shape[1:] != (self.base, self.base):
+            wanted = int(round(math.log2(self.image_size / self.code_shape[1])))
+            raise DgnError(
+                f"{len(self.widths)} stages start from a {self.base} x {self.base} map, but {self.layer!r} gives "
+                f"{self.code_shape[1]} x {self.code_shape[2]}: give {wanted} widths, or another encoder_size"
+            )
+        if self.code not in ("spatial", "pooled"):
+            raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
+        """The inverse of :meth:`to_dict`; lists become tuples."""
+        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in values.items()})
+
+
+class _Stage(nn.Module):
+    """Optional doubling of the resolution, then 3x3 convolutions; those that keep their width are residual."""
+
+    def __init__(self, inputs: int, width: int, depth: int, upsample: bool) -> None:
+        super().__init__()
+        self.upsample = upsample
+        widths = [inputs] + [width] * depth
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.upsample:
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            y = F.leaky_relu(norm(conv(x)), 0.2)
+            x = x + y if y.shape[1] == x.shape[1] else y
+        return x
+
+
+class Generator(nn.Module):
+    """Fully convolutional decoder: normalised code ``[N, C, h, w]`` -> image ``[N, 3, H, W]``, about [0, 1], unclamped.
+
+    A spatial code of any size gives an image of the same number of pixels a cell. The code's statistics, measured on
+    real images and kept per channel as buffers, say what a normalised code is: ``(code - mean) / std``.
+    """
+
+    code_mean: Tensor
+    code_std: Tensor
+    code_min: Tensor
+    code_max: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        config.check()
+        self.config = config
+        channels = config.code_shape[0]
+        first = config.widths[0]
+        if config.code == "spatial":
+            self.stem: nn.Module = nn.Conv2d(channels, first, 1)
+        else:
+            self.stem = nn.ConvTranspose2d(channels, first, config.base)
+        inputs = [first, *config.widths[:-1]]
+        self.stages = nn.ModuleList(
+            _Stage(before, width, depth, upsample=index > 0)
+            for index, (before, width, depth) in enumerate(zip(inputs, config.widths, config.depths, strict=True))
+        )
+        self.head = nn.Conv2d(config.widths[-1], 12, 3, padding=1)
+        for name in ("code_mean", "code_std", "code_min", "code_max"):
+            start = torch.ones if name == "code_std" else torch.zeros
+            self.register_buffer(name, start(channels, 1, 1))
+
+    def forward(self, code: Tensor) -> Tensor:
+        x = self.stem(code.contiguous(memory_format=torch.channels_last))
+        for stage in self.stages:
+            x = stage(x)
+        return F.pixel_shuffle(self.head(x), 2) * 0.5 + 0.5
+
+    def normalise(self, code: Tensor) -> Tensor:
+        """The encoder's raw code in units of each channel's standard deviation around its mean."""
+        return (code - self.code_mean) / self.code_std
+
+    def denormalise(self, code: Tensor) -> Tensor:
+        """The inverse of :meth:`normalise`."""
+        return code * self.code_std + self.code_mean
+
+    def bounds(self, sigmas: float) -> tuple[Tensor, Tensor]:
+        """Lower and upper bound of a normalised code, ``[C, 1, 1]`` each, ``sigmas`` standard deviations wide.
+
+        A code that is never negative on real images (it follows a ReLU) keeps to [0, sigmas * std] in its own units,
+        as in Nguyen et al. 2016; any other to ``mean +- sigmas * std``.
+        """
+        if bool((self.code_min >= 0).all()):
+            lower = self.normalise(torch.zeros_like(self.code_mean))
+            return lower, self.normalise(sigmas * self.code_std)
+        wide = torch.full_like(self.code_mean, float(sigmas))
+        return -wide, wide
+
+
+def encode(features: Tensor, kind: CodeKind) -> Tensor:
+    """The raw code ``[N, C, h, w]`` (or ``[N, C, 1, 1]``, pooled) from a layer's output."""
+    if features.dim() == 2:
+        features = features[:, :, None, None]
+    if features.dim() != 4:
+        raise DgnError(f"a code is read from a layer [N, C, H, W] or [N, C], not {list(features.shape)}")
+    return features.mean((2, 3), keepdim=True) if kind == "pooled" else features
+
+
+@dataclass
+class Components:
+    """Principal components of normalised codes of real images (closed-form covariance).
+
+    Attributes:
+        mean: ``[D]``, the mean normalised code, flattened.
+        scale: ``[K]``, standard deviation along each component, descending.
+        basis: ``[D, K]``, orthonormal columns.
+        shape: shape of the code, ``prod(shape) == D``.
+        explained: share of the total variance that the K components hold.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    basis: Tensor
+    shape: tuple[int, int, int]
+    explained: float = field(default=0.0)
+
+    def to_code(self, coordinates: Tensor) -> Tensor:
+        """Whitened coordinates ``[N, K]`` -> normalised codes ``[N, *shape]``."""
+        return (self.mean + (coordinates * self.scale) @ self.basis.T).unflatten(1, self.shape)
+
+    def to_coordinates(self, code: Tensor) -> Tensor:
+        """Normalised codes ``[N, *shape]`` -> whitened coordinates ``[N, K]``."""
+        return ((code.flatten(1) - self.mean) @ self.basis) / self.scale

@@ -1,0 +1,79 @@
+"""How a generator is trained: every number that decides the outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dgn.errors import DgnError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of one training; the same settings, data and machine give the same weights.
+
+    Attributes:
+        network, layer, code: the encoder, its layer, and how its output becomes a code (``"spatial"``, ``"pooled"``).
+        image_size, encoder_size: pixels of the training images, and of what the encoder sees.
+        widths, depths: the generator's stages, from the coarsest (see ``GeneratorConfig``).
+        comparator_layers: the encoder's layers of the feature loss, read at ``image_size``.
+        adversary_layers: those the discriminator stands on; they must be among ``comparator_layers``.
+        steps, batch, lr: number of updates, images an update, Adam's learning rate of the generator.
+        warmup, cooldown: updates of linear warm-up; share of the steps over which the rate falls to a fiftieth.
+        pixel_weight, feature_weight, code_weight, adversary_weight: weights of the losses.
+        adversary_start: share of the steps after which the adversary joins.
+        code_noise: standard deviation of the noise added to the normalised code.
+        ema: decay a step of the averaged weights, which are the ones that are kept.
+        held_out: images kept out of training, for samples and held-out losses.
+        statistics_images, component_images, components: real images measured for the code's statistics and for its
+            principal components, and how many of these are kept (0: none).
+    """
+
+    network: str = "efficientnet_lite0"
+    layer: str = "blocks.4"
+    code: str = "spatial"
+    image_size: int = 64
+    encoder_size: int = 128
+    widths: tuple[int, ...] = (256, 192, 96)
+    depths: tuple[int, ...] = (2, 2, 2)
+    comparator_layers: tuple[str, ...] = ("bn1", "blocks.0", "blocks.1", "blocks.2")
+    adversary_layers: tuple[str, ...] = ("blocks.0", "blocks.1", "blocks.2")
+    steps: int = 6000
+    batch: int = 32
+    lr: float = 1e-3
+    discriminator_lr: float = 4e-4
+    warmup: int = 100
+    cooldown: float = 0.3
+    pixel_weight: float = 6.0
+    feature_weight: float = 1.0
+    code_weight: float = 0.5
+    adversary_weight: float = 0.08
+    adversary_start: float = 0.3
+    code_noise: float = 0.1
+    ema: float = 0.995
+    seed: int = 0
+    held_out: int = 256
+    statistics_images: int = 2048
+    component_images: int = 16000
+    components: int = 1024
+
+    def check(self) -> None:
+        """Raise :class:`DgnError` on values that can't work."""
+        for name in ("steps", "batch", "image_size", "encoder_size", "statistics_images"):
+            if getattr(self, name) < 1:
+                raise DgnError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
+        stray = [layer for layer in self.adversary_layers if layer not in self.comparator_layers]
+        if stray:
+            raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")
+        if self.code not in ("spatial", "pooled"):
+            raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
+        for name in ("cooldown", "adversary_start"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise DgnError(f"{name} is {getattr(self, name)}, expected a share from 0 to 1")
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor at ``step``: linear warm-up, constant, linear cool-down to 1/50."""
+        down = self.steps * (1 - self.cooldown)
+        factor = min(1.0, (step + 1) / max(self.warmup, 1))
+        if step > down:
+            factor *= 0.02 + 0.98 * max(0.0, (self.steps - step) / max(self.steps - down, 1.0))
+        return factor

@@ -1,0 +1,67 @@
+"""The code's statistics on real images: per channel, and the principal components of whole codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from dgn.priors.generator import Components, Generator
+
+
+@torch.no_grad()
+def measure_code(codes: Iterator[Tensor], generator: Generator) -> None:
+    """Fill the generator's code statistics (mean, std, minimum, maximum per channel) from raw codes ``[N, C, h, w]``."""
+    count, total, square = 0, torch.zeros(()), torch.zeros(())
+    low = torch.full_like(generator.code_mean, torch.inf)
+    high = torch.full_like(generator.code_mean, -torch.inf)
+    for code in codes:
+        code = code.double()
+        count += code.shape[0] * code.shape[2] * code.shape[3]
+        total = total.to(code) + code.sum((0, 2, 3))
+        square = square.to(code) + code.square().sum((0, 2, 3))
+        low = torch.minimum(low, code.amin((0, 2, 3))[:, None, None].to(low))
+        high = torch.maximum(high, code.amax((0, 2, 3))[:, None, None].to(high))
+    mean = total / count
+    std = (square / count - mean.square()).clamp(min=0).sqrt()
+    generator.code_mean.copy_(mean[:, None, None])
+    generator.code_std.copy_(std[:, None, None].clamp(min=1e-4 * max(float(std.max()), 1e-12)))
+    generator.code_min.copy_(low)
+    generator.code_max.copy_(high)
+
+
+@torch.no_grad()
+def measure_components(
+    codes: Iterator[Tensor],
+    generator: Generator,
+    images: int,
+    count: int,
+    note: Callable[[int], None] = lambda _done: None,
+) -> Components:
+    """Principal components of normalised codes by randomised SVD (Halko et al. 2011).
+
+    Args:
+        codes: raw codes ``[N, C, h, w]``, ``images`` of them in all.
+        generator: whose statistics normalise them.
+        images, count: number of codes, and of components to keep (fewer where there are fewer codes).
+        note: called with the number of codes read so far.
+    """
+    shape = generator.config.code_shape
+    size = shape[0] * shape[1] * shape[2]
+    rows = torch.empty(images, size)
+    filled = 0
+    for code in codes:
+        block = generator.normalise(code.float()).flatten(1)[: images - filled].cpu()
+        rows[filled : filled + len(block)] = block
+        filled += len(block)
+        note(filled)
+    rows = rows[:filled]
+    mean = rows.mean(0)
+    rows -= mean
+    keep = min(count, filled - 1, size)
+    torch.manual_seed(0)
+    _, singular, basis = torch.svd_lowrank(rows, q=min(keep + 64, filled, size), niter=2)
+    scale = singular[:keep] / filled**0.5
+    explained = float(scale.square().sum() / rows.square().mean(0).sum())
+    return Components(mean, scale, basis[:, :keep].contiguous(), shape, explained)

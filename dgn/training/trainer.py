@@ -1,0 +1,395 @@
+"""The trainer: a generator learns to invert one layer of a network, in the manner of Dosovitskiy & Brox 2016."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dgn.errors import DgnError
+from dgn.network import Network, load_network
+from dgn.priors.checkpoint import load_tensors, save_components, save_generator, save_tensors, write_atomic
+from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
+from dgn.training.data import Entry, StepBatches, list_images, stream
+from dgn.training.losses import Discriminator, feature_distance, hinge_discriminator, hinge_generator
+from dgn.training.settings import TrainSettings
+from dgn.training.statistics import measure_code, measure_components
+
+STATE_FORMAT = "dgn-training-1"
+LOSSES = ("pixel", "feature", "code", "adversary", "discriminator", "lr", "images_per_second")
+
+
+def train(
+    data: Path,
+    out: Path,
+    settings: TrainSettings,
+    *,
+    device: str = "cpu",
+    workers: int = 0,
+    compile: bool = False,
+    checkpoint_minutes: float = 5.0,
+    progress: bool = True,
+    log: Callable[[int, dict[str, float], Path | None], None] | None = None,
+) -> Path:
+    """Train a generator, or go on with the training that ``out`` holds.
+
+    Args:
+        data: a folder of images, a folder of tar shards, or one tar file.
+        out: folder for ``generator.safetensors``, ``components.safetensors``, ``losses.csv``, ``samples/``,
+            ``state.safetensors`` (to resume from) and ``report.json``.
+        settings: everything that decides the outcome.
+        device: ``"cpu"`` or ``"cuda"``; bf16 autocast and channels-last on both.
+        workers: processes that decode images.
+        compile: ``torch.compile`` the generator and the discriminator (pays on CUDA, for long trainings).
+        checkpoint_minutes: time between two checkpoints.
+        progress: show a progress bar.
+        log: called with (step, losses, sample picture or None) at every logged step.
+
+    Returns:
+        Path of the generator's checkpoint.
+
+    Raises:
+        DgnError: bad data, settings that don't fit each other, a checkpoint that is not this training's.
+    """
+    settings.check()
+    training = _Training(settings, data, out, device, compile)
+    training.resume()
+    batches = StepBatches(training.entries, settings.image_size, settings.batch, settings.seed)
+    bar = tqdm(total=settings.steps, initial=training.step, disable=not progress, unit="step", smoothing=0.05)
+    saved = time.monotonic()
+    started, started_step = time.monotonic(), training.step
+    with _stop_signals() as stopped, bar:
+        for batch, broken in stream(batches, training.step, settings.steps, workers):
+            training.broken.update(broken)
+            losses = training.update(batch)
+            bar.update()
+            if training.step % 20 == 0 or training.step == settings.steps:
+                rate = (training.step - started_step) * settings.batch / (time.monotonic() - started)
+                values = {name: float(value) for name, value in losses.items()} | {"images_per_second": rate}
+                if not all(torch.tensor(list(values.values())).isfinite()):
+                    raise DgnError(f"the losses are no longer finite at step {training.step}; lower lr and resume")
+                training.rows.append({"step": training.step, **values})
+                bar.set_postfix({name: f"{values[name]:.3f}" for name in ("pixel", "feature", "code")})
+                if log:
+                    log(training.step, values, None)
+            due = time.monotonic() - saved > checkpoint_minutes * 60
+            if due or stopped.is_set or training.step == settings.steps:
+                training.seconds += time.monotonic() - started - training.seconds_counted
+                training.seconds_counted = time.monotonic() - started
+                picture = training.save()
+                saved = time.monotonic()
+                if log:
+                    log(training.step, {}, picture)
+            if stopped.is_set:
+                raise DgnError(f"stopped at step {training.step} of {settings.steps}; the same command resumes")
+    return training.finish(progress)
+
+
+class _Stop:
+    is_set = False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask for a checkpoint after the step in flight."""
+    stop = _Stop()
+
+    def ask(_signal: int, _frame: Any) -> None:
+        stop.is_set = True
+
+    try:
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Training:
+    """The state of one training: models, optimisers, step."""
+
+    def __init__(self, settings: TrainSettings, data: Path, out: Path, device: str, compile: bool) -> None:
+        self.settings, self.out, self.device = settings, out, torch.device(device)
+        self.kind: CodeKind = "pooled" if settings.code == "pooled" else "spatial"
+        entries = list_images(data)
+        held = min(settings.held_out, len(entries) // 10)
+        order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(settings.seed)).tolist()
+        self.held_out: list[Entry] = [entries[index] for index in order[:held]] or entries[:1]
+        self.entries: list[Entry] = [entries[index] for index in order[held:]]
+        self.broken: set[str] = set()
+        self.rows: list[dict[str, float]] = []
+        self.step, self.seconds, self.seconds_counted = 0, 0.0, 0.0
+
+        network = load_network(settings.network, device=self.device)
+        if network.channels != 3:
+            raise DgnError(f"a generator makes RGB images; network {network.name!r} takes {network.channels} channels")
+        self.encoder: Network = network.at(settings.encoder_size)
+        self.comparator: Network = network.at(settings.image_size)
+        shape = self.encoder.layer_shape(settings.layer)
+        code = encode(torch.zeros(1, *shape), self.kind)
+        config = GeneratorConfig(
+            settings.network, settings.layer, settings.encoder_size, settings.image_size, self.kind,
+            (code.shape[1], code.shape[2], code.shape[3]), tuple(settings.widths), tuple(settings.depths),
+        )  # fmt: skip
+        torch.manual_seed(settings.seed)
+        self.generator = self._place(Generator(config))
+        self.average = self._place(Generator(config)).eval().requires_grad_(False)
+        shapes = [self.comparator.layer_shape(layer) for layer in settings.adversary_layers]
+        self.discriminator = self._place(Discriminator(shapes))
+        self.optimisers = {
+            "generator": torch.optim.Adam(self.generator.parameters(), settings.lr, betas=(0.5, 0.99)),
+            "discriminator": torch.optim.Adam(
+                self.discriminator.parameters(), settings.discriminator_lr, betas=(0.0, 0.99)
+            ),
+        }
+        self._generate: Callable[[Tensor], Tensor] = torch.compile(self.generator) if compile else self.generator
+        self._judge: Callable[[list[Tensor]], list[Tensor]] = (
+            torch.compile(self.discriminator) if compile else self.discriminator
+        )
+        self.scales: list[Tensor] = []
+
+    def _place(self, module: Any) -> Any:
+        return module.to(self.device).to(memory_format=torch.channels_last)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    # --- reading images and codes ----------------------------------------------------------------------------
+
+    def _images(self, batch: Tensor) -> Tensor:
+        images = batch.to(self.device, non_blocking=True).float() / 255
+        return images.contiguous(memory_format=torch.channels_last)
+
+    def code_of(self, images: Tensor) -> Tensor:
+        """Raw float32 codes of images in [0, 1]."""
+        features = self.encoder.features(images, [self.settings.layer])
+        return encode(features[self.settings.layer].float(), self.kind)
+
+    def _compared(self, images: Tensor) -> list[Tensor]:
+        layers = self.settings.comparator_layers
+        read = self.comparator.features(images, layers) if layers else {}
+        return [read[layer] for layer in layers]
+
+    def _judged(self, features: list[Tensor]) -> list[Tensor]:
+        return [features[self.settings.comparator_layers.index(layer)] for layer in self.settings.adversary_layers]
+
+    def _real(self, count: int, seed: int, *, random: bool) -> Iterator[Tensor]:
+        """``count`` real images in batches, in an order of their own."""
+        batch = min(64, count)
+        source = StepBatches(self.entries, self.settings.image_size, batch, self.settings.seed + seed, random=random)
+        for step in range((count + batch - 1) // batch):
+            images, broken = source[step]
+            self.broken.update(broken)
+            yield self._images(images)
+
+    def _begin(self) -> None:
+        """Measure what the losses and the normalisation need, on real images."""
+        count = min(self.settings.statistics_images, len(self.entries))
+        with torch.no_grad(), self._autocast():
+            measure_code((self.code_of(x) for x in self._real(count, 101, random=True)), self.generator)
+            x = torch.cat(list(self._real(min(256, count), 102, random=True)))
+            self.scales = [f.float().std((0, 2, 3), keepdim=True) + 1e-2 for f in self._compared(x)]
+        self.average.load_state_dict(self.generator.state_dict())
+
+    # --- one step --------------------------------------------------------------------------------------------
+
+    def update(self, batch: Tensor) -> dict[str, Tensor]:
+        """One update of the generator and, once the adversary has joined, of the discriminator."""
+        settings, step = self.settings, self.step
+        for name, base in (("generator", settings.lr), ("discriminator", settings.discriminator_lr)):
+            for group in self.optimisers[name].param_groups:
+                group["lr"] = base * settings.rate(step)
+        noise = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + step)
+        images = self._images(batch)
+        with self._autocast():
+            with torch.no_grad():
+                code = self.generator.normalise(self.code_of(images))
+                real = self._compared(images)
+            noisy = code + settings.code_noise * torch.randn(code.shape, generator=noise, device=self.device)
+            fake_images = self._generate(noisy).float()
+            fake = self._compared(fake_images)
+            half = max(1, len(images) // 2)
+            again = self.generator.normalise(self.code_of(fake_images[:half]))
+        pixel = (fake_images - images).abs().mean()
+        feature = feature_distance(fake, real, self.scales) if fake else pixel.new_zeros(())
+        cycle = (again.float() - code[:half]).square().mean()
+        loss = settings.pixel_weight * pixel + settings.feature_weight * feature + settings.code_weight * cycle
+        adversary = discriminator = pixel.new_zeros(())
+        if settings.adversary_weight > 0 and step >= settings.adversary_start * settings.steps:
+            discriminator = self._update_discriminator(self._judged(real), [f.detach() for f in self._judged(fake)])
+            with _frozen(self.discriminator), self._autocast():
+                adversary = hinge_generator(self._judge(self._judged(fake)))
+            loss = loss + settings.adversary_weight * adversary
+        self.optimisers["generator"].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimisers["generator"].step()
+        self._follow(min(settings.ema, (1 + step) / (10 + step)))
+        self.step += 1
+        rate = pixel.new_tensor(settings.lr * settings.rate(step))
+        parts = (pixel, feature, cycle, adversary, discriminator, rate)
+        return {name: value.detach() for name, value in zip(LOSSES, parts, strict=False)}
+
+    def _update_discriminator(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
+        with self._autocast():
+            loss = hinge_discriminator(self._judge(real), self._judge(fake))
+        self.optimisers["discriminator"].zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimisers["discriminator"].step()
+        return loss
+
+    @torch.no_grad()
+    def _follow(self, decay: float) -> None:
+        """Move the averaged weights towards the current ones."""
+        mine, theirs = list(self.average.parameters()), [p.detach() for p in self.generator.parameters()]
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        for a, b in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            a.copy_(b)
+
+    # --- keeping ---------------------------------------------------------------------------------------------
+
+    @property
+    def _state_path(self) -> Path:
+        return self.out / "state.safetensors"
+
+    def resume(self) -> None:
+        """Take up the state that the folder holds, or begin."""
+        if not self._state_path.exists():
+            self._begin()
+            return
+        tensors, meta = load_tensors(self._state_path, STATE_FORMAT)
+        mine, theirs = asdict(self.settings), meta["settings"]
+        free = {"steps", "cooldown", "components", "component_images"}  # a training may be cut short or prolonged
+        for name, value in json.loads(json.dumps(mine)).items():
+            if name not in free and theirs.get(name) != value:
+                raise DgnError(
+                    f"{str(self.out)!r} holds a training with {name}={theirs.get(name)}, not {value}; give another out="
+                )
+        if meta["images"] != len(self.entries):
+            raise DgnError(f"{str(self.out)!r} was trained on {meta['images']} images, the data now holds {len(self.entries)}")
+        for name in ("generator", "average", "discriminator"):
+            getattr(self, name).load_state_dict(_part(tensors, name))
+        for name, optimiser in self.optimisers.items():
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, value in _part(tensors, f"adam.{name}").items():
+                index, field = key.split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        self.scales = [tensors[f"scale.{index}"].to(self.device) for index in range(len(self.settings.comparator_layers))]
+        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.rows, self.broken = meta["rows"], set(meta["broken"])
+
+    def save(self) -> Path:
+        """Write the state, the averaged generator, the losses and a picture of held-out images; returns the picture."""
+        tensors: dict[str, Tensor] = {f"scale.{index}": scale for index, scale in enumerate(self.scales)}
+        for name in ("generator", "average", "discriminator"):
+            tensors |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
+        for name, optimiser in self.optimisers.items():
+            for index, state in optimiser.state_dict()["state"].items():
+                tensors |= {f"adam.{name}.{index}.{key}": value for key, value in state.items()}
+        meta = {
+            "settings": asdict(self.settings), "step": self.step, "seconds": self.seconds, "rows": self.rows,
+            "broken": sorted(self.broken), "images": len(self.entries),
+        }  # fmt: skip
+        save_tensors(self._state_path, tensors, meta, STATE_FORMAT)
+        save_generator(self.out / "generator.safetensors", self.average, self._meta())
+        table = io.StringIO()
+        writer = csv.DictWriter(table, ["step", *LOSSES])
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_atomic(self.out / "losses.csv", table.getvalue().encode())
+        return self._sample()
+
+    def _meta(self) -> dict[str, Any]:
+        return {"settings": asdict(self.settings), "step": self.step, "seconds": round(self.seconds, 1)}
+
+    @torch.no_grad()
+    def _sample(self) -> Path:
+        """Held-out images above their reconstructions, 16 a row."""
+        from torchvision.utils import make_grid
+
+        images = self.held_out_images(32)
+        with self._autocast():
+            fakes = self.average(self.average.normalise(self.code_of(images))).float().clamp(0, 1)
+        rows = [part for pair in zip(images.split(16), fakes.split(16), strict=True) for part in pair]
+        grid = make_grid(torch.cat(rows), nrow=min(16, len(images)), padding=2, pad_value=1.0)
+        path = self.out / "samples" / f"step-{self.step:07d}.png"
+        write_atomic(path, _png(grid))
+        return path
+
+    def held_out_images(self, most: int) -> Tensor:
+        """Up to ``most`` held-out images, central squares, ``[N, 3, S, S]`` in [0, 1]."""
+        count = min(most, len(self.held_out))
+        source = StepBatches(self.held_out, self.settings.image_size, count, self.settings.seed, random=False)
+        return self._images(source[0][0])
+
+    @torch.no_grad()
+    def held_out_losses(self) -> dict[str, float]:
+        """Losses of the averaged generator on held-out images, without code noise."""
+        images = self.held_out_images(len(self.held_out))
+        totals = {"pixel": 0.0, "psnr": 0.0, "feature": 0.0, "code": 0.0}
+        for x in images.split(64):
+            with self._autocast():
+                code = self.average.normalise(self.code_of(x))
+                y = self.average(code).float().clamp(0, 1)
+                fake, real = self._compared(y), self._compared(x)
+                again = self.average.normalise(self.code_of(y))
+            totals["pixel"] += float((x - y).abs().mean()) * len(x)
+            totals["psnr"] += float(-10 * (x - y).square().mean((1, 2, 3)).log10().sum())
+            totals["feature"] += float(feature_distance(fake, real, self.scales)) * len(x) if fake else 0.0
+            totals["code"] += float((again.float() - code).square().mean()) * len(x)
+        return {name: value / len(images) for name, value in totals.items()}
+
+    def finish(self, progress: bool) -> Path:
+        """Measure the components of the codes and write the report; returns the generator's path."""
+        path = self.out / "generator.safetensors"
+        save_generator(path, self.average, self._meta())
+        report: dict[str, Any] = {**self._meta(), "held_out": self.held_out_losses(), "images": len(self.entries)}
+        report["broken"] = sorted(self.broken)
+        report["parameters"] = sum(parameter.numel() for parameter in self.generator.parameters())
+        if self.settings.components and self.kind == "spatial":
+            count = min(self.settings.component_images, len(self.entries))
+            bar = tqdm(total=count, desc="components", unit="image") if progress else nullcontext()
+            with bar as shown, self._autocast():
+                components = measure_components(
+                    (self.code_of(x) for x in self._real(count, 103, random=True)), self.average, count,
+                    self.settings.components, lambda done: shown and shown.update(done - shown.n),
+                )  # fmt: skip
+            save_components(self.out / "components.safetensors", components, self._meta())
+            report["components"] = {"count": len(components.scale), "images": count, "explained": components.explained}
+        write_atomic(self.out / "report.json", json.dumps(report, indent=1).encode())
+        return path
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        module.requires_grad_(True)
+
+
+def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
+
+
+def _png(image: Tensor) -> bytes:
+    from torchvision.transforms.functional import to_pil_image
+
+    file = io.BytesIO()
+    to_pil_image(image.clamp(0, 1).cpu()).save(file, format="PNG")
+    return file.getvalue()
