@@ -1,0 +1,56 @@
+"""Update rules: plain functions of one signature, each one step of ascent on a batch of codes.
+
+``rule(code, grad, state, lr) -> code``: ``code`` and ``grad`` are ``[N, ...]``, ``state`` is the rule's own memory
+(empty at the first step), ``lr`` the step's learning rate. Every sample moves by its own gradient alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dgn.errors import DgnError, nearest
+
+State = dict[str, Tensor]
+Rule = Callable[[Tensor, Tensor, State, float], Tensor]
+
+
+def nguyen2016(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    """``h + lr * g / mean|g|`` (Nguyen et al. 2016, the released ``act_max.py``)."""
+    return h + lr * g / _per_sample(g.abs().flatten(1).mean(1), g)
+
+
+def adam(
+    h: Tensor, g: Tensor, state: State, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> Tensor:
+    """Adam, upwards (Kingma & Ba 2015, algorithm 1), on gradients scaled by their own sample's mean magnitude.
+
+    The scale of the first gradient is divided out of all, so that ``eps`` means the same for any unit.
+    """
+    if not state:
+        state["m"], state["v"] = torch.zeros_like(g), torch.zeros_like(g)
+        state["t"] = torch.zeros((), dtype=torch.float64)
+        state["scale"] = _per_sample(g.abs().flatten(1).mean(1), g)
+    state["t"] += 1
+    t = float(state["t"])
+    g = g / state["scale"]
+    m = state["m"].lerp_(g, 1 - beta1)
+    v = state["v"].lerp_(g * g, 1 - beta2)
+    m_hat, v_hat = m / (1 - beta1**t), v / (1 - beta2**t)
+    return h + lr * m_hat / (v_hat.sqrt() + eps)
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    return values.clamp(min=1e-30).view(-1, *[1] * (like.dim() - 1))
+
+
+RULES: dict[str, Rule] = {"nguyen2016": nguyen2016, "adam": adam}
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of that name; an error with the nearest known one."""
+    if name not in RULES:
+        raise DgnError(f"no rule {name!r}{nearest(name, RULES) or '; expected ' + ' or '.join(RULES)}")
+    return RULES[name]

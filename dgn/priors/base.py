@@ -1,0 +1,62 @@
+"""What a prior is: a way of writing an image down as a code that an ascent can move."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dgn.settings import AscentSettings
+
+
+class Prior(ABC):
+    """How images are written down. It knows nothing of networks, units or rules.
+
+    Attributes:
+        name: in tables and file names.
+        channels, size: of the images it makes, ``[N, channels, *size]``.
+        ascent: the settings with which it is known to climb well; what a user leaves open is taken from here.
+    """
+
+    name: str
+    channels: int
+    size: tuple[int, int]
+    ascent: AscentSettings
+
+    @abstractmethod
+    def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
+        """``n`` start codes ``[n, ...]``; row ``i`` depends on ``seeds[i]`` (default: ``i``) alone."""
+
+    @abstractmethod
+    def decode(self, code: Tensor) -> Tensor:
+        """Differentiable: codes ``[n, ...]`` -> images ``[n, channels, *size]`` in [0, 1]."""
+
+    def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
+        """The code moved back into the prior's range.
+
+        Args:
+            code: ``[n, ...]``.
+            sigmas: width of the range in standard deviations of real codes, where the prior has such a range;
+                None for the prior's own.
+        """
+        return code
+
+    def decay(self, code: Tensor, factor: float) -> Tensor:
+        """The code shrunk by ``factor`` towards zero, in the units of the encoder's own code."""
+        return code * factor
+
+    def refine(self, code: Tensor) -> tuple[Prior, Tensor] | None:
+        """A finer prior and the codes at which to enter it, for a second ascent from where the first ended."""
+        return None
+
+    def to(self, device: torch.device | str) -> Prior:
+        """Move what it holds; returns itself."""
+        return self
+
+
+def seeded_normal(shape: Sequence[int], seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal ``[len(seeds), *shape]``; each row is drawn on the CPU from its own seed, on any device the same."""
+    rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
+    return torch.stack(rows).to(device)

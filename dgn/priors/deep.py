@@ -1,0 +1,170 @@
+"""The generator as a prior: its spatial code, and the decorrelated coordinates in which whole objects appear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgn.settings import AscentSettings
+from dgn.errors import DgnError
+from dgn.priors.base import Prior, seeded_normal
+from dgn.priors.checkpoint import load_components, load_generator
+from dgn.priors.generator import Components, Generator
+
+SPATIAL_ASCENT = AscentSettings(rule="adam", steps=150, lr=0.05, jitter=0.08, scale=0.1, noise=0.05, sigmas=2.0)
+COMPONENTS_ASCENT = AscentSettings(
+    rule="adam", steps=110, lr=0.1, jitter=0.08, scale=0.1, noise=0.05, refine_steps=60, refine_lr=0.04
+)
+
+
+class GeneratorPrior(Prior):
+    """A deep generator network over its normalised code ``[n, C, h, w]`` (DGN-AM, Nguyen et al. 2016).
+
+    Args:
+        generator: trained; frozen here.
+        size: height and width in pixels of the images, a multiple of the pixels a cell; only a spatial code has a choice.
+        name: in tables and file names.
+        around: ``(centre, radius)`` keeps each element of the code within ``radius`` of ``centre``.
+        sigmas: the code keeps within this many standard deviations of real codes.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        size: int | None = None,
+        *,
+        name: str = "dgn",
+        around: tuple[Tensor, float] | None = None,
+        sigmas: float = 3.0,
+    ) -> None:
+        config = generator.config
+        size = config.image_size if size is None else size
+        cell = config.image_size // config.code_shape[1] if config.code == "spatial" else config.image_size
+        if size < cell or size % cell or (config.code == "pooled" and size != config.image_size):
+            choice = f"a multiple of {cell}" if config.code == "spatial" else str(config.image_size)
+            raise DgnError(f"this generator can't make images of {size} px: give size={choice}")
+        self.generator = generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.name, self.channels, self.size = name, 3, (size, size)
+        self.around, self.sigmas = around, sigmas
+        self.ascent = SPATIAL_ASCENT
+        cells = size // cell
+        self.code_shape = (config.code_shape[0], cells, cells)
+
+    def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
+        """N(0, 1) in the units of real codes' standard deviations, around their mean."""
+        device = self.generator.code_mean.device
+        return seeded_normal(self.code_shape, range(n) if seeds is None else seeds, device)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return self.generator(code).float().clamp(0, 1)  # type: ignore[no-any-return]
+
+    def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
+        lower, upper = self.generator.bounds(self.sigmas if sigmas is None else sigmas)
+        code = torch.minimum(torch.maximum(code, lower), upper)
+        if self.around is not None:
+            centre, radius = self.around
+            code = torch.minimum(torch.maximum(code, centre - radius), centre + radius)
+        return code
+
+    def decay(self, code: Tensor, factor: float) -> Tensor:
+        """``h <- factor * h`` for the raw code ``h`` where it follows a ReLU; else towards the mean of real codes."""
+        if bool((self.generator.code_min >= 0).all()):
+            return self.generator.normalise(factor * self.generator.denormalise(code))
+        return code * factor
+
+    def to(self, device: torch.device | str) -> GeneratorPrior:
+        self.generator.to(device)
+        return self
+
+
+class ComponentsPrior(Prior):
+    """The same generator in whitened principal components of real codes: whole objects rather than textures.
+
+    ``code = mean + (a * scale) @ basis.T``, with ``a`` kept inside a ball: the decorrelated parameterisation of Olah et
+    al. 2017 in a generator's code space. The components fit one code size; a larger picture is laid out at that size,
+    its code enlarged, and refined in the spatial code (:meth:`refine`).
+
+    Args:
+        generator, components: from one training.
+        size: pixels of the final image.
+        radius: of the ball, in units of ``sqrt(K)`` for K components (the typical norm of a real code is about 1).
+        refine_radius: how far each element of the spatial code may move in the refinement.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        components: Components,
+        size: int = 128,
+        *,
+        name: str = "dgn",
+        radius: float = 1.2,
+        refine_radius: float = 1.0,
+    ) -> None:
+        if components.shape != generator.config.code_shape:
+            raise DgnError(
+                f"components of codes {components.shape} don't fit a generator of codes {generator.config.code_shape}"
+            )
+        self.layout = GeneratorPrior(generator, generator.config.image_size, name=name)
+        self.final = GeneratorPrior(generator, size, name=name)
+        self.components, self.radius, self.refine_radius = components, radius, refine_radius
+        self.name, self.channels, self.size = name, 3, self.layout.size
+        self.ascent = COMPONENTS_ASCENT
+
+    def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
+        count = len(self.components.scale)
+        return 0.3 * seeded_normal((count,), range(n) if seeds is None else seeds, self.components.mean.device)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return self.layout.decode(self.components.to_code(code))
+
+    def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
+        """Into the ball; with ``sigmas``, each coordinate to ``+-sigmas`` instead."""
+        if sigmas is not None:
+            return code.clamp(-sigmas, sigmas)
+        radius = self.radius * code.shape[1] ** 0.5
+        return code * (radius / code.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+
+    def refine(self, code: Tensor) -> tuple[Prior, Tensor]:
+        """The spatial code at the final size, each element within ``refine_radius`` of the enlarged layout."""
+        centre = self.components.to_code(code)
+        cells = self.final.code_shape[1:]
+        if tuple(centre.shape[2:]) != cells:
+            centre = F.interpolate(centre, size=cells, mode="bicubic", align_corners=False)
+        fine = GeneratorPrior(
+            self.final.generator, self.final.size[0], name=self.name, around=(centre, self.refine_radius)
+        )
+        return fine, centre
+
+    def to(self, device: torch.device | str) -> ComponentsPrior:
+        self.layout.to(device)
+        parts = self.components
+        self.components = Components(
+            parts.mean.to(device), parts.scale.to(device), parts.basis.to(device), parts.shape, parts.explained
+        )
+        return self
+
+
+def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name: str = "dgn") -> Prior:
+    """A generator prior from a checkpoint, or from the folder that holds one.
+
+    Args:
+        path: ``generator.safetensors`` or its folder; ``components.safetensors`` is looked for beside it.
+        size: pixels of the images (default: 128 for a spatial code with components, else the training size).
+        space: ``"components"``, ``"code"``, or ``"auto"`` (components where the checkpoint has them).
+    """
+    file = path / "generator.safetensors" if path.is_dir() else path
+    generator, _ = load_generator(file)
+    beside = file.with_name("components.safetensors")
+    if space not in ("auto", "components", "code"):
+        raise DgnError(f"unknown space {space!r} of a generator's code, expected 'auto', 'components' or 'code'")
+    if space == "components" and not beside.is_file():
+        raise DgnError(f"no principal components beside {str(file)!r}; use space=code")
+    if space == "code" or not beside.is_file():
+        return GeneratorPrior(generator, size, name=name)
+    components, _ = load_components(beside)
+    return ComponentsPrior(generator, components, size or 2 * generator.config.image_size, name=name)

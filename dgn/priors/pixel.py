@@ -1,0 +1,44 @@
+"""The baseline: raw pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dgn.settings import AscentSettings
+from dgn.errors import DgnError
+from dgn.priors.base import Prior, seeded_normal
+
+
+class PixelPrior(Prior):
+    """Raw pixels: the code is the image itself, clipped to [0, 1] after every step.
+
+    Args:
+        size: height and width in pixels.
+        channels: of the image.
+        noise: standard deviation of the grey start's noise.
+    """
+
+    ascent = AscentSettings(rule="adam", steps=100, lr=0.05, lr_end=0.005)
+
+    def __init__(self, size: int = 128, channels: int = 3, noise: float = 0.01) -> None:
+        if size < 1 or channels < 1:
+            raise DgnError(f"a pixel prior of {size} px and {channels} channels: expected both above 0")
+        self.name, self.size, self.channels, self.noise = "pixel", (size, size), channels, noise
+        self.device: torch.device | str = "cpu"
+
+    def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
+        noise = seeded_normal((self.channels, *self.size), range(n) if seeds is None else seeds, self.device)
+        return (0.5 + self.noise * noise).clamp(0, 1)
+
+    def decode(self, code: Tensor) -> Tensor:
+        return code
+
+    def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
+        return code.clamp(0, 1)
+
+    def to(self, device: torch.device | str) -> PixelPrior:
+        self.device = device
+        return self

@@ -1,0 +1,81 @@
+"""How an ascent moves: every number of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from dgn.errors import DgnError, nearest
+
+
+@dataclass(frozen=True)
+class AscentSettings:
+    """Settings of one ascent.
+
+    Attributes:
+        rule: ``"adam"`` or ``"nguyen2016"``.
+        steps: forward passes; the image of the last one is what is returned.
+        lr, lr_end: learning rate at the first step and the value it falls to linearly.
+        decay: the code is multiplied by this after every step (1: no decay).
+        sigmas: width of the code's range in standard deviations; None for the prior's own.
+        jitter, scale, noise: transformations inside the loop, new at every step: shift by up to this share of the
+            image's side, zoom by up to this share, Gaussian noise of this standard deviation (images in [0, 1]).
+        fit: how images meet the network's input, ``"resize"`` or ``"crop"``.
+        input_size: pixels at which the network sees images inside the loop (None: its own input size). Reported
+            activations are always at the network's own size.
+        keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
+        precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor has it), for the loop only; the
+            returned image and its activation are always computed in float32.
+        refine_steps, refine_lr: a second ascent in the prior's finer code, where it has one (0: none).
+    """
+
+    rule: str = "adam"
+    steps: int = 200
+    lr: float = 0.05
+    lr_end: float = 0.0
+    decay: float = 1.0
+    sigmas: float | None = None
+    jitter: float = 0.0
+    scale: float = 0.0
+    noise: float = 0.0
+    fit: str = "resize"
+    input_size: int | None = None
+    keep: str = "last"
+    precision: str = "auto"
+    refine_steps: int = 0
+    refine_lr: float = 0.04
+
+    def with_changes(self, changes: dict[str, Any]) -> AscentSettings:
+        """These settings with every change that is not None.
+
+        Raises:
+            DgnError: an unknown setting or a value out of range.
+        """
+        known = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in known:
+                raise DgnError(f"no ascent setting {name!r}{nearest(name, known)}")
+        changed = replace(self, **{name: value for name, value in changes.items() if value is not None})
+        changed.check()
+        return changed
+
+    def check(self) -> None:
+        """Raise :class:`DgnError` on values that can't work."""
+        if self.steps < 1 or self.refine_steps < 0:
+            raise DgnError(f"steps is {self.steps}, expected a whole number above 0")
+        if self.keep not in ("last", "best"):
+            raise DgnError(f"unknown keep {self.keep!r}, expected 'last' or 'best'")
+        if self.fit not in ("resize", "crop"):
+            raise DgnError(f"unknown fit {self.fit!r}, expected 'resize' or 'crop'")
+        if not 0 <= self.scale < 1 or not 0 <= self.jitter < 1 or self.noise < 0:
+            raise DgnError("jitter and scale are shares from 0 up to 1, noise is not negative")
+        if self.sigmas is not None and self.sigmas <= 0:
+            raise DgnError(f"sigmas is {self.sigmas}, expected a width above 0")
+
+
+NGUYEN2016 = AscentSettings(
+    rule="nguyen2016", steps=200, lr=8.0, lr_end=1e-10, decay=0.99, sigmas=3.0, fit="crop"
+)
+"""The settings of the paper's first demo (CaffeNet fc8, code fc6)."""
+
+PRESETS: dict[str, AscentSettings] = {"nguyen2016": NGUYEN2016}

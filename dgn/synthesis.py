@@ -1,0 +1,149 @@
+"""The main job: units in, preferred images out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgn.ascent.loop import OnStep, climb
+from dgn.errors import DgnError
+from dgn.network import Network
+from dgn.priors import Prior, load_prior
+from dgn.settings import PRESETS, AscentSettings
+from dgn.units import Reader, Unit, parse_units
+
+
+@dataclass
+class Synthesis:
+    """What an ascent found; row ``i`` of everything is one unit with one seed.
+
+    Attributes:
+        images: float32 ``[N, C, H, W]`` in [0, 1].
+        activations: float32 ``[N]``, of the returned images, without transformations, at the network's input size.
+        codes: the codes of the returned images, ``[N, ...]``.
+        history: float32 ``[steps, N]``, activations during the ascent, transformations included.
+        units, seeds: of each row.
+        frozen_at: ``[N]``, step at which a row stopped because its gradient was zero or not finite; -1 where it didn't.
+        prior: name of the prior.
+        settings: of the ascent.
+    """
+
+    images: Tensor
+    activations: Tensor
+    codes: Tensor
+    history: Tensor
+    units: list[Unit]
+    seeds: list[int]
+    frozen_at: Tensor
+    prior: str
+    settings: AscentSettings
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line for each row that stopped moving."""
+        lines = []
+        for unit, seed, step in zip(self.units, self.seeds, self.frozen_at.tolist(), strict=True):
+            if step >= 0:
+                lines.append(
+                    f"{unit.name} (seed {seed}, {self.prior}): frozen at step {step}, its gradient was zero or not finite"
+                )
+        return lines
+
+
+def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **changes: Any) -> AscentSettings:
+    """Settings for a prior: its own, a preset's (``"nguyen2016"``) or given ones, with changes that are not None."""
+    if isinstance(ascent, str):
+        if ascent not in PRESETS:
+            raise DgnError(f"no ascent {ascent!r}; expected one of {', '.join(PRESETS)}")
+        ascent = PRESETS[ascent]
+    return (ascent or prior.ascent).with_changes(changes)
+
+
+def synthesize(
+    network: Network,
+    units: str | int | Unit | Iterable[str | int | Unit],
+    prior: str | Path | Prior = "dgn",
+    *,
+    ascent: str | AscentSettings | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    batch: int = 32,
+    on_step: OnStep | None = None,
+    **changes: Any,
+) -> Synthesis:
+    """Images that units of a network prefer, found by ascent through a prior (Nguyen et al. 2016, arXiv 1605.09304).
+
+    All units x seeds climb in one batch (cut into pieces of ``batch`` samples); rows come unit by unit.
+
+    Args:
+        network: under study.
+        units: see :func:`dgn.parse_units`.
+        prior: a name, a path or a :class:`Prior`.
+        ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
+        seed, seeds: of the start code and the transformations; ``seeds`` gives several images a unit.
+        batch: samples that climb together; a row's result does not depend on it beyond float error.
+        on_step: called after every forward pass with (step, steps in all, activations of the piece, its images).
+        changes: single ascent settings, e.g. ``steps=200``, ``lr=0.05``, ``keep="best"``.
+
+    Returns:
+        A :class:`Synthesis`; the same arguments on the same CPU give the same bits.
+
+    Raises:
+        DgnError: unknown unit, prior or setting; a prior whose images have other channels than the network takes.
+    """
+    parsed = parse_units(units, network)
+    if not isinstance(prior, Prior):
+        prior = load_prior(prior, channels=network.channels)
+    if prior.channels != network.channels:
+        raise DgnError(
+            f"prior {prior.name!r} makes images of {prior.channels} channels, network {network.name!r} takes "
+            f"{network.channels}; use prior='pixel' or a generator of your own"
+        )
+    prior = prior.to(network.device)
+    settings = choose_ascent(prior, ascent, **changes)
+    seeds = [seed] if seeds is None else [int(value) for value in seeds]
+    if not seeds or batch < 1:
+        raise DgnError("give at least one seed, and a batch above 0")
+    rows = [(unit, value) for unit in parsed for value in seeds]
+    parts = [
+        _piece(network, rows[first : first + batch], prior, settings, on_step) for first in range(0, len(rows), batch)
+    ]
+    images, activations, codes, history, frozen = (list(column) for column in zip(*parts, strict=True))
+    return Synthesis(
+        torch.cat(images), torch.cat(activations), torch.cat(codes), torch.cat(history, 1),
+        [unit for unit, _ in rows], [value for _, value in rows], torch.cat(frozen), prior.name, settings,
+    )  # fmt: skip
+
+
+def _piece(
+    network: Network, rows: list[tuple[Unit, int]], prior: Prior, settings: AscentSettings, on_step: OnStep | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """One batch: the ascent, its refinement where the prior has one, and the final look in float32."""
+    units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
+    total = settings.steps + settings.refine_steps
+
+    def shifted(offset: int) -> OnStep | None:
+        if on_step is None:
+            return None
+        call = on_step
+        return lambda i, _n, activations, images: call(offset + i, total, activations, images)
+
+    result = climb(network, units, prior, prior.start(len(rows), seeds), settings, seeds, on_step=shifted(0))
+    history, frozen = result.history, result.frozen_at
+    finer = prior.refine(result.code) if settings.refine_steps else None
+    if finer is not None:
+        prior, code = finer
+        second = replace(settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None)
+        result = climb(network, units, prior, code, second, seeds, on_step=shifted(settings.steps))
+        later = torch.where(result.frozen_at >= 0, result.frozen_at + settings.steps, -1)
+        history, frozen = torch.cat([history, result.history]), torch.where(frozen >= 0, frozen, later)
+    with torch.no_grad():
+        images = prior.decode(result.code)
+        read = Reader(units, device=images.device)
+        activations = read(network.features(images, read.layers, settings.fit))  # type: ignore[arg-type]
+    return images.cpu(), activations.cpu(), result.code.cpu(), history.cpu(), frozen.cpu()

@@ -1,0 +1,234 @@
+"""What is climbed: units, written as users write them, and how their activation is read from layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from dgn.errors import DgnError, nearest
+from dgn.network import OUTPUT, Network
+
+Position = tuple[int, int] | Literal["center"] | None
+
+_SIGN = re.compile(r"\s+([+-])\s+")
+_WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted number read from a layer: ``weight * layer[index]`` at a position or averaged over positions."""
+
+    layer: str
+    index: int
+    position: Position = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One number per image: a weighted sum of terms. ``name`` is how the user wrote it, or the class name."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers it reads, each once."""
+        return tuple(dict.fromkeys(term.layer for term in self.terms))
+
+    @property
+    def class_index(self) -> int | None:
+        """The output index, for a unit that is exactly one output; else None."""
+        if len(self.terms) == 1 and self.terms[0].layer == OUTPUT and self.terms[0].position is None:
+            return self.terms[0].index
+        return None
+
+    @property
+    def file_name(self) -> str:
+        """The name in letters, digits, ``.``, ``_`` and ``-``; names that differ stay different."""
+        plain = re.sub(r"[^\w.]+", "-", self.name, flags=re.ASCII).strip("-.") or "unit"
+        if plain == self.name or plain == self.name.replace(" ", "-"):
+            return plain
+        import hashlib
+
+        return f"{plain[:80]}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
+
+
+def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: Network) -> list[Unit]:
+    """Units from their written form.
+
+    Args:
+        specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
+            ``LAYER:INDEX@center`` for one position of a map (without it the spatial mean); weighted sums of these,
+            ``0.5*candle + 0.5*convertible - 0.2*lampshade``, with blanks around the signs.
+        network: whose layers and classes are meant.
+
+    Raises:
+        DgnError: unknown layer or class (with the nearest names), an index or a position out of range, an ambiguous
+            class name, or no unit at all.
+    """
+    if isinstance(specs, (str, int, Unit)):
+        specs = [specs]
+    units = [spec if isinstance(spec, Unit) else _parse_unit(str(spec).strip(), network) for spec in specs]
+    if not units:
+        raise DgnError("no unit given; try units=[goldfish]")
+    for unit in units:
+        for term in unit.terms:
+            _check_term(term, network)
+    return units
+
+
+def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
+    """Classes whose name contains ``text`` (any case), as (index, name)."""
+    if not network.class_names:
+        raise DgnError(f"network {network.name!r} names no classes; write them by index")
+    return [(i, name) for i, name in enumerate(network.class_names) if text.lower() in name.lower()]
+
+
+def _parse_unit(spec: str, network: Network) -> Unit:
+    if not spec:
+        raise DgnError("an empty unit; try units=[goldfish]")
+    index = _class_index(spec, network)
+    if index is not None:
+        name = network.class_names[index] if index < len(network.class_names) else spec
+        if network.class_names.count(name) > 1:
+            name = f"{name} ({index})"
+        return Unit(name, (Term(OUTPUT, index),))
+    pieces = _SIGN.split(spec)
+    terms = []
+    for sign, piece in zip(["+", *pieces[1::2]], pieces[0::2], strict=True):
+        weight, rest = (1.0 if sign == "+" else -1.0), piece.strip()
+        match = _WEIGHT.match(rest)
+        if match:
+            weight, rest = weight * float(match[1].replace(" ", "")), match[2].strip()
+        elif rest.startswith("-") and len(rest) > 1 and _class_index(rest, network) is None:
+            weight, rest = -weight, rest[1:].strip()
+        layer, number, position = _parse_term(rest, network)
+        terms.append(Term(layer, number, position, weight))
+    return Unit(spec, tuple(terms))
+
+
+def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
+    index = _class_index(text, network)
+    if index is not None:
+        return OUTPUT, index, None
+    if ":" not in text:
+        choices = [*network.class_names, *network.layers]
+        hint = nearest(text, choices)
+        if text in network.layers:
+            hint = f"; {text!r} is a layer, write {text}:INDEX"
+        raise DgnError(f"no unit {text!r} in network {network.name!r}{hint}")
+    layer, _, rest = text.rpartition(":")
+    network.layer_shape(layer)
+    number, _, where = rest.partition("@")
+    try:
+        return layer, int(number), _parse_position(where)
+    except ValueError:
+        raise DgnError(f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X or LAYER:INDEX@center") from None
+
+
+def _parse_position(text: str) -> Position:
+    if not text:
+        return None
+    if text == "center":
+        return "center"
+    y, x = (int(part) for part in text.split(","))
+    return y, x
+
+
+def _class_index(text: str, network: Network) -> int | None:
+    """The index of an output unit written by index or by name; None where it is neither."""
+    if re.fullmatch(r"-?\d+", text):
+        return int(text)
+    match = re.fullmatch(r"(.+) \((\d+)\)", text)
+    if match and int(match[2]) < len(network.class_names) and network.class_names[int(match[2])] == match[1]:
+        return int(match[2])
+    for names, wanted in (
+        (network.class_names, text),
+        ([name.lower() for name in network.class_names], text.lower().replace("_", " ")),
+    ):
+        found = [index for index, name in enumerate(names) if name == wanted]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise DgnError(
+                f"{len(found)} classes of network {network.name!r} are called {text!r}: give one of the indices "
+                + ", ".join(map(str, found))
+            )
+    return None
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[int, tuple[int, int] | None]:
+    """Number of features of a layer's shape (without batch), and its grid of positions where it has one.
+
+    ``C``; ``C x H x W``; ``N x C`` (tokens; the last square number of them is the grid).
+    """
+    if len(shape) == 1:
+        return shape[0], None
+    if len(shape) == 2:
+        side = int(shape[0] ** 0.5)
+        return shape[1], (side, side)
+    if len(shape) == 3:
+        return shape[0], (shape[1], shape[2])
+    raise DgnError(f"a layer of shape {shape} has no units: expected C, C x H x W or N x C")
+
+
+def _check_term(term: Term, network: Network) -> None:
+    shape = network.layer_shape(term.layer)
+    features, grid = _axes(shape)
+    where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
+    if not 0 <= term.index < features:
+        raise DgnError(f"unit {term.index} is out of range: {where} has {features} units, 0 to {features - 1}")
+    if term.position is None:
+        return
+    if grid is None:
+        raise DgnError(f"unit {term.index} of {where} has no positions: leave out @{term.position}")
+    if term.position != "center" and not (0 <= term.position[0] < grid[0] and 0 <= term.position[1] < grid[1]):
+        raise DgnError(f"position {term.position} is out of range: {where} has {grid[0]} x {grid[1]} positions")
+
+
+class Reader:
+    """Reads one unit per sample out of layers, all samples of a batch at once.
+
+    Args:
+        units: the unit of each sample, in order of the batch.
+    """
+
+    def __init__(self, units: Sequence[Unit], device: torch.device | str = "cpu") -> None:
+        self.layers: tuple[str, ...] = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+        self.count = len(units)
+        groups: dict[tuple[str, Position], list[tuple[int, int, float]]] = {}
+        for row, unit in enumerate(units):
+            for term in unit.terms:
+                groups.setdefault((term.layer, term.position), []).append((row, term.index, term.weight))
+        self._groups = [
+            (layer, position, *(torch.tensor(column, device=device) for column in zip(*terms, strict=True)))
+            for (layer, position), terms in groups.items()
+        ]
+
+    def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Activations ``[N]`` (float32) from the layers' outputs, ``[N, ...]`` each."""
+        parts = []
+        for layer, position, rows, indices, weights in self._groups:
+            value = _read(features[layer], rows, indices, position).float() * weights.float()
+            parts.append(value.new_zeros(self.count).index_add(0, rows, value))
+        return torch.stack(parts).sum(0)
+
+
+def _read(output: Tensor, rows: Tensor, indices: Tensor, position: Position) -> Tensor:
+    """``[len(rows)]``: feature ``indices[i]`` of sample ``rows[i]`` at the position, or averaged over positions."""
+    _, grid = _axes(tuple(output.shape[1:]))
+    if output.dim() == 2 or grid is None:
+        return output[rows, indices]
+    maps = output[rows, indices] if output.dim() == 4 else output[rows, :, indices]
+    if position is None:
+        return maps.flatten(1).mean(1)
+    y, x = (grid[0] // 2, grid[1] // 2) if position == "center" else position
+    if output.dim() == 4:
+        return maps[:, y, x]
+    return maps[:, output.shape[1] - grid[0] * grid[1] + y * grid[1] + x]
