@@ -51,6 +51,10 @@ class Prior(ABC):
         """A finer prior and the codes at which to enter it, for a second ascent from where the first ended."""
         return None
 
+    def weights(self) -> dict[str, Tensor]:
+        """What it learnt, by name, to be fingerprinted; empty where nothing was learnt."""
+        return {}
+
     def to(self, device: torch.device | str) -> Prior:
         """Move what it holds; returns itself."""
         return self

@@ -76,6 +76,9 @@ class GeneratorPrior(Prior):
             return self.generator.normalise(factor * self.generator.denormalise(code))
         return code * factor
 
+    def weights(self) -> dict[str, Tensor]:
+        return self.generator.state_dict()
+
     def to(self, device: torch.device | str) -> GeneratorPrior:
         self.generator.to(device)
         return self
@@ -139,6 +142,9 @@ class ComponentsPrior(Prior):
             self.final.generator, self.final.size[0], name=self.name, around=(centre, self.refine_radius)
         )
         return fine, centre
+
+    def weights(self) -> dict[str, Tensor]:
+        return {**self.layout.weights(), "components": self.components.basis}
 
     def to(self, device: torch.device | str) -> ComponentsPrior:
         self.layout.to(device)

@@ -1,0 +1,65 @@
+"""What several verbs need: device, threads, run folder, tracking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from dgn.errors import DgnError
+from dgn.runs import Run, new_folder
+from dgn.tracking import Tracker
+
+
+def choose_device(name: str, threads: int | None) -> str:
+    """``auto`` is CUDA where there is one; an unknown or absent device is refused."""
+    if threads is not None:
+        if threads < 1:
+            raise DgnError(f"threads is {threads}, expected a whole number above 0")
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise DgnError(f"no device {name!r}; expected auto, cpu, cuda or cuda:INDEX") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DgnError(f"device={name} was asked for, but this machine has no CUDA; use device=cpu")
+    return name
+
+
+def open_run(config: Any) -> Run:
+    """The job's run folder: ``out=``, the sweep's sub-folder, or a new one under ``runs/``."""
+    hydra = HydraConfig.get()
+    if config.out is not None:
+        folder = Path(str(config.out))
+        if hydra.mode == RunMode.MULTIRUN:
+            folder = folder / str(hydra.job.num)
+    elif hydra.mode == RunMode.MULTIRUN:
+        folder = Path(hydra.runtime.output_dir)
+    else:
+        folder = new_folder(str(config.verb))
+    run = Run(folder)
+    run.write_config(OmegaConf.to_yaml(config, resolve=True))
+    return run
+
+
+def open_tracker(config: Any, run: Run) -> Tracker:
+    """Weights & Biases for this job: grouped by sweep, named by what the job overrides."""
+    hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
+    return Tracker(
+        str(config.tracking.mode), run.folder, plain(config), project=str(config.tracking.project),
+        entity=config.tracking.entity, name=(hydra.job.override_dirname or None) if sweep else run.folder.name,
+        group=Path(hydra.sweep.dir).name if sweep else None, job_type=str(config.verb),
+    )  # fmt: skip
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """The configuration as plain values."""
+    values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}

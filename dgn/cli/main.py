@@ -1,0 +1,152 @@
+"""``dgn VERB [hydra overrides] [-m]``: finds the verb, lets Hydra compose, and turns errors into one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from dgn.errors import DgnError, nearest
+
+VERBS = {
+    "synthesize": "images that units prefer, through a generator prior and from raw pixels",
+    "train": "train a generator that inverts a layer of a network",
+    "units": "list a network's layers; find its classes",
+}
+
+Job = Callable[[Any], None]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0, 2 for something the user can mend, 130 when interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        import dgn
+
+        print(f"dgn {dgn.__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            raise DgnError(f"no verb {verb!r}{nearest(verb, VERBS) or '; expected ' + ', '.join(VERBS)}")
+        return _run(verb, rest)
+    except DgnError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _help() -> str:
+    lines = ["dgn: what does this neuron want to see?", "", "usage: dgn VERB [key=value ...] [-m]", ""]
+    lines += [f"  {verb:<12}{what}" for verb, what in VERBS.items()]
+    lines += ["", "dgn VERB --help shows a verb's keys with their values; -m sweeps over comma-separated values."]
+    return "\n".join(lines)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    print("dgn: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    from dgn.cli import schema
+    from dgn.resources import resource
+
+    schema.register()
+    job: Job = importlib.import_module(f"dgn.cli.{verb}").run
+    failures: list[str] = []
+    stopped: list[str] = []
+
+    def task(config: Any) -> None:
+        try:
+            job(config)
+        except (DgnError, OmegaConfBaseException) as error:
+            line = str(error) if isinstance(error, DgnError) else _explain(error, verb, conf)
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                stopped.append(line)
+                return
+            overrides = " ".join(HydraConfig.get().overrides.task)
+            failures.append(overrides)  # one failing job does not stop the others
+            _fail(f"job {HydraConfig.get().job.num} ({overrides}): {line}")
+
+    conf = str(resource("conf"))
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the lines below say it in one line
+    before, sys.argv = sys.argv, [f"dgn {verb}", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=conf, config_name=verb)(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise DgnError(_explain(error, verb, conf)) from error
+    finally:
+        sys.argv = before
+    if stopped:
+        return _fail(stopped[0])
+    if failures:
+        return _fail(f"{len(failures)} of the sweep's jobs failed: {'; '.join(failures)}")
+    return 0
+
+
+def _explain(error: Exception, verb: str, conf: str) -> str:
+    """Hydra's and OmegaConf's messages in one line, with the nearest key or choice."""
+    text = "\n".join(str(part) for part in (error, error.__cause__) if part)
+    found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
+    if found:
+        key = found[1]
+        full = re.search(r"full_key: (\S+)", text)
+        return f"no key {full[1] if full else key!r}{nearest(key, _keys(verb, conf))}"
+    found = re.search(r"Could not find '([^']+)/([^/']+)'", text)
+    if found:
+        options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
+        options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
+        return f"no {found[1]} {found[2]!r}{nearest(found[2], options)}; expected one of: {', '.join(options)}"
+    found = re.search(r"Missing mandatory value: (\S+)", text)
+    if found:
+        full = re.search(r"full_key: (\S+)", text)
+        key = full[1] if full else found[1]
+        return f"the key {key} has no value; give {key}=VALUE"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    full = re.search(r"full_key: (\S+)", text)
+    value = next((line for line in lines if line.startswith("Value ")), None)
+    if value:
+        return f"{full[1] if full else lines[0]}: {value}"
+    return lines[0] if lines else type(error).__name__
+
+
+def _keys(verb: str, conf: str) -> list[str]:
+    """Every key of a verb's default configuration, as it would be written."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import DictConfig
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(conf, version_base="1.3"):
+        config = compose(verb)
+    keys: list[str] = []
+
+    def walk(node: DictConfig, prefix: str) -> None:
+        for key in node:
+            keys.append(f"{prefix}{key}")
+            inner = node._get_node(key)
+            if isinstance(inner, DictConfig) and not inner._is_missing() and not inner._is_none():
+                walk(inner, f"{prefix}{key}.")
+
+    walk(config, "")
+    return keys
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""The configuration's schema: every key with its type, so that a misspelt one is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class NetworkConfig:
+    """The network under study; see ``dgn.load_network``."""
+
+    name: str = "efficientnet_lite0"
+    weights: str | None = None
+    input_size: int | None = None
+
+
+@dataclass
+class PriorConfig:
+    """One prior; see ``dgn.load_prior``."""
+
+    path: str = MISSING
+    size: int | None = None
+    space: str = "auto"
+
+
+@dataclass
+class AscentConfig:
+    """Ascent settings; what is null is taken from the preset, or from the prior's own settings."""
+
+    preset: str | None = None
+    rule: str | None = None
+    steps: int | None = None
+    lr: float | None = None
+    lr_end: float | None = None
+    decay: float | None = None
+    sigmas: float | None = None
+    jitter: float | None = None
+    scale: float | None = None
+    noise: float | None = None
+    fit: str | None = None
+    input_size: int | None = None
+    keep: str | None = None
+    precision: str | None = None
+    refine_steps: int | None = None
+    refine_lr: float | None = None
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases."""
+
+    mode: str = "offline"
+    project: str = "dgn"
+    entity: str | None = None
+
+
+@dataclass
+class DataConfig:
+    """Where images come from."""
+
+    root: str = MISSING
+    workers: int = 0
+
+
+@dataclass
+class TrainingConfig:
+    """See ``dgn.training.settings.TrainSettings``; what is null keeps its default."""
+
+    layer: str | None = None
+    code: str | None = None
+    image_size: int | None = None
+    encoder_size: int | None = None
+    widths: list[int] | None = None
+    depths: list[int] | None = None
+    comparator_layers: list[str] | None = None
+    adversary_layers: list[str] | None = None
+    steps: int | None = None
+    batch: int | None = None
+    lr: float | None = None
+    discriminator_lr: float | None = None
+    warmup: int | None = None
+    cooldown: float | None = None
+    pixel_weight: float | None = None
+    feature_weight: float | None = None
+    code_weight: float | None = None
+    adversary_weight: float | None = None
+    adversary_start: float | None = None
+    code_noise: float | None = None
+    ema: float | None = None
+    held_out: int | None = None
+    statistics_images: int | None = None
+    component_images: int | None = None
+    components: int | None = None
+
+
+@dataclass
+class SynthesizeConfig:
+    """``dgn synthesize``."""
+
+    verb: str = "synthesize"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prior: dict[str, PriorConfig] = field(default_factory=dict)
+    ascent: AscentConfig = field(default_factory=AscentConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    units: Any = MISSING
+    seed: int = 0
+    seeds: int = 1
+    batch: int = 32
+    device: str = "auto"
+    threads: int | None = None
+    out: str | None = None
+    progress: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """``dgn train``."""
+
+    verb: str = "train"
+    network: str = "efficientnet_lite0"
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    seed: int = 0
+    device: str = "auto"
+    compile: bool | None = None
+    checkpoint_minutes: float = 5.0
+    threads: int | None = None
+    out: str | None = None
+    progress: bool = True
+
+
+@dataclass
+class UnitsConfig:
+    """``dgn units``."""
+
+    verb: str = "units"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    find: str | None = None
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    store = ConfigStore.instance()
+    store.store(name="synthesize_schema", node=SynthesizeConfig)
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="units_schema", node=UnitsConfig)

@@ -1,0 +1,136 @@
+"""The run folder: its layout, and how things get into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.storage import write_atomic
+
+COLUMNS = (
+    "unit", "prior", "seed", "activation", "probability", "rank", "steps", "frozen_at", "seconds", "image",
+)  # fmt: skip
+"""Columns of ``results.csv``: one row a unit x prior x seed. ``probability`` and ``rank`` (1: the network's first
+choice) are the network's own, for units of its output; empty for others."""
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """``[C, H, W]`` in [0, 1] as a picture: grey for one channel, RGB for three; else the mean over channels, grey."""
+    pixels = (image.detach().clamp(0, 1) * 255).round().byte().cpu()
+    if pixels.shape[0] == 3:
+        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray((pixels if pixels.shape[0] == 1 else pixels.float().mean(0, keepdim=True).byte())[0].numpy())
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as PNG."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+class Run:
+    """A folder that holds what one job made. Every file is written under a temporary name and renamed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._created = not folder.exists()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
+
+    def write_config(self, text: str) -> None:
+        """``config.yaml``: the whole configuration, resolved."""
+        write_atomic(self.folder / "config.yaml", text.encode())
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """``manifest.json``: what is needed to make the run again."""
+        write_atomic(self.folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+
+    def write_table(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """``results.csv``."""
+        table = io.StringIO()
+        writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.folder / "results.csv", table.getvalue().encode())
+
+    def write_codes(self, codes: Mapping[str, Tensor]) -> None:
+        """``codes.safetensors``: one tensor a prior, rows as in the table."""
+        tensors = {name: code.detach().cpu().contiguous() for name, code in codes.items()}
+        write_atomic(self.folder / "codes.safetensors", save(tensors))
+
+    def write_picture(self, name: str, image: Image.Image) -> Path:
+        """A PNG under the run folder; returns its path."""
+        path = self.folder / name
+        write_atomic(path, png(image))
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A text file under the run folder; returns its path."""
+        write_atomic(self.folder / name, text.encode())
+        return self.folder / name
+
+    def discard(self) -> None:
+        """Remove the folder, if this run made it and no result is in it."""
+        if self._created and not (self.folder / "results.csv").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def new_folder(verb: str) -> Path:
+    """``runs/VERB/DATE_TIME``, below the current folder; a number is added where it exists already."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, number = Path("runs") / verb / stamp, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / verb / f"{stamp}-{number}"
+    return folder
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and git revision, for the manifest."""
+    versions = {"python": platform.python_version()}
+    for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "versions": versions,
+        "platform": platform.platform(),
+        "git": _git_revision(),
+        "command": ["dgn", *sys.argv[1:]],
+    }
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that this package runs from, with ``-dirty`` where it was changed; else None."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        call = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
