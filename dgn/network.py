@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -59,10 +59,8 @@ class Network:
             frozen = copy.deepcopy(module)
         except Exception as error:
             raise DgnError(f"the module of network {name!r} can't be copied: {error}") from error
-        try:
+        with suppress(NotImplementedError):  # an exported program has no modes
             frozen.eval()
-        except NotImplementedError:
-            pass  # an exported program has no modes
         frozen.requires_grad_(False)
         for parameter in frozen.parameters():
             parameter.grad = None
@@ -116,9 +114,7 @@ class Network:
             ``[N, C, *input_size]``, normalised.
         """
         if images.dim() != 4 or images.shape[1] != self.channels:
-            raise DgnError(
-                f"network {self.name!r} takes images [N, {self.channels}, H, W], got {list(images.shape)}"
-            )
+            raise DgnError(f"network {self.name!r} takes images [N, {self.channels}, H, W], got {list(images.shape)}")
         height, width = self.input_size
         if fit == "crop":
             scale = max(height / images.shape[2], width / images.shape[3], 1.0)
@@ -195,9 +191,7 @@ class Network:
 
             return hook
 
-        handles = [
-            modules[layer].register_forward_hook(tap(layer)) for layer in wanted if layer in modules
-        ]
+        handles = [modules[layer].register_forward_hook(tap(layer)) for layer in wanted if layer in modules]
         try:
             yield read
         finally:
@@ -210,7 +204,7 @@ class Network:
 
     @cached_property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Every layer that gives one tensor, in the order of the forward pass, with its shape without the batch axis."""
+        """Every layer that gives one tensor, in order of the forward pass, with its shape without the batch axis."""
         shapes: dict[str, tuple[int, ...]] = {}
         handles = []
 

@@ -80,7 +80,7 @@ def from_timm(name: str, *, weights: str | None) -> Network:
 
 
 def from_export(path: Path) -> Network:
-    """A ``torch.export`` program ``[N, C, H, W] -> [N, classes]`` over images in [-1, 1]; only its output is a layer."""
+    """A ``torch.export`` program ``[N, C, H, W] -> [N, classes]`` over images in [-1, 1]; only its output is read."""
     if not path.is_file():
         raise DgnError(f"no file {str(path)!r} for the network")
     try:
@@ -114,7 +114,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise DgnError(f"{str(path)!r} is not a readable file of weights (safetensors or a plain state dict)") from error
+        raise DgnError(
+            f"{str(path)!r} is not a readable file of weights (safetensors or a plain state dict)"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

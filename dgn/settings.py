@@ -73,9 +73,7 @@ class AscentSettings:
             raise DgnError(f"sigmas is {self.sigmas}, expected a width above 0")
 
 
-NGUYEN2016 = AscentSettings(
-    rule="nguyen2016", steps=200, lr=8.0, lr_end=1e-10, decay=0.99, sigmas=3.0, fit="crop"
-)
+NGUYEN2016 = AscentSettings(rule="nguyen2016", steps=200, lr=8.0, lr_end=1e-10, decay=0.99, sigmas=3.0, fit="crop")
 """The settings of the paper's first demo (CaffeNet fc8, code fc6)."""
 
 PRESETS: dict[str, AscentSettings] = {"nguyen2016": NGUYEN2016}

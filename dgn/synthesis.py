@@ -50,7 +50,7 @@ class Synthesis:
         for unit, seed, step in zip(self.units, self.seeds, self.frozen_at.tolist(), strict=True):
             if step >= 0:
                 lines.append(
-                    f"{unit.name} (seed {seed}, {self.prior}): frozen at step {step}, its gradient was zero or not finite"
+                    f"{unit.name} (seed {seed}, {self.prior}) froze at step {step}: its gradient was zero or not finite"
                 )
         return lines
 

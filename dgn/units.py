@@ -207,16 +207,16 @@ class Reader:
             for term in unit.terms:
                 groups.setdefault((term.layer, term.position), []).append((row, term.index, term.weight))
         self._groups = [
-            (layer, position, *(torch.tensor(column, device=device) for column in zip(*terms, strict=True)))
+            (layer, position, torch.tensor(terms, dtype=torch.float64, device=device).unbind(1))
             for (layer, position), terms in groups.items()
         ]
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
         """Activations ``[N]`` (float32) from the layers' outputs, ``[N, ...]`` each."""
         parts = []
-        for layer, position, rows, indices, weights in self._groups:
-            value = _read(features[layer], rows, indices, position).float() * weights.float()
-            parts.append(value.new_zeros(self.count).index_add(0, rows, value))
+        for layer, position, (rows, indices, weights) in self._groups:
+            value = _read(features[layer], rows.long(), indices.long(), position).float() * weights.float()
+            parts.append(value.new_zeros(self.count).index_add(0, rows.long(), value))
         return torch.stack(parts).sum(0)
 
 

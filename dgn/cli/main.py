@@ -102,12 +102,12 @@ def _run(verb: str, arguments: list[str]) -> int:
 
 def _explain(error: Exception, verb: str, conf: str) -> str:
     """Hydra's and OmegaConf's messages in one line, with the nearest key or choice."""
-    text = "\n".join(str(part) for part in (error, error.__cause__) if part)
+    text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
     if found:
         key = found[1]
         full = re.search(r"full_key: (\S+)", text)
-        return f"no key {full[1] if full else key!r}{nearest(key, _keys(verb, conf))}"
+        return f"no key {str(full[1] if full else key)!r}{nearest(key, _keys(verb, conf))}"
     found = re.search(r"Could not find '([^']+)/([^/']+)'", text)
     if found:
         options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
@@ -139,10 +139,10 @@ def _keys(verb: str, conf: str) -> list[str]:
 
     def walk(node: DictConfig, prefix: str) -> None:
         for key in node:
-            keys.append(f"{prefix}{key}")
+            keys.append(f"{prefix}{key!s}")
             inner = node._get_node(key)
             if isinstance(inner, DictConfig) and not inner._is_missing() and not inner._is_none():
-                walk(inner, f"{prefix}{key}.")
+                walk(inner, f"{prefix}{key!s}.")
 
     walk(config, "")
     return keys

@@ -76,6 +76,7 @@ def run(config: Any) -> None:
                 print(f"dgn: {line}", file=sys.stderr)
             folder.write_codes(codes)
             folder.write_table(rows)
+            folder.write_manifest(manifest)
         title = f"What units of {network.name} want to see"
         picture = folder.write_picture("grid.png", grid(cells, title))
         folder.write_text("index.html", page(rows, title, " ".join(manifest["command"])))

@@ -11,9 +11,7 @@ from dgn.units import find_classes
 
 def run(config: Any) -> None:
     """Print layers, or with ``find=TEXT`` the classes whose name contains it."""
-    network = load_network(
-        config.network.name, weights=config.network.weights, input_size=config.network.input_size
-    )
+    network = load_network(config.network.name, weights=config.network.weights, input_size=config.network.input_size)
     if config.find is not None:
         found = find_classes(str(config.find), network)
         if not found:

@@ -16,9 +16,7 @@ def shipped_priors() -> list[str]:
     return sorted(path.parent.name for path in resource("pretrained").glob("*/generator.safetensors"))
 
 
-def load_prior(
-    name: str | Path = "dgn", *, size: int | None = None, space: str = "auto", channels: int = 3
-) -> Prior:
+def load_prior(name: str | Path = "dgn", *, size: int | None = None, space: str = "auto", channels: int = 3) -> Prior:
     """A prior by name.
 
     Args:

@@ -61,6 +61,6 @@ class Prior(ABC):
 
 
 def seeded_normal(shape: Sequence[int], seeds: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal ``[len(seeds), *shape]``; each row is drawn on the CPU from its own seed, on any device the same."""
+    """Standard normal ``[len(seeds), *shape]``; each row is drawn on the CPU from its own seed, for any device."""
     rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(int(seed))) for seed in seeds]
     return torch.stack(rows).to(device)

@@ -54,7 +54,9 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise DgnError(f"{str(path)!r} holds no readable configuration; get it anew") from error
 
 
-def save_generator(path: Path, generator: Generator, meta: dict[str, Any], *, dtype: torch.dtype = torch.float16) -> None:
+def save_generator(
+    path: Path, generator: Generator, meta: dict[str, Any], *, dtype: torch.dtype = torch.float16
+) -> None:
     """Write a generator; its floating-point tensors but the code's statistics are stored as ``dtype``."""
     tensors = {}
     for name, tensor in generator.state_dict().items():

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_components, load_generator
 from dgn.priors.generator import Components, Generator
+from dgn.settings import AscentSettings
 
 SPATIAL_ASCENT = AscentSettings(rule="adam", steps=150, lr=0.05, jitter=0.08, scale=0.1, noise=0.05, sigmas=2.0)
 COMPONENTS_ASCENT = AscentSettings(
@@ -26,7 +26,7 @@ class GeneratorPrior(Prior):
 
     Args:
         generator: trained; frozen here.
-        size: height and width in pixels of the images, a multiple of the pixels a cell; only a spatial code has a choice.
+        size: height and width in pixels of the images, a multiple of a cell's; only a spatial code has a choice.
         name: in tables and file names.
         around: ``(centre, radius)`` keeps each element of the code within ``radius`` of ``centre``.
         sigmas: the code keeps within this many standard deviations of real codes.

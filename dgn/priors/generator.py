@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -49,10 +50,10 @@ class GeneratorConfig:
             raise DgnError(f"widths {self.widths} and depths {self.depths} need one entry a stage, depths above 0")
         if self.base << len(self.widths) != self.image_size:
             raise DgnError(
-                f"image_size {self.image_size} is not a cell count times 2^{len(self.widths)} ({len(self.widths)} stages)"
+                f"image_size {self.image_size} is not a multiple of 2^{len(self.widths)}, its stages' doublings"
             )
         if self.code == "spatial" and self.code_shape[1:] != (self.base, self.base):
-            wanted = int(round(math.log2(self.image_size / self.code_shape[1])))
+            wanted = round(math.log2(self.image_size / self.code_shape[1]))
             raise DgnError(
                 f"{len(self.widths)} stages start from a {self.base} x {self.base} map, but {self.layer!r} gives "
                 f"{self.code_shape[1]} x {self.code_shape[2]}: give {wanted} widths, or another encoder_size"
@@ -67,7 +68,8 @@ class GeneratorConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
         """The inverse of :meth:`to_dict`; lists become tuples."""
-        return cls(**{key: tuple(item) if isinstance(item, list) else item for key, item in values.items()})
+        plain: dict[str, Any] = {key: tuple(item) if isinstance(item, list) else item for key, item in values.items()}
+        return cls(**plain)
 
 
 class _Stage(nn.Module):
@@ -77,9 +79,7 @@ class _Stage(nn.Module):
         super().__init__()
         self.upsample = upsample
         widths = [inputs] + [width] * depth
-        self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dgn.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.priors.base import Prior, seeded_normal
+from dgn.settings import AscentSettings
 
 
 class PixelPrior(Prior):

@@ -29,12 +29,15 @@ def page(rows: Sequence[Mapping[str, Any]], title: str, command: str) -> str:
         source, unit = escape(str(row["image"]), quote=True), escape(str(row["unit"]))
         probability = f" · p {float(row['probability']):.2f}" if row["probability"] != "" else ""
         figures.append(
-            f'<figure><a href="{source}"><img src="{source}" alt="{unit}" loading="lazy"></a><figcaption><b>{unit}</b>'
-            f"{escape(str(row['prior']))} · seed {row['seed']}<br>activation {float(row['activation']):.2f}{probability}"
+            f'<figure><a href="{source}"><img src="{source}" alt="{unit}" loading="lazy"></a>'
+            f"<figcaption><b>{unit}</b>"
+            f"{escape(str(row['prior']))} · seed {row['seed']}<br>"
+            f"activation {float(row['activation']):.2f}{probability}"
             "</figcaption></figure>"
         )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body><h1>{escape(title)}</h1>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n'
+        f"<body><h1>{escape(title)}</h1>"
         f"<pre>{escape(command)}</pre>\n<main>\n" + "\n".join(figures) + "\n</main></body></html>\n"
     )

@@ -37,9 +37,7 @@ class Discriminator(nn.Module):
 
     def __init__(self, shapes: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(
-            Head(shape[0], max(0, (shape[1] - 1).bit_length() - 3)) for shape in shapes
-        )
+        self.heads = nn.ModuleList(Head(shape[0], max(0, (shape[1] - 1).bit_length() - 3)) for shape in shapes)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         return [head(feature) for head, feature in zip(self.heads, features, strict=True)]

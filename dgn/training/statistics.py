@@ -12,7 +12,7 @@ from dgn.priors.generator import Components, Generator
 
 @torch.no_grad()
 def measure_code(codes: Iterator[Tensor], generator: Generator) -> None:
-    """Fill the generator's code statistics (mean, std, minimum, maximum per channel) from raw codes ``[N, C, h, w]``."""
+    """Fill the generator's code statistics (mean, std, min, max per channel) from raw codes ``[N, C, h, w]``."""
     count, total, square = 0, torch.zeros(()), torch.zeros(())
     low = torch.full_like(generator.code_mean, torch.inf)
     high = torch.full_like(generator.code_mean, -torch.inf)

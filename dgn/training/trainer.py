@@ -8,7 +8,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -280,7 +280,9 @@ class _Training:
                     f"{str(self.out)!r} holds a training with {name}={theirs.get(name)}, not {value}; give another out="
                 )
         if meta["images"] != len(self.entries):
-            raise DgnError(f"{str(self.out)!r} was trained on {meta['images']} images, the data now holds {len(self.entries)}")
+            raise DgnError(
+                f"{str(self.out)!r} was trained on {meta['images']} images, the data now holds {len(self.entries)}"
+            )
         for name in ("generator", "average", "discriminator"):
             getattr(self, name).load_state_dict(_part(tensors, name))
         for name, optimiser in self.optimisers.items():
@@ -289,7 +291,9 @@ class _Training:
                 index, field = key.split(".", 1)
                 state.setdefault(int(index), {})[field] = value
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        self.scales = [tensors[f"scale.{index}"].to(self.device) for index in range(len(self.settings.comparator_layers))]
+        self.scales = [
+            tensors[f"scale.{index}"].to(self.device) for index in range(len(self.settings.comparator_layers))
+        ]
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         self.rows, self.broken = meta["rows"], set(meta["broken"])
 
@@ -363,11 +367,15 @@ class _Training:
         report["parameters"] = sum(parameter.numel() for parameter in self.generator.parameters())
         if self.settings.components and self.kind == "spatial":
             count = min(self.settings.component_images, len(self.entries))
-            bar = tqdm(total=count, desc="components", unit="image") if progress else nullcontext()
-            with bar as shown, self._autocast():
+
+            def advance(done: int) -> None:
+                bar.update(done - bar.n)
+
+            bar = tqdm(total=count, desc="components", unit="image", disable=not progress)
+            with bar, self._autocast():
                 components = measure_components(
                     (self.code_of(x) for x in self._real(count, 103, random=True)), self.average, count,
-                    self.settings.components, lambda done: shown and shown.update(done - shown.n),
+                    self.settings.components, advance,
                 )  # fmt: skip
             save_components(self.out / "components.safetensors", components, self._meta())
             report["components"] = {"count": len(components.scale), "images": count, "explained": components.explained}
