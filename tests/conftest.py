@@ -1,0 +1,112 @@
+"""Tiny networks, generators and images that every tier of tests shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dgn.network import Network
+from dgn.priors.generator import Generator, GeneratorConfig
+
+
+@pytest.fixture(autouse=True)
+def _threads(request: pytest.FixtureRequest) -> None:
+    """One thread for tiny networks, where more only wait for each other; two for the real one."""
+    torch.set_num_threads(1 if "unit" in request.path.parts else 2)
+
+
+class Block(nn.Module):
+    """A residual block that adds in place, as torchvision's do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        y += x
+        return self.relu(y)
+
+
+class SmallCNN(nn.Module):
+    """Convolution, residual block, pool, classifier."""
+
+    def __init__(self, channels: int = 3, classes: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 8, 3, stride=2, padding=1)
+        self.block = Block(8)
+        self.late = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.head = nn.Linear(12, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.late(self.block(self.stem(x)))).mean((2, 3)))
+
+
+class SmallTokens(nn.Module):
+    """Patches as tokens with a class token in front: B x N x C, N = 1 + 4 x 4."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 6, 4, stride=4)
+        self.first = nn.Parameter(torch.randn(1, 1, 6))
+        self.mix = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patch(x).flatten(2).transpose(1, 2)
+        tokens = self.mix(torch.cat([self.first.expand(len(x), -1, -1), tokens], 1))
+        return self.head(tokens[:, 0])
+
+
+NAMES = ("ant", "crane", "bee", "crane", "sea urchin")
+
+
+@pytest.fixture
+def cnn() -> SmallCNN:
+    torch.manual_seed(0)
+    return SmallCNN()
+
+
+@pytest.fixture
+def network(cnn: SmallCNN) -> Network:
+    return Network(cnn, 16, class_names=NAMES, name="small")
+
+
+@pytest.fixture
+def tokens() -> Network:
+    torch.manual_seed(1)
+    return Network(SmallTokens(), 16, name="tokens")
+
+
+def small_generator(*, positive: bool = False) -> Generator:
+    """A random generator of 16 px images from codes 4 x 4 x 4, signed or (as after a ReLU) never negative."""
+    torch.manual_seed(2)
+    config = GeneratorConfig("none", "none", 16, 16, "spatial", (4, 4, 4), (8, 6), (1, 1))
+    generator = Generator(config)
+    generator.code_mean.copy_(torch.tensor([0.5, 1.0, 1.5, 2.0]).view(4, 1, 1))
+    generator.code_std.copy_(torch.tensor([0.4, 0.6, 0.8, 1.0]).view(4, 1, 1))
+    generator.code_min.fill_(0.0 if positive else -3.0)
+    generator.code_max.fill_(6.0)
+    for parameter in generator.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(2)
+    return generator.eval()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of 24 pictures, 70 x 80 px."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(24):
+        small = Image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8))
+        small.resize((80, 70)).save(folder / f"{index:02d}.png")
+    return folder

@@ -1,0 +1,136 @@
+"""Training: data, resume to the bit, statistics."""
+
+from __future__ import annotations
+
+import csv
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dgn.errors import DgnError
+from dgn.priors.checkpoint import load_components, load_generator
+from dgn.priors.generator import GeneratorConfig
+from dgn.training.data import StepBatches, crop, decode, list_images, stream
+from dgn.training.settings import TrainSettings
+from dgn.training.statistics import measure_code, measure_components
+from dgn.training.trainer import train
+
+SMALL = TrainSettings(
+    image_size=32, encoder_size=64, widths=(8, 8, 6), depths=(1, 1, 1), steps=6, batch=4, warmup=1, cooldown=0.0,
+    adversary_start=0.0, held_out=4, statistics_images=12, component_images=12, components=5,
+)  # fmt: skip
+
+
+def test_folders_and_tars_hold_the_same_images(images: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "shard.tar", "w") as archive:
+        for path in sorted(images.iterdir()):
+            archive.add(path, f"n01/{path.name}")
+        archive.add(__file__, "readme.py")
+    folder, shard = list_images(images), list_images(tmp_path / "shard.tar")
+    assert len(folder) == len(shard) == 24
+    assert [entry.read() for entry in folder] == [entry.read() for entry in shard]
+
+
+def test_bad_folders(tmp_path: Path) -> None:
+    with pytest.raises(DgnError, match="no folder or tar file"):
+        list_images(tmp_path / "nowhere")
+    with pytest.raises(DgnError, match="no images in"):
+        list_images(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"no tar file at all")
+    with pytest.raises(DgnError, match="no readable tar file"):
+        list_images(tmp_path)
+
+
+def test_broken_files_are_named_and_replaced(images: Path) -> None:
+    (images / "05.png").write_bytes(b"")
+    (images / "11.png").write_bytes((images / "11.png").read_bytes()[:60])
+    batches = StepBatches(list_images(images), 32, 24, seed=0)
+    pixels, broken = batches[0]
+    assert sorted(broken) == ["05.png", "11.png"] and pixels.shape == (24, 3, 32, 32)
+    for path in images.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DgnError, match="none of the 24 images"):
+        batches[1]
+
+
+def test_batches_follow_from_their_step(images: Path) -> None:
+    entries = list_images(images)
+    straight = [batch for batch, _ in stream(StepBatches(entries, 32, 5, seed=3), 0, 8, workers=0)]
+    resumed = [batch for batch, _ in stream(StepBatches(entries, 32, 5, seed=3), 6, 8, workers=2)]
+    assert torch.equal(straight[6], resumed[0]) and torch.equal(straight[7], resumed[1])
+    assert not torch.equal(straight[0], next(stream(StepBatches(entries, 32, 5, seed=4), 0, 1, workers=0))[0])
+
+
+def test_crops(images: Path) -> None:
+    image = decode((images / "00.png").read_bytes())
+    assert crop(image, 70, None).shape == (70, 70, 3)
+    np.testing.assert_array_equal(crop(image, 70, None), np.asarray(image)[:, 5:75])
+    rng = np.random.default_rng(0)
+    assert len({crop(image, 48, rng).tobytes() for _ in range(8)}) == 8
+
+
+@pytest.mark.parametrize("code", ["spatial", "pooled"])
+def test_a_resumed_training_equals_an_undisturbed_one(code: str, images: Path, tmp_path: Path) -> None:
+    widths, depths = ((8, 8, 6), (1, 1, 1)) if code == "spatial" else ((8, 8, 8, 6), (1, 1, 1, 1))
+    settings = replace(SMALL, code=code, widths=widths, depths=depths)
+    whole = train(images, tmp_path / "whole", settings, progress=False)
+    train(images, tmp_path / "parts", replace(settings, steps=3), progress=False)
+    parts = train(images, tmp_path / "parts", settings, progress=False)
+    first, meta = load_generator(whole)
+    second, _ = load_generator(parts)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    assert meta["step"] == 6
+    with (tmp_path / "parts" / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[-1]["step"] == "6" and float(rows[-1]["discriminator"]) > 0
+    assert len(list((tmp_path / "whole" / "samples").glob("*.png"))) == 1
+    assert (tmp_path / "whole" / "components.safetensors").exists() == (code == "spatial")
+    with pytest.raises(DgnError, match="holds a training with lr="):
+        train(images, tmp_path / "parts", replace(settings, lr=0.5), progress=False)
+
+
+def test_training_learns(images: Path, tmp_path: Path) -> None:
+    settings = replace(SMALL, steps=120, adversary_weight=0.0, components=0, lr=3e-3, widths=(24, 24, 12))
+    train(images, tmp_path / "out", settings, progress=False)
+    with (tmp_path / "out" / "losses.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[-1]["pixel"]) < 0.9 * float(rows[0]["pixel"])
+
+
+def test_statistics_are_those_of_the_codes() -> None:
+    from conftest import small_generator
+
+    generator = small_generator()
+    codes = torch.randn(40, 4, 4, 4) * torch.tensor([1.0, 2, 3, 4]).view(4, 1, 1) + 1
+    measure_code(iter(codes.split(16)), generator)
+    torch.testing.assert_close(generator.code_mean.flatten(), codes.mean((0, 2, 3)))
+    torch.testing.assert_close(generator.code_std.flatten(), codes.std((0, 2, 3), unbiased=False))
+    torch.testing.assert_close(generator.code_max.flatten(), codes.amax((0, 2, 3)))
+    found = measure_components(iter(codes.split(16)), generator, 40, 30)
+    torch.testing.assert_close(found.basis.T @ found.basis, torch.eye(30), atol=1e-4, rtol=0)
+    flat = generator.normalise(codes).flatten(1)
+    torch.testing.assert_close(found.mean, flat.mean(0))
+    values = torch.linalg.eigvalsh(torch.cov(flat.T, correction=0)).flip(0)[:30].sqrt()
+    torch.testing.assert_close(found.scale, values, rtol=2e-2, atol=1e-3)
+    torch.testing.assert_close(found.to_coordinates(generator.normalise(codes)).std(0, unbiased=False), torch.ones(30))
+
+
+def test_components_travel_with_the_training(images: Path, tmp_path: Path) -> None:
+    train(images, tmp_path / "out", replace(SMALL, steps=1), progress=False)
+    components, meta = load_components(tmp_path / "out" / "components.safetensors")
+    assert components.shape == (112, 4, 4) and components.basis.shape == (1792, 5) and 0 < components.explained < 1
+    assert meta["settings"]["layer"] == "blocks.4"
+
+
+def test_settings_that_do_not_fit() -> None:
+    with pytest.raises(DgnError, match="give 3 widths"):
+        GeneratorConfig(widths=(8, 8), depths=(1, 1)).check()
+    with pytest.raises(DgnError, match="not among the comparator layers"):
+        replace(SMALL, adversary_layers=("blocks.6",)).check()
+    rates = [replace(SMALL, steps=100, warmup=10, cooldown=0.5).rate(step) for step in (0, 9, 50, 75, 99)]
+    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.51, 0.0396])
