@@ -10,7 +10,7 @@ from conftest import SmallCNN, small_generator
 from torch import Tensor, nn
 
 import dgn
-from dgn.ascent.rules import adam
+from dgn.ascent.rules import RULES, State, adam
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
@@ -50,7 +50,9 @@ def reference(generator: Generator, module: nn.Module, index: int, h: Tensor, st
 
 
 @pytest.mark.parametrize("positive", [False, True])
-@pytest.mark.parametrize("change", [{}, {"decay": 0.9}, {"lr": 4.0}, {"sigmas": 2.0}, {"fit": "resize"}, {"lr_end": 8.0}])
+@pytest.mark.parametrize(
+    "change", [{}, {"decay": 0.9}, {"lr": 4.0}, {"sigmas": 2.0}, {"fit": "resize"}, {"lr_end": 8.0}]
+)
 def test_nguyen2016_is_the_papers(positive: bool, change: dict[str, float], cnn: SmallCNN) -> None:
     """Equal with the paper's settings; different with any of them changed."""
     generator = small_generator(positive=positive)
@@ -64,6 +66,72 @@ def test_nguyen2016_is_the_papers(positive: bool, change: dict[str, float], cnn:
         result.history[:, 0], torch.tensor(seen), atol=1e-4, rtol=1e-4
     )
     assert same == (not change)
+
+
+class DecayThenClip(GeneratorPrior):
+    """The two last parts of a step in the wrong order."""
+
+    width: float | None = None
+
+    def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
+        self.width = sigmas
+        return code
+
+    def decay(self, code: Tensor, factor: float) -> Tensor:
+        return super().project(super().decay(code, factor), self.width)
+
+
+def by_largest(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    return h + lr * g / g.abs().amax()
+
+
+def by_length(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    return h + lr * g / g.norm()
+
+
+def by_whole_batch(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    return h + lr * g / g.abs().mean()
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("wrong", ["", "order", "largest", "length", "batch", "bounds"])
+def test_nguyen2016_deviations_are_seen(
+    positive: bool, wrong: str, cnn: SmallCNN, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two units at once equal two references; a rule with one part done otherwise doesn't."""
+    generator = small_generator(positive=positive)
+    prior = (DecayThenClip if wrong == "order" else GeneratorPrior)(generator)
+    start = generator.denormalise(prior.start(1, [3]))
+    expected = [reference(generator, Network(cnn, 12).module, index, start, 8)[0] for index in (2, 4)]
+    changed = {"largest": by_largest, "length": by_length, "batch": by_whole_batch}
+    if wrong in changed:
+        monkeypatch.setitem(RULES, "nguyen2016", changed[wrong])
+    if wrong == "bounds":  # those of the other kind of code
+        generator.code_min.fill_(-3.0 if positive else 0.0)
+    settings = replace(NGUYEN2016, steps=8, precision="fp32")
+    result = synthesize(Network(cnn, 12), [2, 4], prior, ascent=settings, seed=3)
+    assert torch.allclose(result.images, torch.cat(expected), atol=1e-5) == (not wrong)
+
+
+def test_nguyen2016_is_the_papers_step_in_the_raw_code(cnn: SmallCNN) -> None:
+    """Where all channels have one standard deviation s, the step is lr * s * g / mean|g| in the encoder's own code."""
+    mean, s, steps = 1.1, 0.7, 6
+    generator = small_generator(positive=True)
+    generator.code_mean.fill_(mean)
+    generator.code_std.fill_(s)
+    network, prior = Network(cnn, 12), GeneratorPrior(generator)
+    result = synthesize(network, [1], prior, ascent=replace(NGUYEN2016, steps=steps, precision="fp32"), seed=5)
+    h = mean + s * torch.randn(4, 4, 4, generator=torch.Generator().manual_seed(5))[None]
+    for i in range(steps):
+        h.requires_grad_()
+        image = generator((h - mean) / s).clamp(0, 1)
+        activation = network.module(image[:, :, 2:14, 2:14] * 2 - 1)[0, 1]
+        (g,) = torch.autograd.grad(activation, h)
+        last = h.detach()
+        lr = 8 + (1e-10 - 8) * i / steps
+        h = 0.99 * (last + lr * s * g / g.abs().mean()).clamp(0, 3 * s)
+    torch.testing.assert_close(result.images, image.detach(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(generator.denormalise(result.codes), last, atol=1e-5, rtol=0)
 
 
 def test_adam_is_torchs_adam() -> None:
@@ -134,6 +202,74 @@ class Peak(nn.Module):
         return -(x.mean((1, 2, 3), keepdim=False)[:, None] - 0.2).abs()
 
 
+@pytest.mark.parametrize("rule", ["adam", "nguyen2016"])
+def test_a_frozen_neighbour_changes_nothing(rule: str) -> None:
+    """The sample beside a NaN and a zero gradient moves as it does alone, and nothing turns NaN."""
+    change = {"rule": rule, "steps": 12, "lr": 0.05, "lr_end": 0.05, **FP32}
+    together = synthesize(Network(Trap(), 8), [0, 1, 2], PixelPrior(8), **change)
+    alone = synthesize(Network(Trap(), 8), [2], PixelPrior(8), **change)
+    torch.testing.assert_close(together.images[2], alone.images[0])
+    assert bool(together.images.isfinite().all()) and bool(together.codes.isfinite().all())
+    stopped = int(together.frozen_at[0])
+    assert 0 < stopped < 12 and bool((together.history[stopped:, 0] == together.history[stopped, 0]).all())
+
+
+def test_freezing_in_the_refinement_counts_from_the_first_step(network: Network) -> None:
+    """A unit that dies only in the second ascent is reported at its step of the whole; earlier ones keep theirs."""
+    prior = ComponentsPrior(small_generator(), components(), 32)
+    dark = Network(Fading(), 8)
+    result = synthesize(dark, [0, 1], prior, steps=4, refine_steps=5, **FP32)
+    assert result.frozen_at.tolist() == [0, -1] and len(result.warnings) == 1
+    late = Network(Counting(after=4), 8)
+    result = synthesize(late, [0], prior, steps=4, refine_steps=5, **FP32)
+    assert result.frozen_at.tolist() == [4] and "froze at step 4" in result.warnings[0]
+
+
+class Fading(nn.Module):
+    """One unit without a gradient, one with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([0 * mean, mean], 1)
+
+
+class Counting(nn.Module):
+    """Its gradient is zero after so many forward passes."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        return x.mean((1, 2, 3))[:, None] * float(self.left >= 0)
+
+
+def test_one_channel_networks_climb_in_pixels_only() -> None:
+    torch.manual_seed(0)
+    grey = Network(SmallCNN(1), 16, [0.5], [0.5], name="grey")
+    result = synthesize(grey, ["stem:3", "late:1@center"], "pixel", steps=10)
+    assert result.images.shape == (2, 1, 128, 128) and bool((result.activations > result.history[0]).all())
+    with pytest.raises(dgn.DgnError, match="makes images of 3 channels, network 'grey' takes 1"):
+        synthesize(grey, ["stem:3"], GeneratorPrior(small_generator()))
+
+
+def test_on_step_sees_every_forward_pass_and_lr_falls_linearly(network: Network) -> None:
+    """Pixels move by lr * g / mean|g| under the paper's rule: the mean step is the learning rate itself."""
+    seen: list[tuple[int, int]] = []
+    frames: list[Tensor] = []
+
+    def on_step(step: int, total: int, activations: Tensor, images: Tensor) -> None:
+        seen.append((step, total))
+        frames.append(images.clone())
+
+    change = {"rule": "nguyen2016", "steps": 5, "lr": 0.01, "lr_end": 0.005, **FP32}
+    result = synthesize(network, ["ant"], PixelPrior(16), on_step=on_step, **change)
+    assert seen == [(i, 5) for i in range(5)] and torch.equal(frames[-1], result.images)
+    moved = torch.stack([(b - a).abs().mean() for a, b in zip(frames, frames[1:], strict=False)])
+    torch.testing.assert_close(moved, torch.tensor([0.01, 0.009, 0.008, 0.007]), rtol=1e-2, atol=0)
+
+
 def test_keep_best_and_last() -> None:
     network = Network(Peak(), 8)
     kwargs = {"steps": 13, "lr": 0.07, "lr_end": 0.07, **FP32}
@@ -151,10 +287,14 @@ def test_activations_climb_and_stay_in_range(network: Network) -> None:
         assert float(result.images.min()) >= 0 and float(result.images.max()) <= 1
 
 
+def components() -> Components:
+    """Ten components of the small generator's codes."""
+    torch.manual_seed(3)
+    return Components(torch.zeros(64), torch.linspace(2, 1, 10), torch.linalg.qr(torch.randn(64, 10)).Q, (4, 4, 4))
+
+
 def test_refinement_stays_near_its_layout(network: Network) -> None:
-    generator = small_generator()
-    basis = torch.linalg.qr(torch.randn(64, 10)).Q
-    parts = Components(torch.zeros(64), torch.linspace(2, 1, 10), basis, (4, 4, 4))
+    generator, parts = small_generator(), components()
     prior = ComponentsPrior(generator, parts, 32, refine_radius=0.5)
     result = synthesize(network, ["ant", "bee"], prior, steps=5, refine_steps=6, **FP32)
     assert result.images.shape == (2, 3, 32, 32) and result.codes.shape == (2, 4, 8, 8)
@@ -163,8 +303,14 @@ def test_refinement_stays_near_its_layout(network: Network) -> None:
     code = prior.project(5 * prior.start(3))
     assert bool((code.norm(dim=1) <= prior.radius * 10**0.5 + 1e-4).all())
     fine, centre = prior.refine(code)
-    moved = fine.project(centre + 10)
-    assert bool(((moved - centre).abs() <= 0.5 + 1e-6).logical_or(moved.abs() <= 3).all())
+    for push in (-10, 10):
+        moved = fine.project(centre + push)
+        assert bool(((moved - centre).abs() <= 0.5 + 1e-6).all())
+    coarse = synthesize(network, ["ant", "bee"], prior, steps=5, refine_steps=0, **FP32)
+    _, layout = prior.refine(coarse.codes)
+    step = (result.codes - layout).abs()
+    assert 1e-3 < float(step.max()) <= 0.5 + 1e-6
+    torch.testing.assert_close(result.history[:5], coarse.history)
     torch.testing.assert_close(parts.to_coordinates(parts.to_code(code)), code, rtol=1e-4, atol=1e-4)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,61 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert path.read_bytes() == b"old" and [entry.name for entry in path.parent.iterdir()] == ["file"]
     with pytest.raises(DgnError, match="can't write"):
         write_atomic(path / "below", b"x")
+
+
+def test_a_folder_without_permission_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder refuses before anything is made, or the disk fills while bytes are written."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkstemp", refuse)
+        with pytest.raises(DgnError, match="can't write to .*Permission denied"):
+            save_generator(tmp_path / "g.safetensors", small_generator(), {})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "chmod", refuse)
+        with pytest.raises(DgnError, match="can't write .*Permission denied"):
+            save_generator(tmp_path / "g.safetensors", small_generator(), {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the middle passes on as itself, with nothing left behind."""
+    write_atomic(tmp_path / "file", b"old")
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(tmp_path / "file", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_half_precision_keeps_the_statistics_whole(tmp_path: Path) -> None:
+    """Weights are stored as float16, the code's statistics as they were measured."""
+    generator = small_generator()
+    generator.code_mean.add_(1e-5)
+    save_generator(tmp_path / "g.safetensors", generator, {})
+    again, _ = load_generator(tmp_path / "g.safetensors")
+    assert again.config == generator.config
+    for name, tensor in generator.state_dict().items():
+        rounded = tensor if name.startswith("code_") or not tensor.is_floating_point() else tensor.half().float()
+        assert torch.equal(again.state_dict()[name], rounded), name
+
+
+def test_metadata_and_kinds_are_not_mixed_up(tmp_path: Path) -> None:
+    """One kind of file is not another; components of another generator are refused."""
+    save_components(tmp_path / "c.safetensors", parts(), {})
+    save_generator(tmp_path / "g.safetensors", small_generator(), {})
+    with pytest.raises(DgnError, match="was not written as 'dgn-generator-1'"):
+        load_generator(tmp_path / "c.safetensors")
+    with pytest.raises(DgnError, match="was not written as 'dgn-components-1'"):
+        load_components(tmp_path / "g.safetensors")
+    other = Components(torch.zeros(48), torch.ones(2), torch.zeros(48, 2), (3, 4, 4))
+    with pytest.raises(DgnError, match="don't fit a generator"):
+        ComponentsPrior(small_generator(), other)
 
 
 def test_digest_sees_every_bit() -> None:

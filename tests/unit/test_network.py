@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import SmallCNN
-from torch import nn
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from dgn.errors import DgnError
 from dgn.network import Network, load_network
@@ -28,6 +31,61 @@ def test_callers_module_stays_as_it_was(cnn: SmallCNN) -> None:
     assert all(parameter.grad is None for parameter in network.module.parameters())
     assert not network.module.training and images.grad is not None
     assert torch.equal(cnn.block.norm.running_mean, torch.full((8,), 0.25))
+
+
+def test_callers_hooks_stay(cnn: SmallCNN) -> None:
+    cnn.stem.register_forward_hook(lambda *_: None)
+    network = Network(cnn, 16)
+    network.features(torch.rand(1, 3, 16, 16), ["stem", "late"])
+    assert hooks(cnn) == 1
+    network.module.head.weight.zero_()
+    assert float(cnn.head.weight.detach().abs().sum()) > 0
+
+
+def test_no_hook_is_left_when_the_module_fails(network: Network) -> None:
+    """The error comes from the middle of the forward pass, with hooks before and behind it."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("in the middle")
+
+    handle = network.module.late.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        network.features(torch.rand(1, 3, 16, 16), ["stem", "late"])
+    with pytest.raises(DgnError, match="failed on an image of 16 x 16 px: in the middle"):
+        _ = network.layers
+    assert hooks(network.module) == 0
+    handle.remove()
+    assert network.features(torch.rand(1, 3, 16, 16), ["late"])["late"].shape == (1, 12, 4, 4)
+
+
+def test_a_layer_that_never_runs_is_an_error(cnn: SmallCNN) -> None:
+    cnn.spare = nn.Linear(2, 2)
+    network = Network(cnn, 16)
+    assert "spare" not in network.layers
+    with pytest.raises(DgnError, match="layer 'spare' of network 'custom' gave no tensor"):
+        network.features(torch.rand(1, 3, 16, 16), ["spare"])
+
+
+class SharedReLU(nn.Module):
+    """One module called twice, and an in-place functional change of what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Conv2d(3, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.act(x)
+        first.mul_(-1)
+        return self.head(self.act(first))
+
+
+def test_a_module_called_twice_is_read_at_its_first_call() -> None:
+    network = Network(SharedReLU(), 8)
+    images = torch.rand(1, 3, 8, 8)
+    expected = (images * 2 - 1).relu()
+    torch.testing.assert_close(network.features(images, ["act"])["act"], expected)
+    torch.testing.assert_close(network.features(images, ["act", "head"])["act"], expected)
 
 
 def test_no_hook_is_left_behind(network: Network) -> None:
@@ -81,6 +139,12 @@ def test_resize_and_crop(network: Network) -> None:
     cropped = network.prepare(images, "crop")
     torch.testing.assert_close(cropped, (images[:, :, 2:18, 4:20] - 0.5) / 0.5)
     assert network.prepare(images, "resize").shape == network.prepare(torch.rand(1, 3, 5, 9), "crop").shape
+    enlarged = nn.functional.interpolate(images[:, :, :10, :12], size=(16, 19), mode="bilinear")
+    torch.testing.assert_close(network.prepare(images[:, :, :10, :12], "crop"), enlarged[..., 1:17] * 2 - 1)
+    flat = torch.full((1, 3, 33, 47), 0.75)
+    torch.testing.assert_close(network.prepare(flat), torch.full((1, 3, 16, 16), 0.5))
+    stripes = (torch.arange(64) % 2).float().expand(1, 3, 64, 64)
+    assert float(network.prepare(stripes)[..., 4:-4].abs().max()) < 0.2  # antialiased: grey, not stripes
     with pytest.raises(DgnError, match="unknown fit"):
         network.prepare(images, "stretch")  # type: ignore[arg-type]
 
@@ -98,6 +162,65 @@ def test_weights_none_path_and_misfit(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DgnError, match="not a readable file of weights"):
         load_network("torchvision/squeezenet1_1", weights=str(path))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_state_dicts_that_lack_or_add_a_tensor(suffix: str, tmp_path: Path) -> None:
+    """Wrapped and prefixed state dicts fit; one tensor too few, too many or misshapen is named."""
+    name = "timm/test_resnet"
+    network = load_network(name, weights="none", input_size=32)
+    state, path = network.module.state_dict(), tmp_path / f"w{suffix}"
+
+    def write(tensors: dict[str, Tensor]) -> None:
+        if suffix == ".safetensors":
+            save_file(tensors, path)
+        else:
+            torch.save({"state_dict": {f"module.{key}": value for key, value in tensors.items()}}, path)
+
+    write(state)
+    again = load_network(name, weights=str(path), input_size=32)
+    images = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(network(images), again(images))
+    for changed, message in (
+        ({key: value for key, value in state.items() if key != "fc.bias"}, "they lack 'fc.bias'"),
+        ({**state, "extra": torch.zeros(1)}, "they hold the unknown 'extra'"),
+        ({**state, "fc.bias": torch.zeros(3)}, "they misshape 'fc.bias'"),
+    ):
+        write(changed)
+        with pytest.raises(DgnError, match=message):
+            load_network(name, weights=str(path))
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(DgnError, match="not a readable file of weights"):
+        load_network(name, weights=str(path))
+
+
+def test_weights_never_run_code(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/exploded",)
+
+    path = tmp_path / "bomb.pth"
+    torch.save({"state_dict": Bomb()}, path)
+    with pytest.raises(DgnError, match="not a readable file of weights"):
+        load_network("timm/test_resnet", weights=str(path))
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_efficientnet_lite0_with_its_own_weights_named_by_path(tmp_path: Path) -> None:
+    network = load_network("efficientnet_lite0", weights="none", input_size=32)
+    assert network.input_size == (32, 32) and network.class_names[1] == "goldfish"
+    save_file(network.module.state_dict(), tmp_path / "w.safetensors")
+    again = load_network("efficientnet_lite0", weights=str(tmp_path / "w.safetensors"), input_size=32)
+    images = torch.rand(1, 3, 32, 32)
+    torch.testing.assert_close(network(images), again(images))
+    trained = load_network("efficientnet_lite0", input_size=32)
+    assert not torch.allclose(network(images), trained(images))
+
+
+@pytest.mark.parametrize("options", [{"input_size": 0}, {"mean": [0.5], "std": [0.0]}, {"mean": [0.5] * 2}])
+def test_sizes_and_normalisation_that_make_no_sense(options: dict[str, Any], cnn: SmallCNN) -> None:
+    with pytest.raises(DgnError, match="expected pixels above 0|one value a channel"):
+        Network(cnn, **{"input_size": 16, **options})
 
 
 def test_timm_vit_reads_tokens() -> None:

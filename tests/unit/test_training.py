@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import signal
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dgn.errors import DgnError
-from dgn.priors.checkpoint import load_components, load_generator
-from dgn.priors.generator import GeneratorConfig
+from dgn.priors.checkpoint import load_components, load_generator, load_tensors
+from dgn.priors.generator import CodeKind, GeneratorConfig, encode
 from dgn.training.data import StepBatches, crop, decode, list_images, stream
+from dgn.training.losses import feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.statistics import measure_code, measure_components
-from dgn.training.trainer import train
+from dgn.training.trainer import STATE_FORMAT, _Training, train
 
 SMALL = TrainSettings(
     image_size=32, encoder_size=64, widths=(8, 8, 6), depths=(1, 1, 1), steps=6, batch=4, warmup=1, cooldown=0.0,
@@ -69,6 +73,7 @@ def test_crops(images: Path) -> None:
     image = decode((images / "00.png").read_bytes())
     assert crop(image, 70, None).shape == (70, 70, 3)
     np.testing.assert_array_equal(crop(image, 70, None), np.asarray(image)[:, 5:75])
+    assert crop(image, 90, None).shape == (90, 90, 3)  # larger than the picture: enlarged
     rng = np.random.default_rng(0)
     assert len({crop(image, 48, rng).tobytes() for _ in range(8)}) == 8
 
@@ -92,6 +97,105 @@ def test_a_resumed_training_equals_an_undisturbed_one(code: str, images: Path, t
     assert (tmp_path / "whole" / "components.safetensors").exists() == (code == "spatial")
     with pytest.raises(DgnError, match="holds a training with lr="):
         train(images, tmp_path / "parts", replace(settings, lr=0.5), progress=False)
+
+
+@pytest.mark.parametrize("how", ["signal", "crash"])
+def test_a_killed_training_resumes_to_the_bit(
+    how: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped at step 4 of 6, after the adversary has joined and in the cool-down; broken files stay known."""
+    (images / "07.png").write_bytes(b"")
+    settings = replace(SMALL, adversary_start=0.3, cooldown=0.5, warmup=2)
+    whole, _ = load_generator(train(images, tmp_path / "whole", settings, progress=False))
+    update = _Training.update
+
+    def dies(self: _Training, batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.step == 4 and how == "crash":
+            raise MemoryError
+        losses = update(self, batch)
+        if self.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return losses
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(_Training, "update", dies)
+        minutes = 0.0 if how == "crash" else 60.0  # a crash leaves the last checkpoint, a signal makes one
+        with pytest.raises(MemoryError if how == "crash" else DgnError, match="" if how == "crash" else "step 4 of 6"):
+            train(images, tmp_path / "parts", settings, checkpoint_minutes=minutes, progress=False)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert load_tensors(tmp_path / "parts" / "state.safetensors", STATE_FORMAT)[1]["step"] == 4
+    parts, _ = load_generator(train(images, tmp_path / "parts", settings, progress=False))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, parts.state_dict()[name]), name
+    for name in ("whole", "parts"):
+        assert json.loads((tmp_path / name / "report.json").read_text())["broken"] == ["07.png"]
+    with Image.open(tmp_path / "parts" / "samples" / "step-0000006.png") as sheet:
+        assert sheet.size == (2 + 2 * 34, 2 + 2 * 34)  # two held-out images above their reconstructions
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_finished_training_is_only_finished_again(images: Path, tmp_path: Path) -> None:
+    """The same command once more changes no weight; another folder of images or a changed state is refused."""
+    settings = replace(SMALL, steps=2)
+    path = train(images, tmp_path / "out", settings, progress=False)
+    first = path.read_bytes()
+    assert train(images, tmp_path / "out", settings, progress=False).read_bytes()[-4096:] == first[-4096:]
+    (images / "00.png").unlink()
+    with pytest.raises(DgnError, match="was trained on 22 images, the data now holds 21"):
+        train(images, tmp_path / "out", settings, progress=False)
+    state = tmp_path / "out" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\x55")
+    with pytest.raises(DgnError, match="SHA-256"):
+        train(images, tmp_path / "out", settings, progress=False)
+
+
+def test_measured_statistics_are_those_of_the_encoder(images: Path, tmp_path: Path) -> None:
+    """What the checkpoint says of the code is what the encoder gives for the images that were measured."""
+    training = _Training(replace(SMALL, encoder_size=64), images, tmp_path, "cpu", False)
+    training.resume()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        codes = torch.cat([training.code_of(x) for x in training._real(12, 101, random=True)]).double()
+    assert len(codes) == 12 and codes.shape[1:] == (112, 4, 4)
+    generator = training.generator
+    torch.testing.assert_close(generator.code_mean.flatten().double(), codes.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    std = codes.std((0, 2, 3), unbiased=False)
+    torch.testing.assert_close(
+        generator.code_std.flatten().double(), std.clamp(min=1e-4 * std.max()), rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(generator.code_min.flatten().double(), codes.amin((0, 2, 3)))
+    normal = generator.normalise(codes.float())
+    torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(112), atol=1e-3, rtol=0)
+    for name in ("code_mean", "code_std", "code_min", "code_max"):
+        assert torch.equal(getattr(training.average, name), getattr(generator, name))
+
+
+def test_held_out_images_are_never_trained_on(images: Path, tmp_path: Path) -> None:
+    training = _Training(SMALL, images, tmp_path, "cpu", False)
+    held, kept = {entry.name for entry in training.held_out}, {entry.name for entry in training.entries}
+    assert len(held) == 2 and len(kept) == 22 and not held & kept
+
+
+@pytest.mark.parametrize("code", ["spatial", "pooled"])
+def test_encode(code: CodeKind) -> None:
+    features = torch.rand(2, 3, 4, 4)
+    if code == "spatial":
+        assert torch.equal(encode(features, code), features)
+    else:
+        torch.testing.assert_close(encode(features, code).flatten(1), features.flatten(2).mean(2))
+    assert encode(features[:, :, 0, 0], code).shape == (2, 3, 1, 1)
+    with pytest.raises(DgnError, match="a code is read from"):
+        encode(torch.rand(2, 17, 6), code)
+
+
+def test_losses_by_hand() -> None:
+    """Feature distance per channel scale, and the hinge on both sides of its margin."""
+    a, b = torch.zeros(1, 2, 2, 2), torch.tensor([1.0, 4.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
+    scale = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
+    assert float(feature_distance([a, a], [b, a], [scale, scale])) == pytest.approx(1.5)
+    real, fake = [torch.tensor([2.0, 0.5])], [torch.tensor([-3.0, 1.0])]
+    assert float(hinge_discriminator(real, fake)) == pytest.approx(0.25 + 1.0)
+    assert float(hinge_generator(fake)) == pytest.approx(1.0)
 
 
 def test_training_learns(images: Path, tmp_path: Path) -> None:

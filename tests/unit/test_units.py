@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import pytest
 import torch
 
 from dgn.errors import DgnError
 from dgn.network import Network
-from dgn.units import Reader, Term, find_classes, parse_units
+from dgn.units import Reader, Term, Unit, find_classes, parse_units
 
 
 def test_every_written_form(network: Network) -> None:
@@ -70,6 +73,70 @@ def test_reader_equals_reading_one_by_one(network: Network) -> None:
         0.5 * out[4, 0] + 2 * stem[4, 3, 1, 1] - out[4, 2],
     ]
     torch.testing.assert_close(got, torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("spec", "terms"),
+    [
+        ("-ant", [Term("output", 0, None, -1.0)]),
+        ("-2.5 * ant", [Term("output", 0, None, -2.5)]),
+        (".5*ant - -1e-1*bee", [Term("output", 0, None, 0.5), Term("output", 2, None, 0.1)]),
+        ("ant - 2*stem:3@center", [Term("output", 0), Term("stem", 3, "center", -2.0)]),
+        ("2*1 + 0.5*crane (3)", [Term("output", 1, None, 2.0), Term("output", 3, None, 0.5)]),
+        ("bee - bee", [Term("output", 2), Term("output", 2, None, -1.0)]),
+    ],
+)
+def test_weights(spec: str, terms: list[Term], network: Network) -> None:
+    (unit,) = parse_units(spec, network)
+    assert list(unit.terms) == terms and unit.name == spec
+
+
+def test_sums_check_every_term(network: Network) -> None:
+    for spec, message in (("ant + 2*crane", "indices 1, 3"), ("ant - stem:9", "0 to 7"), ("0.5*aunt + ant", "'ant'")):
+        with pytest.raises(DgnError, match=message):
+            parse_units(spec, network)
+    with pytest.raises(DgnError, match="out of range"):
+        parse_units([Unit("mine", (Term("stem", 99),))], network)
+
+
+def test_reader_over_random_sums_of_every_layer(network: Network) -> None:
+    """Seeded mixes of layers, positions and weights in one batch, against one direct look-up a term."""
+    rng = random.Random(0)
+    units = []
+    for row in range(24):
+        terms = []
+        for _ in range(rng.randint(1, 5)):
+            layer, shape = rng.choice(list(network.layers.items()))
+            spots: list[Any] = [None]
+            if len(shape) == 3:
+                spots += ["center", (rng.randrange(shape[1]), rng.randrange(shape[2]))]
+            terms.append(Term(layer, rng.randrange(shape[0]), rng.choice(spots), rng.uniform(-2, 2)))
+        units.append(Unit(f"mix {row}", tuple(terms)))
+    read = Reader(units)
+    features = network.features(torch.rand(24, 3, 16, 16), read.layers)
+    expected = torch.zeros(24)
+    for row, unit in enumerate(units):
+        for term in unit.terms:
+            value = features[term.layer][row, term.index]
+            if term.position == "center":
+                value = value[value.shape[0] // 2, value.shape[1] // 2]
+            elif term.position is not None:
+                value = value[term.position]
+            expected[row] += term.weight * value.mean()
+    torch.testing.assert_close(read(features), expected)
+
+
+def test_reader_gradients_stay_in_their_sample(network: Network) -> None:
+    """Each sample's gradient is that of its own unit alone."""
+    units = parse_units(["ant", "stem:3 - 2*late:1@0,0", "bee"], network)
+    images = torch.rand(3, 3, 16, 16, requires_grad=True)
+    read = Reader(units)
+    (together,) = torch.autograd.grad(read(network.features(images, read.layers)).sum(), images)
+    for row, unit in enumerate(units):
+        one = images[row : row + 1].detach().requires_grad_()
+        alone = Reader([unit])
+        (expected,) = torch.autograd.grad(alone(network.features(one, alone.layers)).sum(), one)
+        torch.testing.assert_close(together[row], expected[0], rtol=1e-4, atol=1e-7)
 
 
 def test_tokens_have_their_features_last(tokens: Network) -> None:
