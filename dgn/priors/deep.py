@@ -15,9 +15,11 @@ from dgn.priors.checkpoint import load_components, load_generator
 from dgn.priors.generator import Components, Generator
 from dgn.settings import AscentSettings
 
-SPATIAL_ASCENT = AscentSettings(rule="adam", steps=150, lr=0.05, jitter=0.08, scale=0.1, noise=0.05, sigmas=2.0)
+SPATIAL_ASCENT = AscentSettings(
+    rule="adam", steps=150, lr=0.05, jitter=0.04, scale=0.1, noise=0.02, input_size=128, sigmas=2.0
+)
 COMPONENTS_ASCENT = AscentSettings(
-    rule="adam", steps=110, lr=0.1, jitter=0.08, scale=0.1, noise=0.05, refine_steps=60, refine_lr=0.04
+    rule="adam", steps=80, lr=0.1, jitter=0.04, scale=0.1, noise=0.02, input_size=128, refine_steps=60, refine_lr=0.04
 )
 
 
@@ -105,7 +107,7 @@ class ComponentsPrior(Prior):
         size: int = 128,
         *,
         name: str = "dgn",
-        radius: float = 1.2,
+        radius: float = 1.0,
         refine_radius: float = 1.0,
     ) -> None:
         if components.shape != generator.config.code_shape:

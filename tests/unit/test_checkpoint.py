@@ -109,11 +109,11 @@ def test_a_folder_without_permission_is_one_line(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(tempfile, "mkstemp", refuse)
-        with pytest.raises(DgnError, match="can't write to .*Permission denied"):
+        with pytest.raises(DgnError, match=r"can't write to .*Permission denied"):
             save_generator(tmp_path / "g.safetensors", small_generator(), {})
     with monkeypatch.context() as patch:
         patch.setattr(os, "chmod", refuse)
-        with pytest.raises(DgnError, match="can't write .*Permission denied"):
+        with pytest.raises(DgnError, match=r"can't write .*Permission denied"):
             save_generator(tmp_path / "g.safetensors", small_generator(), {})
     assert not list(tmp_path.iterdir())
 
