@@ -314,6 +314,11 @@ def test_refinement_stays_near_its_layout(network: Network) -> None:
     step = (result.codes - layout).abs()
     assert 1e-3 < float(step.max()) <= 0.5 + 1e-6
     torch.testing.assert_close(result.history[:5], coarse.history)
+    slow = {"steps": 5, "refine_lr": 0.02, "sigmas": None, **FP32}
+    once = synthesize(network, ["ant", "bee"], prior, refine_steps=2, **slow).codes - layout
+    assert float(once.abs().max()) == pytest.approx(0.02, rel=1e-2)  # Adam's first step is its rate
+    twice = synthesize(network, ["ant", "bee"], prior, refine_steps=3, **slow).codes - layout
+    assert 0.02 < float(twice.abs().max()) < 0.04  # then 2/3 of it
     torch.testing.assert_close(parts.to_coordinates(parts.to_code(code)), code, rtol=1e-4, atol=1e-4)
 
 

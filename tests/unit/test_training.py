@@ -69,6 +69,15 @@ def test_batches_follow_from_their_step(images: Path) -> None:
     assert not torch.equal(straight[0], next(stream(StepBatches(entries, 32, 5, seed=4), 0, 1, workers=0))[0])
 
 
+def test_every_step_has_its_own_crops_and_every_epoch_its_own_order(images: Path) -> None:
+    entries = list_images(images)
+    one = StepBatches(entries[:1], 32, 1, seed=0)
+    assert len({one[step][0].numpy().tobytes() for step in range(6)}) == 6
+    whole = StepBatches(entries, 32, 24, seed=0, random=False)
+    epochs = [[image.numpy().tobytes() for image in whole[step][0]] for step in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) and epochs[0] != epochs[1] and len(set(epochs[0])) == 24
+
+
 def test_crops(images: Path) -> None:
     image = decode((images / "00.png").read_bytes())
     assert crop(image, 70, None).shape == (70, 70, 3)
@@ -105,7 +114,7 @@ def test_a_killed_training_resumes_to_the_bit(
 ) -> None:
     """Stopped at step 4 of 6, after the adversary has joined and in the cool-down; broken files stay known."""
     (images / "07.png").write_bytes(b"")
-    settings = replace(SMALL, adversary_start=0.3, cooldown=0.5, warmup=2)
+    settings = replace(SMALL, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=0)
     whole, _ = load_generator(train(images, tmp_path / "whole", settings, progress=False))
     update = _Training.update
 
@@ -170,6 +179,17 @@ def test_measured_statistics_are_those_of_the_encoder(images: Path, tmp_path: Pa
     torch.testing.assert_close(normal.mean((0, 2, 3)), torch.zeros(112), atol=1e-3, rtol=0)
     for name in ("code_mean", "code_std", "code_min", "code_max"):
         assert torch.equal(getattr(training.average, name), getattr(generator, name))
+
+
+def test_a_state_remembers_its_broken_files_and_losses(images: Path, tmp_path: Path) -> None:
+    training = _Training(SMALL, images, tmp_path, "cpu", False)
+    training.resume()
+    training.broken.add("long ago.png")
+    training.rows.append({"step": 1, "pixel": 0.5})
+    training.save()
+    again = _Training(SMALL, images, tmp_path, "cpu", False)
+    again.resume()
+    assert again.broken == {"long ago.png"} and again.rows == training.rows
 
 
 def test_held_out_images_are_never_trained_on(images: Path, tmp_path: Path) -> None:
