@@ -30,7 +30,8 @@ class Network:
 
     Args:
         module: any ``nn.Module`` that takes one image tensor ``[N, C, H, W]``. It is copied: the caller's
-            module keeps its mode, its ``requires_grad`` flags, its gradients and its hooks.
+            module keeps its mode, its ``requires_grad`` flags, its gradients and its hooks. Hooks that are on it when
+            it is handed over are part of what it computes and run in the copy too.
         input_size: height and width in pixels of the module's input, as one number or ``(H, W)``.
         mean, std: per-channel normalisation of images in [0, 1]; their length is the channel count.
         class_names: names of the output units, in order; may be empty.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dgn.ascent.loop import OnStep, climb
+from dgn.ascent.rules import IN_RAW_CODE
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors import Prior, load_prior
@@ -25,7 +26,8 @@ class Synthesis:
     Attributes:
         images: float32 ``[N, C, H, W]`` in [0, 1].
         activations: float32 ``[N]``, of the returned images, without transformations, at the network's input size.
-        codes: the codes of the returned images, ``[N, ...]``.
+        codes: the codes of the returned images, ``[N, ...]``: where the prior has a finer code or the rule climbs the
+            encoder's own, these are in that code.
         history: float32 ``[steps, N]``, activations during the ascent, transformations included.
         units, seeds: of each row.
         frozen_at: ``[N]``, step at which a row stopped because its gradient was zero or not finite; -1 where it didn't.
@@ -86,7 +88,8 @@ def synthesize(
         prior: a name, a path or a :class:`Prior`.
         ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
         seed, seeds: of the start code and the transformations; ``seeds`` gives several images a unit.
-        batch: samples that climb together; a row's result does not depend on it beyond float error.
+        batch: samples that climb together. A row's result does not depend on it beyond float error, which rules that
+            cross a code's whole range in one step (``nguyen2016`` at its own rate) can amplify over many steps.
         on_step: called after every forward pass with (step, steps in all, activations of the piece, its images).
         changes: single ascent settings, e.g. ``steps=200``, ``lr=0.05``, ``keep="best"``.
 
@@ -106,6 +109,8 @@ def synthesize(
         )
     prior = prior.to(network.device)
     settings = choose_ascent(prior, ascent, **changes)
+    if settings.rule in IN_RAW_CODE:
+        prior = prior.raw()
     seeds = [seed] if seeds is None else [int(value) for value in seeds]
     if not seeds or batch < 1:
         raise DgnError("give at least one seed, and a batch above 0")

@@ -15,6 +15,9 @@ from dgn.network import OUTPUT, Network
 
 Position = tuple[int, int] | Literal["center"] | None
 
+_MOST_PREFIX_TOKENS = 5
+"""A class token, a distillation token or class and four registers stand before the patches."""
+
 _SIGN = re.compile(r"\s+([+-])\s+")
 _WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
 
@@ -166,13 +169,13 @@ def _class_index(text: str, network: Network) -> int | None:
 def _axes(shape: tuple[int, ...]) -> tuple[int, tuple[int, int] | None]:
     """Number of features of a layer's shape (without batch), and its grid of positions where it has one.
 
-    ``C``; ``C x H x W``; ``N x C`` (tokens; the last square number of them is the grid).
+    ``C``; ``C x H x W``; ``N x C`` (tokens: a square number of them is the grid, after up to five prefix tokens).
     """
     if len(shape) == 1:
         return shape[0], None
     if len(shape) == 2:
         side = int(shape[0] ** 0.5)
-        return shape[1], (side, side)
+        return shape[1], (side, side) if shape[0] - side * side <= _MOST_PREFIX_TOKENS else None
     if len(shape) == 3:
         return shape[0], (shape[1], shape[2])
     raise DgnError(f"a layer of shape {shape} has no units: expected C, C x H x W or N x C")
@@ -223,10 +226,10 @@ class Reader:
 def _read(output: Tensor, rows: Tensor, indices: Tensor, position: Position) -> Tensor:
     """``[len(rows)]``: feature ``indices[i]`` of sample ``rows[i]`` at the position, or averaged over positions."""
     _, grid = _axes(tuple(output.shape[1:]))
-    if output.dim() == 2 or grid is None:
+    if output.dim() == 2:
         return output[rows, indices]
     maps = output[rows, indices] if output.dim() == 4 else output[rows, :, indices]
-    if position is None:
+    if position is None or grid is None:
         return maps.flatten(1).mean(1)
     y, x = (grid[0] // 2, grid[1] // 2) if position == "center" else position
     if output.dim() == 4:

@@ -46,6 +46,9 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.clamp(min=1e-30).view(-1, *[1] * (like.dim() - 1))
 
 
+IN_RAW_CODE = frozenset({"nguyen2016"})
+"""Rules whose rate is in the units of the encoder's own code: they climb ``prior.raw()``."""
+
 RULES: dict[str, Rule] = {"nguyen2016": nguyen2016, "adam": adam}
 
 

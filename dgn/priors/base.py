@@ -44,8 +44,12 @@ class Prior(ABC):
         return code
 
     def decay(self, code: Tensor, factor: float) -> Tensor:
-        """The code shrunk by ``factor`` towards zero, in the units of the encoder's own code."""
+        """The code shrunk by ``factor`` towards the origin of its coordinates."""
         return code * factor
+
+    def raw(self) -> Prior:
+        """The same images written in the encoder's own code, in which the rule of 2016 steps; itself without one."""
+        return self
 
     def refine(self, code: Tensor) -> tuple[Prior, Tensor] | None:
         """A finer prior and the codes at which to enter it, for a second ascent from where the first ended."""

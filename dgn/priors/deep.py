@@ -24,7 +24,7 @@ COMPONENTS_ASCENT = AscentSettings(
 
 
 class GeneratorPrior(Prior):
-    """A deep generator network over its normalised code ``[n, C, h, w]`` (DGN-AM, Nguyen et al. 2016).
+    """A deep generator network over its code ``[n, C, h, w]`` (DGN-AM, Nguyen et al. 2016).
 
     Args:
         generator: trained; frozen here.
@@ -32,6 +32,8 @@ class GeneratorPrior(Prior):
         name: in tables and file names.
         around: ``(centre, radius)`` keeps each element of the code within ``radius`` of ``centre``.
         sigmas: the code keeps within this many standard deviations of real codes.
+        raw: the code is the encoder's own, as in the paper; else each channel is normalised by its mean and standard
+            deviation on real images.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class GeneratorPrior(Prior):
         name: str = "dgn",
         around: tuple[Tensor, float] | None = None,
         sigmas: float = 3.0,
+        raw: bool = False,
     ) -> None:
         config = generator.config
         size = config.image_size if size is None else size
@@ -51,32 +54,32 @@ class GeneratorPrior(Prior):
             raise DgnError(f"this generator can't make images of {size} px: give size={choice}")
         self.generator = generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name, self.channels, self.size = name, 3, (size, size)
-        self.around, self.sigmas = around, sigmas
+        self.around, self.sigmas, self._raw = around, sigmas, raw
         self.ascent = SPATIAL_ASCENT
         cells = size // cell
         self.code_shape = (config.code_shape[0], cells, cells)
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
-        """N(0, 1) in the units of real codes' standard deviations, around their mean."""
+        """N(0, 1) in the units of the code: real codes' standard deviations around their mean, or the encoder's own."""
         device = self.generator.code_mean.device
         return seeded_normal(self.code_shape, range(n) if seeds is None else seeds, device)
 
     def decode(self, code: Tensor) -> Tensor:
-        return self.generator(code).float().clamp(0, 1)  # type: ignore[no-any-return]
+        normalised = self.generator.normalise(code) if self._raw else code
+        return self.generator(normalised).float().clamp(0, 1)  # type: ignore[no-any-return]
 
     def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
         lower, upper = self.generator.bounds(self.sigmas if sigmas is None else sigmas)
+        if self._raw:
+            lower, upper = self.generator.denormalise(lower), self.generator.denormalise(upper)
         code = torch.minimum(torch.maximum(code, lower), upper)
         if self.around is not None:
             centre, radius = self.around
             code = torch.minimum(torch.maximum(code, centre - radius), centre + radius)
         return code
 
-    def decay(self, code: Tensor, factor: float) -> Tensor:
-        """``h <- factor * h`` for the raw code ``h`` where it follows a ReLU; else towards the mean of real codes."""
-        if bool((self.generator.code_min >= 0).all()):
-            return self.generator.normalise(factor * self.generator.denormalise(code))
-        return code * factor
+    def raw(self) -> GeneratorPrior:
+        return GeneratorPrior(self.generator, self.size[0], name=self.name, sigmas=self.sigmas, raw=True)
 
     def weights(self) -> dict[str, Tensor]:
         return self.generator.state_dict()
@@ -144,6 +147,10 @@ class ComponentsPrior(Prior):
             self.final.generator, self.final.size[0], name=self.name, around=(centre, self.refine_radius)
         )
         return fine, centre
+
+    def raw(self) -> GeneratorPrior:
+        """The spatial code at the final size: the paper knows no components."""
+        return self.final.raw()
 
     def weights(self) -> dict[str, Tensor]:
         return {**self.layout.weights(), "components": self.components.basis}

@@ -39,6 +39,10 @@ class PixelPrior(Prior):
     def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
         return code.clamp(0, 1)
 
+    def decay(self, code: Tensor, factor: float) -> Tensor:
+        """Towards grey, the origin of images whose mean is taken off (Simonyan et al. 2014)."""
+        return 0.5 + (code - 0.5) * factor
+
     def to(self, device: torch.device | str) -> PixelPrior:
         self.device = device
         return self

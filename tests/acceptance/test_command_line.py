@@ -150,7 +150,11 @@ def test_sweep_goes_on_past_a_failing_job(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(
-    arguments: list[str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Exit code 2, one line that names the thing, nothing written."""
     monkeypatch.chdir(tmp_path)
@@ -201,7 +205,8 @@ def test_train_from_half_broken_tar_then_use(tmp_path: Path) -> None:
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
     ended = dgn(
-        "train", "data.root=images.tar", "out=mine", "training.steps=3", "training.batch=8", "training.widths=[16,16,8]",
+        "train", "data.root=images.tar", "out=mine", "training.steps=3", "training.batch=8",
+        "training.widths=[16,16,8]",
         "training.depths=[1,1,1]", "training.components=8", "training.component_images=16", "training.held_out=2",
         "training.statistics_images=16", "tracking=off", "progress=false", cwd=tmp_path,
     )  # fmt: skip
