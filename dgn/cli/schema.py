@@ -77,6 +77,7 @@ class TrainingConfig:
     widths: list[int] | None = None
     depths: list[int] | None = None
     comparator_layers: list[str] | None = None
+    semantic_layers: list[str] | None = None
     adversary_layers: list[str] | None = None
     steps: int | None = None
     batch: int | None = None
@@ -86,9 +87,12 @@ class TrainingConfig:
     cooldown: float | None = None
     pixel_weight: float | None = None
     feature_weight: float | None = None
+    semantic_weight: float | None = None
     code_weight: float | None = None
     adversary_weight: float | None = None
     adversary_start: float | None = None
+    cycle_share: float | None = None
+    blend_share: float | None = None
     code_noise: float | None = None
     ema: float | None = None
     held_out: int | None = None

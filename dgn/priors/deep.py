@@ -19,7 +19,7 @@ SPATIAL_ASCENT = AscentSettings(
     rule="adam", steps=150, lr=0.05, jitter=0.04, scale=0.1, noise=0.02, input_size=128, sigmas=2.0
 )
 COMPONENTS_ASCENT = AscentSettings(
-    rule="adam", steps=80, lr=0.1, jitter=0.04, scale=0.1, noise=0.02, input_size=128, refine_steps=40, refine_lr=0.04
+    rule="adam", steps=80, lr=0.1, jitter=0.04, scale=0.1, noise=0.02, input_size=160, refine_steps=40, refine_lr=0.04
 )
 
 

@@ -18,6 +18,19 @@ def feature_distance(fake: Sequence[Tensor], real: Sequence[Tensor], scales: Seq
     return torch.stack(parts).sum()
 
 
+def blend(code: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Codes ``[N, ...]`` whose first ``count`` rows are ``cos(t) a + sin(t) b`` of their own and the next row's.
+
+    ``t`` is uniform from pi/8 to 3 pi/8. A sum of this kind keeps the covariance of normalised codes.
+    """
+    if not count:
+        return code
+    angle = torch.pi * (0.125 + 0.25 * torch.rand(count, generator=generator, device=code.device))
+    angle = angle.view(-1, *[1] * (code.dim() - 1))
+    mixed = code[:count] * angle.cos() + code.roll(-1, 0)[:count] * angle.sin()
+    return torch.cat([mixed, code[count:]])
+
+
 class Head(nn.Module):
     """One small discriminator over one frozen feature map (Sauer et al. 2021, arXiv 2111.01007)."""
 

@@ -16,10 +16,15 @@ class TrainSettings:
         image_size, encoder_size: pixels of the training images, and of what the encoder sees.
         widths, depths: the generator's stages, from the coarsest (see ``GeneratorConfig``).
         comparator_layers: the encoder's layers of the feature loss, read at ``image_size``.
+        semantic_layers: the encoder's deeper layers of the semantic loss, read at ``encoder_size``.
         adversary_layers: those the discriminator stands on; they must be among ``comparator_layers``.
         steps, batch, lr: number of updates, images an update, Adam's learning rate of the generator.
         warmup, cooldown: updates of linear warm-up; share of the steps over which the rate falls to a fiftieth.
-        pixel_weight, feature_weight, code_weight, adversary_weight: weights of the losses.
+        pixel_weight, feature_weight, semantic_weight, code_weight, adversary_weight: weights of the losses.
+        cycle_share: share of a batch whose images are encoded again, for the code and semantic losses.
+        blend_share: share of a batch whose codes are blends of two images' codes. A blend ``cos(t) a + sin(t) b`` has
+            the covariance of real codes without being one, as the codes of an ascent: it has no image to match, only
+            its own code and the adversary.
         adversary_start: share of the steps after which the adversary joins.
         code_noise: standard deviation of the noise added to the normalised code.
         ema: decay a step of the averaged weights, which are the ones that are kept.
@@ -36,6 +41,7 @@ class TrainSettings:
     widths: tuple[int, ...] = (256, 192, 96)
     depths: tuple[int, ...] = (2, 2, 2)
     comparator_layers: tuple[str, ...] = ("bn1", "blocks.0", "blocks.1", "blocks.2")
+    semantic_layers: tuple[str, ...] = ()
     adversary_layers: tuple[str, ...] = ("blocks.0", "blocks.1", "blocks.2")
     steps: int = 6000
     batch: int = 32
@@ -45,9 +51,12 @@ class TrainSettings:
     cooldown: float = 0.3
     pixel_weight: float = 6.0
     feature_weight: float = 1.0
+    semantic_weight: float = 1.0
     code_weight: float = 0.5
     adversary_weight: float = 0.08
     adversary_start: float = 0.3
+    cycle_share: float = 0.5
+    blend_share: float = 0.0
     code_noise: float = 0.1
     ema: float = 0.995
     seed: int = 0
@@ -66,7 +75,7 @@ class TrainSettings:
             raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")
         if self.code not in ("spatial", "pooled"):
             raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
-        for name in ("cooldown", "adversary_start"):
+        for name in ("cooldown", "adversary_start", "cycle_share", "blend_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DgnError(f"{name} is {getattr(self, name)}, expected a share from 0 to 1")
 

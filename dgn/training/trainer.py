@@ -7,7 +7,7 @@ import io
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,12 +23,12 @@ from dgn.priors.checkpoint import load_tensors, save_components, save_generator,
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.storage import write_atomic
 from dgn.training.data import Entry, StepBatches, list_images, stream
-from dgn.training.losses import Discriminator, feature_distance, hinge_discriminator, hinge_generator
+from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.statistics import measure_code, measure_components
 
 STATE_FORMAT = "dgn-training-1"
-LOSSES = ("pixel", "feature", "code", "adversary", "discriminator", "lr", "images_per_second")
+LOSSES = ("pixel", "feature", "semantic", "code", "adversary", "discriminator", "lr", "images_per_second")
 
 
 def train(
@@ -162,6 +162,7 @@ class _Training:
             torch.compile(self.discriminator) if compile else self.discriminator
         )
         self.scales: list[Tensor] = []
+        self.semantic_scales: list[Tensor] = []
 
     def _place(self, module: Any) -> Any:
         return module.to(self.device).to(memory_format=torch.channels_last)
@@ -177,8 +178,12 @@ class _Training:
 
     def code_of(self, images: Tensor) -> Tensor:
         """Raw float32 codes of images in [0, 1]."""
-        features = self.encoder.features(images, [self.settings.layer])
-        return encode(features[self.settings.layer].float(), self.kind)
+        return self._encoded(images, ())[0]
+
+    def _encoded(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+        """Raw float32 codes, and the encoder's features of further layers."""
+        read = self.encoder.features(images, list(dict.fromkeys([self.settings.layer, *layers])))
+        return encode(read[self.settings.layer].float(), self.kind), [read[layer] for layer in layers]
 
     def _compared(self, images: Tensor) -> list[Tensor]:
         layers = self.settings.comparator_layers
@@ -203,7 +208,8 @@ class _Training:
         with torch.no_grad(), self._autocast():
             measure_code((self.code_of(x) for x in self._real(count, 101, random=True)), self.generator)
             x = torch.cat(list(self._real(min(256, count), 102, random=True)))
-            self.scales = [f.float().std((0, 2, 3), keepdim=True) + 1e-2 for f in self._compared(x)]
+            self.scales = [_channel_std(f) for f in self._compared(x)]
+            self.semantic_scales = [_channel_std(f) for f in self._encoded(x, self.settings.semantic_layers)[1]]
         self.average.load_state_dict(self.generator.state_dict())
 
     # --- one step --------------------------------------------------------------------------------------------
@@ -216,20 +222,29 @@ class _Training:
                 group["lr"] = base * settings.rate(step)
         noise = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + step)
         images = self._images(batch)
+        blends = min(round(settings.blend_share * len(images)), len(images) - 1)
+        cycled = max(1, blends + round(settings.cycle_share * (len(images) - blends)))
         with self._autocast():
             with torch.no_grad():
-                code = self.generator.normalise(self.code_of(images))
+                code, deep = self._encoded(images, settings.semantic_layers)
+                code = blend(self.generator.normalise(code), blends, noise)
                 real = self._compared(images)
             noisy = code + settings.code_noise * torch.randn(code.shape, generator=noise, device=self.device)
             fake_images = self._generate(noisy).float()
             fake = self._compared(fake_images)
-            half = max(1, len(images) // 2)
-            again = self.generator.normalise(self.code_of(fake_images[:half]))
-        pixel = (fake_images - images).abs().mean()
-        feature = feature_distance(fake, real, self.scales) if fake else pixel.new_zeros(())
-        cycle = (again.float() - code[:half]).square().mean()
-        loss = settings.pixel_weight * pixel + settings.feature_weight * feature + settings.code_weight * cycle
-        adversary = discriminator = pixel.new_zeros(())
+            again, deep_again = self._encoded(fake_images[:cycled], settings.semantic_layers)
+            again = self.generator.normalise(again)
+        pixel = (fake_images[blends:] - images[blends:]).abs().mean()
+        zero = pixel.new_zeros(())
+        feature = feature_distance(_rows(fake, blends), _rows(real, blends), self.scales) if fake else zero
+        semantic = zero
+        if deep and cycled > blends:
+            deep_again, deep = _rows(deep_again, blends, cycled), _rows(deep, blends, cycled)
+            semantic = feature_distance(deep_again, deep, self.semantic_scales)
+        cycle = (again.float() - code[:cycled]).square().mean()
+        loss = settings.pixel_weight * pixel + settings.feature_weight * feature
+        loss = loss + settings.semantic_weight * semantic + settings.code_weight * cycle
+        adversary = discriminator = zero
         if settings.adversary_weight > 0 and step >= settings.adversary_start * settings.steps:
             discriminator = self._update_discriminator(self._judged(real), [f.detach() for f in self._judged(fake)])
             with _frozen(self.discriminator), self._autocast():
@@ -241,7 +256,7 @@ class _Training:
         self._follow(min(settings.ema, (1 + step) / (10 + step)))
         self.step += 1
         rate = pixel.new_tensor(settings.lr * settings.rate(step))
-        parts = (pixel, feature, cycle, adversary, discriminator, rate)
+        parts = (pixel, feature, semantic, cycle, adversary, discriminator, rate)
         return {name: value.detach() for name, value in zip(LOSSES, parts, strict=False)}
 
     def _update_discriminator(self, real: list[Tensor], fake: list[Tensor]) -> Tensor:
@@ -291,15 +306,15 @@ class _Training:
                 index, field = key.split(".", 1)
                 state.setdefault(int(index), {})[field] = value
             optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        self.scales = [
-            tensors[f"scale.{index}"].to(self.device) for index in range(len(self.settings.comparator_layers))
-        ]
+        self.scales = [value.to(self.device) for value in _part(tensors, "scale").values()]
+        self.semantic_scales = [value.to(self.device) for value in _part(tensors, "semantic_scale").values()]
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         self.rows, self.broken = meta["rows"], set(meta["broken"])
 
     def save(self) -> Path:
         """Write the state, the averaged generator, the losses and a picture of held-out images; returns the picture."""
-        tensors: dict[str, Tensor] = {f"scale.{index}": scale for index, scale in enumerate(self.scales)}
+        tensors: dict[str, Tensor] = {f"scale.{index:03}": scale for index, scale in enumerate(self.scales)}
+        tensors |= {f"semantic_scale.{index:03}": scale for index, scale in enumerate(self.semantic_scales)}
         for name in ("generator", "average", "discriminator"):
             tensors |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
         for name, optimiser in self.optimisers.items():
@@ -393,7 +408,16 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    return {key[len(name) + 1 :]: value for key, value in tensors.items() if key.startswith(name + ".")}
+    """The tensors whose names begin with ``name.``, in order of their names."""
+    return {key[len(name) + 1 :]: tensors[key] for key in sorted(tensors) if key.startswith(name + ".")}
+
+
+def _rows(features: list[Tensor], first: int, last: int | None = None) -> list[Tensor]:
+    return [feature[first:last] for feature in features]
+
+
+def _channel_std(features: Tensor) -> Tensor:
+    return features.float().std((0, 2, 3), keepdim=True) + 1e-2
 
 
 def _png(image: Tensor) -> bytes:

@@ -18,7 +18,7 @@ from dgn.errors import DgnError
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
 from dgn.priors.generator import CodeKind, GeneratorConfig, encode
 from dgn.training.data import StepBatches, crop, decode, list_images, stream
-from dgn.training.losses import feature_distance, hinge_discriminator, hinge_generator
+from dgn.training.losses import blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.statistics import measure_code, measure_components
 from dgn.training.trainer import STATE_FORMAT, _Training, train
@@ -114,7 +114,10 @@ def test_a_killed_training_resumes_to_the_bit(
 ) -> None:
     """Stopped at step 4 of 6, after the adversary has joined and in the cool-down; broken files stay known."""
     (images / "07.png").write_bytes(b"")
-    settings = replace(SMALL, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=0)
+    settings = replace(
+        SMALL, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=0,
+        semantic_layers=("blocks.2", "blocks.6"), blend_share=0.25,
+    )  # fmt: skip
     whole, _ = load_generator(train(images, tmp_path / "whole", settings, progress=False))
     update = _Training.update
 
@@ -190,6 +193,34 @@ def test_a_state_remembers_its_broken_files_and_losses(images: Path, tmp_path: P
     again = _Training(SMALL, images, tmp_path, "cpu", False)
     again.resume()
     assert again.broken == {"long ago.png"} and again.rows == training.rows
+
+
+def test_blends_keep_the_covariance_and_leave_the_rest() -> None:
+    torch.manual_seed(0)
+    mixing = torch.randn(6, 6)
+    code = (torch.randn(20000, 6) @ mixing).view(-1, 6, 1, 1)
+    blended = blend(code, 15000, torch.Generator().manual_seed(1))
+    assert torch.equal(blended[15000:], code[15000:])
+    expected, found = mixing.T @ mixing, torch.cov(blended[:15000].flatten(1).T)
+    torch.testing.assert_close(found, expected, atol=0.06 * float(expected.max()), rtol=0)
+    assert float((blended[:15000] - code[:15000]).abs().mean()) > 0.3
+    assert torch.equal(blended, blend(code, 15000, torch.Generator().manual_seed(1)))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_the_semantic_loss_reaches_the_generator(weight: float, images: Path, tmp_path: Path) -> None:
+    """Alone among the losses it moves the weights; without it nothing does. Blends are not asked for it."""
+    none = {"pixel_weight": 0.0, "feature_weight": 0.0, "adversary_weight": 0.0, "code_weight": 0.0}
+    settings = replace(SMALL, **none, semantic_layers=("blocks.2",), semantic_weight=weight, blend_share=0.5)
+    training = _Training(settings, images, tmp_path, "cpu", False)
+    training.resume()
+    before = [parameter.clone() for parameter in training.generator.parameters()]
+    losses = training.update(next(stream(StepBatches(training.entries, 32, 4, 0), 0, 1, 0))[0])
+    moved = any(not torch.equal(a, b) for a, b in zip(before, training.generator.parameters(), strict=True))
+    assert moved == (weight > 0) and float(losses["semantic"]) > 0
+    without = _Training(replace(settings, blend_share=1.0), images, tmp_path / "b", "cpu", False)
+    without.resume()
+    assert float(without.update(next(stream(StepBatches(training.entries, 32, 4, 0), 0, 1, 0))[0])["semantic"]) == 0
 
 
 def test_held_out_images_are_never_trained_on(images: Path, tmp_path: Path) -> None:
