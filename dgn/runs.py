@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -49,7 +50,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._created = not folder.exists()
+        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -88,9 +89,12 @@ class Run:
         return self.folder / name
 
     def discard(self) -> None:
-        """Remove the folder, if this run made it and no result is in it."""
-        if self._created and not (self.folder / "results.csv").exists():
+        """Remove the folder and the empty ones around it that were made for it, if no result is in it."""
+        if self._made and not (self.folder / "results.csv").exists():
             shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # another run has moved in
+                for path in self._made[1:]:
+                    path.rmdir()
 
 
 def new_folder(verb: str) -> Path:

@@ -65,6 +65,8 @@ class AscentSettings:
             raise DgnError(f"steps is {self.steps}, expected a whole number above 0")
         if self.keep not in ("last", "best"):
             raise DgnError(f"unknown keep {self.keep!r}, expected 'last' or 'best'")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise DgnError(f"unknown precision {self.precision!r}, expected 'auto', 'bf16' or 'fp32'")
         if self.fit not in ("resize", "crop"):
             raise DgnError(f"unknown fit {self.fit!r}, expected 'resize' or 'crop'")
         if not 0 <= self.scale < 1 or not 0 <= self.jitter < 1 or self.noise < 0:

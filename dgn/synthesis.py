@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dgn.ascent.loop import OnStep, climb
-from dgn.ascent.rules import IN_RAW_CODE
+from dgn.ascent.rules import IN_RAW_CODE, find_rule
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors import Prior, load_prior
@@ -63,7 +63,9 @@ def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **ch
         if ascent not in PRESETS:
             raise DgnError(f"no ascent {ascent!r}; expected one of {', '.join(PRESETS)}")
         ascent = PRESETS[ascent]
-    return (ascent or prior.ascent).with_changes(changes)
+    settings = (ascent or prior.ascent).with_changes(changes)
+    find_rule(settings.rule)
+    return settings
 
 
 def synthesize(

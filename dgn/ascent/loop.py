@@ -39,8 +39,6 @@ class Climb:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Mixed precision for ``"bf16"``; ``"auto"`` means bf16 where the processor has it, else float32."""
-    if precision not in ("auto", "bf16", "fp32"):
-        raise DgnError(f"unknown precision {precision!r}, expected 'auto', 'bf16' or 'fp32'")
     if precision == "auto":
         native = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported()
         precision = "bf16" if native else "fp32"

@@ -46,7 +46,7 @@ def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> No
 
 
 def test_hidden_units_climb(network: dgn.Network) -> None:
-    units = ["blocks.1.1:3", "blocks.2.2:10@center", "blocks.4.2:17", "blocks.5.3:40@3,3", "conv_head:500"]
+    units = ["blocks.1.1:3", "blocks.2.1:10@center", "blocks.4.2:17", "blocks.5.3:40@3,3", "conv_head:500"]
     result = dgn.synthesize(network, units, "dgn", steps=25, refine_steps=0, input_size=128)
     assert not result.warnings
     assert bool((result.history[-5:].mean(0) > result.history[:2].mean(0)).all())
