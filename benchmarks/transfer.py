@@ -21,9 +21,9 @@ from torch import Tensor
 
 import dgn
 from dgn.evaluation.transfer import interval, ranks, top
+from dgn.images import crop, decode
 from dgn.report.grid import Cell, grid
 from dgn.runs import surroundings, to_image
-from dgn.training.data import crop, decode
 
 
 def class_counts(folder: Path) -> collections.Counter[str]:

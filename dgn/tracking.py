@@ -100,6 +100,21 @@ class Tracker:
         if rows:
             self._guard("the table", log)
 
+    def figures(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Numbers of an evaluation: a table, and each as ``METHOD/METRIC`` (``METHOD/METRIC/JUDGE``) of the summary."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            columns = list(rows[0])
+            run.log({"figures": wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])})
+            for row in rows:
+                name = "/".join(str(row[key]) for key in ("method", "metric", "judge") if row[key])
+                run.summary[name] = row["value"]
+
+        if rows:
+            self._guard("the figures", log)
+
     def finish(self, *, failed: bool = False) -> None:
         """End the run, marked as failed where it did."""
         self._guard("the end", lambda run: run.finish(exit_code=1 if failed else 0))

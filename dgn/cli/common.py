@@ -11,7 +11,10 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dgn.errors import DgnError
+from dgn.priors import Prior, load_prior
 from dgn.runs import Run, new_folder
+from dgn.settings import AscentSettings
+from dgn.synthesis import choose_ascent
 from dgn.tracking import Tracker
 
 
@@ -30,6 +33,27 @@ def choose_device(name: str, threads: int | None) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise DgnError(f"device={name} was asked for, but this machine has no CUDA; use device=cpu")
     return name
+
+
+def choose_seeds(config: Any) -> list[int]:
+    """``seeds`` seeds from ``seed`` on."""
+    if config.seeds < 1:
+        raise DgnError(f"seeds is {config.seeds}, expected a whole number above 0")
+    return list(range(config.seed, config.seed + config.seeds))
+
+
+def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSettings]]:
+    """The priors that were chosen, each with the settings of its ascent."""
+    if not config.prior:
+        raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
+    changes = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
+    climbs = []
+    for name, entry in config.prior.items():
+        prior = load_prior(entry.path, size=entry.size, space=entry.space, channels=channels)
+        prior.name = str(name)
+        prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
+        climbs.append((prior, choose_ascent(prior, config.ascent.preset, **changes)))
+    return climbs
 
 
 def open_run(config: Any) -> Run:

@@ -14,6 +14,7 @@ from dgn.errors import DgnError, nearest
 VERBS = {
     "synthesize": "images that units prefer, through a generator prior and from raw pixels",
     "train": "train a generator that inverts a layer of a network",
+    "evaluate": "measure how good the images of a run or of a prior are",
     "units": "list a network's layers; find its classes",
 }
 
@@ -32,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dgn {dgn.__version__}")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    if verb == "evaluate" and rest and "=" not in rest[0] and not rest[0].startswith("-"):
+        rest = [f"run={rest[0]}", *rest[1:]]
     try:
         if verb not in VERBS:
             raise DgnError(f"no verb {verb!r}{nearest(verb, VERBS) or '; expected ' + ', '.join(VERBS)}")

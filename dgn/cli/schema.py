@@ -20,11 +20,12 @@ class NetworkConfig:
 
 @dataclass
 class PriorConfig:
-    """One prior; see ``dgn.load_prior``."""
+    """One prior; see ``dgn.load_prior``. ``ascent``: settings of its own, which the job's replace."""
 
     path: str = MISSING
     size: int | None = None
     space: str = "auto"
+    ascent: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -139,6 +140,39 @@ class TrainConfig:
 
 
 @dataclass
+class RealConfig:
+    """Labelled real images; see ``dgn.evaluation.real.load_real``."""
+
+    root: str = MISSING
+    photos: str | None = None
+    per_class: int = 20
+    most_photos: int = 1000
+
+
+@dataclass
+class EvaluateConfig:
+    """``dgn evaluate``."""
+
+    verb: str = "evaluate"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prior: dict[str, PriorConfig] = field(default_factory=dict)
+    ascent: AscentConfig = field(default_factory=AscentConfig)
+    data: RealConfig = field(default_factory=RealConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    run: str | None = None
+    units: Any = None
+    classes: int = 50
+    judges: list[str] = field(default_factory=list)
+    seed: int = 0
+    seeds: int = 2
+    batch: int = 32
+    device: str = "auto"
+    threads: int | None = None
+    out: str | None = None
+    progress: bool = True
+
+
+@dataclass
 class UnitsConfig:
     """``dgn units``."""
 
@@ -152,4 +186,5 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="synthesize_schema", node=SynthesizeConfig)
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="units_schema", node=UnitsConfig)

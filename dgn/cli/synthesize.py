@@ -8,18 +8,15 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from omegaconf import ListConfig
 from tqdm import tqdm
 
-from dgn.cli.common import choose_device, open_run, open_tracker, plain
-from dgn.errors import DgnError
+from dgn.cli.common import choose_device, choose_priors, choose_seeds, open_run, open_tracker, plain
 from dgn.network import Network, load_network
-from dgn.priors import Prior, load_prior
 from dgn.report.grid import Cell, grid
 from dgn.report.page import page
 from dgn.runs import Run, now, surroundings, to_image
 from dgn.storage import digest
-from dgn.synthesis import Synthesis, choose_ascent, synthesize
+from dgn.synthesis import Synthesis, synthesize
 from dgn.tracking import Tracker, check_mode
 from dgn.units import Unit, parse_units
 
@@ -35,14 +32,9 @@ def run(config: Any) -> None:
     network = load_network(
         config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
     )
-    specs = list(config.units) if isinstance(config.units, ListConfig) else config.units
-    units = parse_units(specs, network)
-    if config.seeds < 1:
-        raise DgnError(f"seeds is {config.seeds}, expected a whole number above 0")
-    seeds = list(range(config.seed, config.seed + config.seeds))
-    priors = _priors(config, network)
-    changes = {key: value for key, value in values["ascent"].items() if key != "preset"}
-    settings = [choose_ascent(prior, config.ascent.preset, **changes) for prior in priors]
+    units = parse_units(values["units"], network)
+    seeds = choose_seeds(config)
+    climbs = choose_priors(config, network.channels)
 
     folder = open_run(config)
     tracker: Tracker | None = None
@@ -57,7 +49,7 @@ def run(config: Any) -> None:
         rows: list[dict[str, Any]] = []
         cells: list[Cell] = []
         codes: dict[str, torch.Tensor] = {}
-        for prior, chosen in zip(priors, settings, strict=True):
+        for prior, chosen in climbs:
             started = time.perf_counter()
             with _Bar(prior.name, units, seeds, config.batch, config.progress, tracker) as bar:
                 result = synthesize(
@@ -92,17 +84,6 @@ def run(config: Any) -> None:
         folder.discard()
         raise
     print(picture)
-
-
-def _priors(config: Any, network: Network) -> list[Prior]:
-    if not config.prior:
-        raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
-    priors = []
-    for name, entry in config.prior.items():
-        prior = load_prior(entry.path, size=entry.size, space=entry.space, channels=network.channels)
-        prior.name = str(name)
-        priors.append(prior)
-    return priors
 
 
 class _Bar:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dgn.cli.common import choose_device, open_run, open_tracker, plain
+from dgn.images import list_images
 from dgn.runs import now, surroundings
 from dgn.tracking import check_mode
-from dgn.training.data import list_images
 from dgn.training.settings import TrainSettings
 from dgn.training.trainer import train
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgn.errors import DgnError
+from dgn.images import Entry, list_images
 from dgn.network import Network, load_network
 from dgn.priors.checkpoint import load_tensors, save_components, save_generator, save_tensors
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.storage import write_atomic
-from dgn.training.data import Entry, StepBatches, list_images, stream
+from dgn.training.data import StepBatches, stream
 from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.statistics import measure_code, measure_components

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from dgn.errors import DgnError
+from dgn.images import crop, decode, list_images
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
 from dgn.priors.generator import CodeKind, GeneratorConfig, encode
-from dgn.training.data import StepBatches, crop, decode, list_images, stream
+from dgn.training.data import StepBatches, stream
 from dgn.training.losses import blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.statistics import measure_code, measure_components

@@ -1,0 +1,252 @@
+"""``dgn evaluate``: how good are a run's or a prior's images? One table; the same command resumes with ``out=``."""
+
+from __future__ import annotations
+
+import collections
+import csv
+import hashlib
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+from tqdm import tqdm
+
+from dgn.cli.common import choose_device, choose_priors, choose_seeds, open_run, open_tracker, plain
+from dgn.errors import DgnError
+from dgn.evaluation.cost import measured
+from dgn.evaluation.instrument import (
+    COMMON_SIZE,
+    METRICS,
+    Figure,
+    Made,
+    Reference,
+    activations_of_all,
+    best_examples,
+    measure,
+    measure_photographs,
+    measure_reconstruction,
+    table,
+)
+from dgn.evaluation.judges import Judge, load_judge
+from dgn.evaluation.real import class_of, load_real
+from dgn.images import list_images
+from dgn.network import Network, load_network
+from dgn.priors import Prior
+from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.report.grid import Cell, grid
+from dgn.report.panels import panels
+from dgn.runs import Run, now, surroundings, to_image
+from dgn.settings import AscentSettings
+from dgn.storage import digest, write_atomic
+from dgn.synthesis import synthesize
+from dgn.tracking import check_mode
+from dgn.units import Unit, parse_units
+
+
+def run(config: Any) -> None:
+    """Make or read the images of each method, look at them with the judges, write the table and its figure."""
+    check_mode(str(config.tracking.mode))
+    values = plain(config)
+    device = choose_device(config.device, config.threads)
+    past = None if config.run is None else _past(Path(str(config.run)))
+    named = config.network if past is None else OmegaConf.create(past["network"])
+    network = load_network(named.name, weights=named.weights, input_size=named.input_size, device=device)
+    judges = [load_judge(str(name), device=device) for name in config.judges]
+    if not judges:
+        raise DgnError("no judge given; try judges=[efficientnet_lite2]")
+    root = Path(str(config.data.root))
+    if past is not None:
+        units = parse_units(list(dict.fromkeys(row["unit"] for row in past["rows"])), network)
+        methods = past["methods"]
+        climbs = []
+    else:
+        units = parse_units(values["units"] or _frequent(root, network, config.classes), network)
+        seeds = choose_seeds(config)
+        climbs = choose_priors(config, network.channels)
+        methods = [prior.name for prior, _ in climbs]
+
+    folder = open_run(config)
+    tracker = None
+    manifest = {
+        "verb": "evaluate", "status": "running", "started": now(), **surroundings(), "device": device,
+        "network": network.name, "judges": [judge.name for judge in judges], "methods": methods,
+        "weights": {"network": digest(network.module.state_dict())},
+    }  # fmt: skip
+    try:
+        tracker = open_tracker(config, folder)
+        folder.write_manifest(manifest)
+        reference = _reference(folder, config, root, network, judges, units)
+        real = best_examples(reference, units, 1 if past is not None else len(seeds))
+        made = [real]
+        if past is not None:
+            made += [_read_past(past, method, units) for method in methods]
+        for prior, settings in climbs:
+            made.append(_synthesized(folder, config, network, units, seeds, prior, settings))
+        figures: list[Figure] = []
+        for one in made:
+            figures += measure(one, network, judges, reference)
+        photos = reference.real
+        if config.data.photos is not None:
+            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
+        figures += measure_photographs(photos, judges)
+        figures += _reconstructions(climbs, judges[0], photos.images, device)
+        _write(folder, figures, made, network.name)
+        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+        tracker.picture("panels", folder.folder / "panels.png")
+        tracker.picture("grid", folder.folder / "grid.png")
+        tracker.figures([asdict(figure) for figure in figures])
+        tracker.finish()
+    except BaseException:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        if not (folder.folder / "reference.safetensors").exists():
+            folder.discard()
+        raise
+    print((folder.folder / "table.md").read_text())
+    print(folder.folder / "panels.png")
+
+
+def _frequent(root: Path, network: Network, count: int) -> list[str | int]:
+    """The classes with the most images."""
+    counts: collections.Counter[str] = collections.Counter()
+    example = {}
+    for entry in list_images(root):
+        folder = str(Path(entry.name).parent)
+        if Path(entry.name).parts[0].endswith(".tar"):
+            folder = Path(folder).name
+        counts[folder] += 1
+        example[folder] = entry
+    classes = [class_of(example[folder], network.class_names) for folder, _ in counts.most_common()]
+    classes = [label for label in dict.fromkeys(classes) if label >= 0][:count]
+    if not classes:
+        raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
+    return sorted(classes)
+
+
+def _reference(
+    folder: Run, config: Any, root: Path, network: Network, judges: list[Judge], units: list[Unit]
+) -> Reference:
+    """Real images of the evaluated classes, seen by the network and the judges."""
+    classes = [unit.class_index for unit in units if unit.class_index is not None]
+    real = load_real(
+        root, network.class_names, classes=classes or None, per_class=config.data.per_class,
+        most=config.data.most_photos if not classes else None, seed=config.seed,
+    )  # fmt: skip
+    passes = len(real.images) * (1 + len(judges))
+    with tqdm(total=passes, desc="real images", unit="image", disable=not config.progress) as bar:
+        activations = activations_of_all(network, real.images, units, note=bar.update)
+        verdicts = {}
+        for judge in judges:
+            verdicts[judge.name] = judge.see(real.images, note=bar.update)
+    return Reference(real, activations, verdicts)
+
+
+def _synthesized(
+    folder: Run,
+    config: Any,
+    network: Network,
+    units: list[Unit],
+    seeds: list[int],
+    prior: Prior,
+    settings: AscentSettings,
+) -> Made:
+    """One method's images, taken up from the run folder where it holds them already."""
+    identity = json.dumps([
+        asdict(settings), [asdict(unit) for unit in units], seeds, prior.size, digest(prior.weights()),
+        digest(network.module.state_dict()), config.batch,
+    ])  # fmt: skip
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    path = folder.folder / "images" / f"{prior.name}.safetensors"
+    rows = [(unit, seed) for unit in units for seed in seeds]
+    if path.exists():
+        with safe_open(path, "pt") as file:
+            meta = file.metadata() or {}
+            if meta.get("key") == key:
+                images = file.get_tensor("images").float() / 255
+                cost = float(meta["seconds"]), float(meta["memory"])
+                return Made(prior.name, images, [u for u, _ in rows], [s for _, s in rows], *cost)
+    steps = (settings.steps + settings.refine_steps) * -(-len(rows) // config.batch)
+    with tqdm(total=steps, desc=prior.name, unit="step", disable=not config.progress) as bar:
+
+        def on_step(_i: int, _n: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
+            bar.set_postfix(activation=f"{float(activations.mean()):.2f}", refresh=False)
+            bar.update()
+
+        with measured(network.device) as cost_:
+            result = synthesize(
+                network, units, prior, ascent=settings, seeds=seeds, batch=config.batch, on_step=on_step
+            )
+    seconds, memory = cost_.seconds / len(rows), cost_.memory / min(config.batch, len(rows)) / 2**20
+    images = (result.images * 255).round().byte()
+    meta = {"key": key, "seconds": str(seconds), "memory": str(memory)}
+    write_atomic(path, save({"images": images.contiguous()}, meta))
+    return Made(prior.name, images.float() / 255, result.units, result.seeds, seconds, memory)
+
+
+def _past(folder: Path) -> dict[str, Any]:
+    """What a run of ``dgn synthesize`` holds."""
+    if not (folder / "results.csv").is_file() or not (folder / "config.yaml").is_file():
+        raise DgnError(f"{str(folder)!r} is no folder of a dgn synthesize run: it lacks results.csv or config.yaml")
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    config = OmegaConf.load(folder / "config.yaml")
+    methods = list(dict.fromkeys(row["prior"] for row in rows))
+    return {"folder": folder, "rows": rows, "network": config.network, "methods": methods}
+
+
+def _read_past(past: dict[str, Any], method: str, units: list[Unit]) -> Made:
+    """One prior's images of a past run."""
+    by_name = {unit.name: unit for unit in units}
+    rows = [row for row in past["rows"] if row["prior"] == method]
+    images = []
+    for row in rows:
+        try:
+            with Image.open(past["folder"] / row["image"]) as picture:
+                pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+                images.append(pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255)
+        except OSError as error:
+            raise DgnError(f"can't read {str(past['folder'] / row['image'])!r}: {error}") from error
+    seconds = [float(row["seconds"]) for row in rows if row["seconds"]]
+    return Made(
+        method, torch.stack(images), [by_name[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
+        sum(seconds) / len(seconds) if seconds else 0.0,
+    )  # fmt: skip
+
+
+def _reconstructions(
+    climbs: list[tuple[Prior, AscentSettings]], judge: Judge, images: torch.Tensor, device: str
+) -> list[Figure]:
+    figures = []
+    for prior, _ in climbs:
+        base = prior.layout if isinstance(prior, ComponentsPrior) else prior
+        if not isinstance(base, GeneratorPrior):
+            continue
+        config = base.generator.config
+        encoder = load_network(config.network, device=device).at(config.encoder_size)
+        figures += measure_reconstruction(prior.name, base.generator, encoder, judge, images)
+    return figures
+
+
+def _write(folder: Run, figures: list[Figure], made: list[Made], network: str) -> None:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Figure.__dataclass_fields__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(f).items()} for f in figures)
+    folder.write_text("figures.csv", text.getvalue())
+    folder.write_text("table.md", table(figures))
+    cells = [
+        Cell(unit.name, one.method, to_image(image), "")
+        for one in made
+        for unit, seed, image in zip(one.units, one.seeds, one.images, strict=True)
+        if seed == one.seeds[0]
+    ]
+    folder.write_picture("grid.png", grid(cells, f"Units of {network}", tile=COMMON_SIZE))
+    write_atomic(folder.folder / "panels.png", panels(figures, METRICS, "png"))
+    write_atomic(folder.folder / "panels.pdf", panels(figures, METRICS, "pdf"))

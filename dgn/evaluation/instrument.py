@@ -1,0 +1,293 @@
+"""The instrument: one table that says how good a method's images are, every figure with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgn.evaluation.judges import Judge, Verdict
+from dgn.evaluation.metrics import (
+    Interval,
+    code_ranks,
+    kid,
+    mean_interval,
+    ms_ssim,
+    nearest_distance,
+    pair_distance,
+)
+from dgn.evaluation.real import RealImages
+from dgn.network import Network
+from dgn.priors.generator import Generator, encode
+from dgn.units import Reader, Unit
+
+COMMON_SIZE = 128
+"""Pixels at which all methods' images are compared with each other."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of the table: a method's value of a metric, seen by a judge (``""``: by the network itself).
+
+    Attributes:
+        method, metric, judge: whose, what, seen by whom.
+        value, low, high: with the ends of the 95 % interval.
+        n: images (or pairs) it rests on.
+    """
+
+    method: str
+    metric: str
+    judge: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is shown: a title, which direction is good, a unit."""
+
+    title: str
+    better: str
+    percent: bool = False
+    digits: int = 3
+
+
+METRICS: dict[str, Metric] = {
+    "activation_over_best": Metric("activation / best real example's", "", digits=2),
+    "activation_over_mean": Metric("activation, standard deviations over the real mean", "", digits=1),
+    "top1": Metric("transfer, top-1", "higher", percent=True),
+    "top5": Metric("transfer, top-5", "higher", percent=True),
+    "nearest": Metric("distance to the nearest real image", "lower"),
+    "kid": Metric("KID", "lower", digits=4),
+    "diversity": Metric("distance between seeds", "real"),
+    "ms_ssim": Metric("MS-SSIM between seeds", "real", digits=2),
+    "seconds": Metric("seconds an image", "lower", digits=2),
+    "memory": Metric("peak memory, MiB an image", "lower", digits=0),
+    "psnr": Metric("reconstruction, PSNR in dB", "higher", digits=1),
+    "feature": Metric("reconstruction, feature distance", "lower"),
+    "code": Metric("reconstruction, code distance", "lower"),
+    "cycle": Metric("code found again among all", "higher", percent=True),
+}
+
+
+@dataclass
+class Made:
+    """Images of one method: ``[N, 3, H, W]`` in [0, 1], with the unit and seed of each, and what they cost."""
+
+    method: str
+    images: Tensor
+    units: list[Unit]
+    seeds: list[int]
+    seconds: float = 0.0
+    memory: float = 0.0
+    real_index: list[int] = field(default_factory=list)
+    """For images that are themselves among the real ones: their place there."""
+
+
+@dataclass
+class Reference:
+    """Real images as the network and the judges see them; made once, shared by all methods."""
+
+    real: RealImages
+    activations: dict[str, Tensor]
+    verdicts: dict[str, Verdict]
+
+    def of_classes(self, classes: Sequence[int]) -> Tensor:
+        """Places of the real images of these classes."""
+        wanted = set(classes)
+        return torch.tensor([i for i, label in enumerate(self.real.classes) if label in wanted], dtype=torch.long)
+
+
+@torch.no_grad()
+def activations_of(network: Network, images: Tensor, unit: Unit, batch: int = 32) -> Tensor:
+    """The unit's activation of each image, ``[N]``."""
+    return activations_of_all(network, images, [unit], batch)[unit.name]
+
+
+@torch.no_grad()
+def activations_of_all(
+    network: Network,
+    images: Tensor,
+    units: Sequence[Unit],
+    batch: int = 32,
+    note: Callable[[int], object] | None = None,
+) -> dict[str, Tensor]:
+    """Every unit's activation of each image, ``[N]`` a unit, in one pass over the images."""
+    layers = list(dict.fromkeys(layer for unit in units for layer in unit.layers))
+    parts: dict[str, list[Tensor]] = {unit.name: [] for unit in units}
+    for piece in images.split(batch):
+        read = network.features(piece.to(network.device), layers)
+        for unit in units:
+            parts[unit.name].append(Reader([unit] * len(piece), device=network.device)(read).cpu())
+        if note:
+            note(len(piece))
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def best_examples(reference: Reference, units: Sequence[Unit], count: int) -> Made:
+    """The real images that excite each unit most, best first: the method every synthesis is measured against."""
+    places = [reference.activations[unit.name].topk(min(count, len(reference.real.images))).indices for unit in units]
+    flat = torch.cat(places)
+    images = F.interpolate(reference.real.images[flat], size=COMMON_SIZE, mode="bilinear", antialias=True)
+    rows = [(unit, seed) for unit, place in zip(units, places, strict=True) for seed in range(len(place))]
+    return Made("real", images, [u for u, _ in rows], [s for _, s in rows], real_index=flat.tolist())
+
+
+def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Reference) -> list[Figure]:
+    """All figures of one method.
+
+    Activation of the images over the unit's best real example and in standard deviations over its mean on real images;
+    transfer, the share of images a judge names as their class (Fel et al. 2023); cosine distance to the nearest real
+    image and KID against real images of the same classes, in the judge's feature space; cosine distance between seeds
+    of one unit there, and MS-SSIM; cost.
+    """
+    figures: list[Figure] = []
+    groups = [unit.name for unit in made.units]
+
+    def add(metric: str, found: Interval, n: int, judge: str = "") -> None:
+        figures.append(Figure(made.method, metric, judge, *found, n))
+
+    own = torch.zeros(len(groups))
+    for name in dict.fromkeys(groups):
+        rows = [i for i, group in enumerate(groups) if group == name]
+        own[rows] = activations_of(network, made.images[rows], made.units[rows[0]])
+    real = [reference.activations[name] for name in groups]
+    best = torch.stack([values.max() for values in real])
+    mean, std = (torch.stack([getattr(values, name)() for values in real]) for name in ("mean", "std"))
+    # Relative to a best example that is itself not above zero, a ratio says nothing.
+    ratio = torch.where(best > 0, own / best, torch.nan)
+    add("activation_over_best", mean_interval(ratio, groups), len(own))
+    add("activation_over_mean", mean_interval((own - mean) / std, groups), len(own))
+
+    classes = [-1 if unit.class_index is None else unit.class_index for unit in made.units]
+    named = [i for i, label in enumerate(classes) if label >= 0]
+    pairs = _pairs(groups)
+    for judge in judges:
+        verdict = judge.see(made.images)
+        seen = reference.verdicts[judge.name]
+        if named:
+            ranks = verdict.ranks(classes)[named]
+            for k in (1, 5):
+                add(
+                    f"top{k}",
+                    mean_interval((ranks <= k).double(), [groups[i] for i in named]),
+                    len(named),
+                    judge.name,
+                )
+        skip = torch.tensor(made.real_index) if made.real_index else None
+        distance = nearest_distance(verdict.features, seen.features, skip=skip)
+        add("nearest", mean_interval(distance, groups), len(distance), judge.name)
+        places = reference.of_classes([classes[i] for i in named]) if named else torch.arange(len(seen.features))
+        if made.real_index:  # against the other real images
+            places = places[~torch.isin(places, torch.tensor(made.real_index))]
+        if len(places) > 1 and len(groups) > 1:
+            add("kid", kid(verdict.features, seen.features[places]), len(groups), judge.name)
+        if pairs:
+            apart = torch.stack([pair_distance(verdict.features[list(pair)])[0] for pair in pairs])
+            add("diversity", mean_interval(apart, [groups[a] for a, _ in pairs]), len(pairs), judge.name)
+    if pairs:
+        first, second = (made.images[[pair[side] for pair in pairs]] for side in (0, 1))
+        alike = ms_ssim(first, second)
+        add("ms_ssim", mean_interval(alike, [groups[a] for a, _ in pairs]), len(pairs))
+    if made.seconds:
+        add("seconds", (made.seconds,) * 3, len(groups))
+    if made.memory:
+        add("memory", (made.memory,) * 3, len(groups))
+    return figures
+
+
+def measure_photographs(photos: RealImages, judges: Sequence[Judge], method: str = "photographs") -> list[Figure]:
+    """The judges' own accuracy on labelled photographs: the ceiling of transfer."""
+    figures = []
+    for judge in judges:
+        ranks = judge.see(photos.images).ranks(photos.classes)
+        ranks = ranks[ranks > 0]
+        for k in (1, 5):
+            figures.append(Figure(method, f"top{k}", judge.name, *mean_interval((ranks <= k).double()), len(ranks)))
+    return figures
+
+
+@torch.no_grad()
+def measure_reconstruction(
+    method: str, generator: Generator, encoder: Network, judge: Judge, images: Tensor, batch: int = 32
+) -> list[Figure]:
+    """How well a generator writes held-out images down.
+
+    Args:
+        method: its name in the table.
+        generator: with a code of ``encoder``.
+        encoder: the network whose layer it inverts, at its own input size.
+        judge: in whose feature space the distance is taken.
+        images: ``[N, 3, S, S]`` in [0, 1]; shrunk to the generator's size.
+
+    Returns:
+        PSNR in dB, cosine distance of the judge's features, mean squared distance of the re-encoded normalised code,
+        and the share of codes that decoding and encoding finds again as the nearest of all ``N``.
+    """
+    config = generator.config
+    psnr, code_distance, codes, again, made = [], [], [], [], []
+    small = F.interpolate(images, size=config.image_size, mode="bilinear", antialias=True)
+
+    def code_of(x: Tensor) -> Tensor:
+        features = encoder.features(x, [config.layer])[config.layer]
+        return generator.normalise(encode(features.float(), config.code))
+
+    for x in small.split(batch):
+        code = code_of(x)
+        y = generator(code).float().clamp(0, 1)
+        back = code_of(y)
+        psnr.append(-10 * (x - y).square().mean((1, 2, 3)).log10())
+        code_distance.append((back - code).square().flatten(1).mean(1))
+        codes.append(code.half())
+        again.append(back.half())
+        made.append(y)
+    before, after = judge.see(small).features, judge.see(torch.cat(made)).features
+    feature = 1 - F.cosine_similarity(before, after)
+    found = (code_ranks(torch.cat(codes).float(), torch.cat(again).float()) == 1).double()
+    n = len(images)
+    columns = (
+        ("psnr", "", torch.cat(psnr)), ("feature", judge.name, feature),
+        ("code", "", torch.cat(code_distance)), ("cycle", "", found),
+    )  # fmt: skip
+    return [Figure(method, metric, by, *mean_interval(values), n) for metric, by, values in columns]
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as one Markdown table: a row a method, a column a metric and judge, intervals in brackets."""
+    columns = sorted(
+        {(figure.metric, figure.judge) for figure in figures}, key=lambda pair: (list(METRICS).index(pair[0]), pair[1])
+    )
+    methods = list(dict.fromkeys(figure.method for figure in figures))
+    at: Mapping[tuple[str, str, str], Figure] = {(f.method, f.metric, f.judge): f for f in figures}
+    heads = [METRICS[metric].title + (f" ({judge})" if judge else "") for metric, judge in columns]
+    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
+    for method in methods:
+        cells = [_cell(at.get((method, metric, judge))) for metric, judge in columns]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(figure: Figure | None) -> str:
+    if figure is None:
+        return ""
+    metric = METRICS[figure.metric]
+
+    def show(value: float) -> str:
+        return f"{value:.0%}" if metric.percent else f"{value:.{metric.digits}f}"
+
+    if figure.low == figure.high == figure.value:
+        return show(figure.value)
+    return f"{show(figure.value)} ({show(figure.low)} to {show(figure.high)})"
+
+
+def _pairs(groups: Sequence[str]) -> list[tuple[int, int]]:
+    """All pairs of rows of one unit."""
+    rows: dict[str, list[int]] = {}
+    for index, name in enumerate(groups):
+        rows.setdefault(name, []).append(index)
+    return [(a, b) for same in rows.values() for i, a in enumerate(same) for b in same[i + 1 :]]

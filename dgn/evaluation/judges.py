@@ -1,0 +1,74 @@
+"""Judges: classifiers that took no part in a synthesis, with the layer in whose feature space they compare images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dgn.errors import DgnError
+from dgn.network import OUTPUT, Network, load_network
+
+
+@dataclass
+class Verdict:
+    """What a judge sees in images: ``logits`` ``[N, classes]`` and ``features`` ``[N, D]``, float32 on the CPU."""
+
+    logits: Tensor
+    features: Tensor
+
+    def ranks(self, classes: list[int]) -> Tensor:
+        """The rank (1: first choice) of each image's class, int64 ``[N]``; 0 where the class is negative (none)."""
+        wanted = torch.tensor(classes)
+        own = self.logits.gather(1, wanted.clamp(min=0)[:, None])
+        return torch.where(wanted >= 0, (self.logits > own).sum(1) + 1, 0)
+
+
+@dataclass
+class Judge:
+    """A network that judges, and the layer whose (spatially averaged) output is its feature space."""
+
+    network: Network
+    layer: str
+
+    @property
+    def name(self) -> str:
+        """Of its network; of a file, without folder and suffix."""
+        return self.network.name
+
+    @torch.no_grad()
+    def see(self, images: Tensor, batch: int = 32, note: Callable[[int], object] | None = None) -> Verdict:
+        """Logits and features of images ``[N, C, H, W]`` in [0, 1], any size; ``note`` hears of each batch."""
+        logits, features = [], []
+        for piece in images.split(batch):
+            read = self.network.features(piece.to(self.network.device), list(dict.fromkeys([self.layer, OUTPUT])))
+            logits.append(read[OUTPUT].float().cpu())
+            value = read[self.layer].float()
+            features.append((value.flatten(2).mean(2) if value.dim() == 4 else value.flatten(1)).cpu())
+            if note:
+                note(len(piece))
+        return Verdict(torch.cat(logits), torch.cat(features))
+
+
+def load_judge(name: str, *, device: torch.device | str = "cpu") -> Judge:
+    """A judge by its network's name or the path of a ``torch.export`` program; see :func:`dgn.load_network`."""
+    network = load_network(name, device=device)
+    shape = network.layers.get(OUTPUT)
+    if shape is None or len(shape) != 1:
+        raise DgnError(f"judge {name!r} is no classifier: its output has the shape {shape}")
+    return Judge(network, feature_layer(network))
+
+
+def feature_layer(network: Network) -> str:
+    """The layer whose output the last linear layer reads: a classifier's penultimate features; else its output."""
+    modules = dict(network.module.named_modules())
+    linear = [name for name in network.layers if isinstance(modules.get(name), nn.Linear)]
+    before = list(network.layers)[: list(network.layers).index(linear[-1])] if linear else []
+    inputs = getattr(modules[linear[-1]], "in_features", None) if linear else None
+    for name in reversed(before):
+        shape = network.layers[name]
+        if shape == (inputs,) or (len(shape) == 3 and shape[0] == inputs):
+            return name
+    return OUTPUT

@@ -1,0 +1,146 @@
+"""Numbers that say how good images are: distances in a judge's feature space, KID, MS-SSIM, and their intervals.
+
+Feature arguments are float tensors ``[N, D]``, one row an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Interval = tuple[float, float, float]
+"""A figure with the lower and the upper end of its confidence interval."""
+
+
+def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
+    """``1 - cos`` between all rows: ``[N, M]`` from ``[N, D]`` and ``[M, D]``, from 0 to 2."""
+    x, y = torch.nn.functional.normalize(x.double(), dim=1), torch.nn.functional.normalize(y.double(), dim=1)
+    return (1 - x @ y.T).clamp(min=0)
+
+
+def nearest_distance(x: Tensor, real: Tensor, *, skip: Tensor | None = None) -> Tensor:
+    """Cosine distance of each row to the nearest real image, ``[N]``.
+
+    Args:
+        x, real: features ``[N, D]``, ``[M, D]``.
+        skip: ``[N]``, for rows that are themselves among ``real``: the index that does not count (-1: none).
+    """
+    distance = cosine_distance(x, real)
+    if skip is not None:
+        rows = (skip >= 0).nonzero()[:, 0]
+        distance[rows, skip[rows]] = torch.inf
+    return distance.amin(1)
+
+
+def pair_distance(x: Tensor) -> Tensor:
+    """Cosine distance of every pair of rows, ``[N (N - 1) / 2]``."""
+    first, second = torch.triu_indices(len(x), len(x), 1)
+    return cosine_distance(x, x)[first, second]
+
+
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    from sklearn.metrics.pairwise import polynomial_kernel
+
+    return torch.from_numpy(polynomial_kernel(x.double().numpy(), y.double().numpy(), degree=3, coef0=1))
+
+
+def kid(x: Tensor, y: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+    """Kernel inception distance between two sets of features, unbiased, with the cubic kernel ``(x.y / D + 1)^3``.
+
+    Binkowski et al. 2018 (arXiv 1801.01401, eq. 4). 0 in expectation for two samples of one distribution; it can be
+    negative. The interval is bootstrapped over the images of both sets; an image drawn twice is not paired with itself.
+
+    Args:
+        x, y: ``[N, D]``, ``[M, D]``, at least two rows each.
+        resamples, level, seed: of the bootstrap.
+    """
+    kxx, kyy, kxy = _cubic(x, x), _cubic(y, y), _cubic(x, y)
+    kxx.fill_diagonal_(0)
+    kyy.fill_diagonal_(0)
+
+    def estimate(w: Tensor, v: Tensor) -> Tensor:
+        """``[R]`` from how often each image was drawn, ``[R, N]`` and ``[R, M]``."""
+        within_x = ((w @ kxx) * w).sum(1) / (w.sum(1).square() - w.square().sum(1))
+        within_y = ((v @ kyy) * v).sum(1) / (v.sum(1).square() - v.square().sum(1))
+        return within_x + within_y - 2 * ((w @ kxy) * v).sum(1) / (w.sum(1) * v.sum(1))
+
+    one = [torch.ones(1, len(rows), dtype=torch.float64) for rows in (x, y)]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [_counts(len(rows), resamples, generator) for rows in (x, y)]
+    low, high = _ends(estimate(*drawn), level)
+    return float(estimate(*one)), low, high
+
+
+def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Multi-scale structural similarity of pairs of images in [0, 1], ``[N]`` from ``[N, C, H, W]`` twice.
+
+    Wang et al. 2003. Images under 161 px have fewer than its five scales; the weights of those that are left are
+    scaled up to sum to one.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as similarity
+
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    scales = next((n for n in range(5, 0, -1) if min(x.shape[2:]) // 2 ** (n - 1) > 10), 1)
+    betas = tuple(weight / sum(weights[:scales]) for weight in weights[:scales])
+    pairs = zip(x.split(1), y.split(1), strict=True)
+    values = [similarity(a, b, data_range=1.0, betas=betas, normalize="relu") for a, b in pairs]
+    return torch.stack([torch.as_tensor(value) for value in values])
+
+
+def code_ranks(codes: Tensor, again: Tensor) -> Tensor:
+    """Code-cycle rank, ``[N]``: place of a code among all when sorted by distance to its own re-encoding; 1 is best."""
+    distance = torch.cdist(again.flatten(1).double(), codes.flatten(1).double())
+    return (distance < distance.diagonal()[:, None]).sum(1) + 1
+
+
+def mean_interval(
+    values: Tensor,
+    groups: Sequence[str] | None = None,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    of: Callable[[Tensor], Tensor] | None = None,
+) -> Interval:
+    """Mean with its bootstrapped confidence interval.
+
+    Args:
+        values: ``[N]``; entries that are not finite are left out.
+        groups: of each value (its unit): groups are drawn, then values within them, so that several seeds of one unit
+            don't count as so many units.
+        resamples, level, seed: of the bootstrap.
+        of: applied to the mean and to the ends of the interval.
+    """
+    kept = values.double().isfinite()
+    if not bool(kept.any()):
+        return (float("nan"),) * 3
+    names = [name for name, keep in zip(groups or range(len(values)), kept.tolist(), strict=True) if keep]
+    values = values.double()[kept]
+    order = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    group = torch.tensor([order[name] for name in names])
+    generator = torch.Generator().manual_seed(seed)
+    drawn = _counts(len(order), resamples, generator)
+    inner = torch.zeros(resamples, len(values), dtype=torch.float64)
+    for index in range(len(order)):
+        rows = (group == index).nonzero()[:, 0]
+        inner[:, rows] = _counts(len(rows), resamples, generator)
+    weights = drawn[:, group] * inner
+    low, high = _ends((weights @ values) / weights.sum(1), level)
+    found = torch.tensor([float(values.mean()), low, high], dtype=torch.float64)
+    found = found if of is None else of(found)
+    return tuple(found.tolist())  # type: ignore[return-value]
+
+
+def _counts(rows: int, resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each of ``rows`` was drawn in each resample, ``[resamples, rows]``."""
+    draws = torch.randint(rows, (resamples, rows), generator=generator)
+    ones = torch.ones(resamples, rows, dtype=torch.float64)
+    return torch.zeros(resamples, rows, dtype=torch.float64).scatter_add_(1, draws, ones)
+
+
+def _ends(estimates: Tensor, level: float) -> tuple[float, float]:
+    edge = (1 - level) / 2
+    low, high = torch.quantile(estimates.double(), torch.tensor([edge, 1 - edge], dtype=torch.float64)).tolist()
+    return low, high

@@ -1,0 +1,99 @@
+"""Real images with their classes, to measure synthesised ones against."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.images import Entry, crop, decode, list_images
+
+
+@dataclass
+class RealImages:
+    """Central squares ``[N, 3, S, S]`` in [0, 1], their class indices (-1: unknown) and their names."""
+
+    images: Tensor
+    classes: list[int]
+    names: list[str]
+    broken: list[str]
+
+
+def class_of(entry: Entry, class_names: Sequence[str]) -> int:
+    """The class of an image by the folder it is in: a WordNet id of ImageNet, a class name, or an index; else -1."""
+    folder = Path(entry.name).parent.name
+    known = _wordnet() if len(class_names) == 1000 else {}
+    if folder in known:
+        return known[folder]
+    plain = folder.replace("_", " ").lower()
+    found = [index for index, name in enumerate(class_names) if name.lower() == plain]
+    if len(found) == 1:
+        return found[0]
+    return int(folder) if folder.isdigit() and int(folder) < len(class_names) else -1
+
+
+def load_real(
+    root: Path,
+    class_names: Sequence[str],
+    *,
+    size: int = 224,
+    classes: Sequence[int] | None = None,
+    per_class: int | None = None,
+    most: int | None = None,
+    seed: int = 0,
+) -> RealImages:
+    """Labelled images below a folder or in tar files, in an order that follows from the seed.
+
+    Args:
+        root: see :func:`dgn.images.list_images`.
+        class_names: of the network; see :func:`class_of`.
+        size: pixels of the squares.
+        classes, per_class: only these classes, and at most so many images of each.
+        most: at most so many images in all.
+        seed: of the choice among more.
+
+    Raises:
+        DgnError: no image of these classes, or none that can be decoded.
+    """
+    entries = list_images(root)
+    order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed)).tolist()
+    wanted = None if classes is None else set(classes)
+    labels: dict[str, int] = {}
+    taken: dict[int, int] = {}
+    images: list[Tensor] = []
+    found = RealImages(torch.zeros(0), [], [], [])
+    for index in order:
+        entry = entries[index]
+        folder = str(Path(entry.name).parent)
+        if folder not in labels:
+            labels[folder] = class_of(entry, class_names)
+        label = labels[folder]
+        if (wanted is not None and label not in wanted) or (per_class and taken.get(label, 0) >= per_class):
+            continue
+        if most is not None and len(images) >= most:
+            break
+        try:
+            pixels = np.array(crop(decode(entry.read()), size, None))
+        except Exception:
+            found.broken.append(entry.name)
+            continue
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+        found.classes.append(label)
+        found.names.append(entry.name)
+        taken[label] = taken.get(label, 0) + 1
+    if not images:
+        what = "readable image" if wanted is None else "readable image of the classes that are evaluated"
+        raise DgnError(f"no {what} in {str(root)!r}; images lie in folders named by WordNet id, class name or index")
+    found.images = torch.stack(images)
+    return found
+
+
+def _wordnet() -> dict[str, int]:
+    from timm.data import ImageNetInfo
+
+    return {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}

@@ -1,0 +1,198 @@
+"""The instrument on known answers: identical sets, noise, planted classes and neighbours."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SmallCNN
+from PIL import Image
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.evaluation import instrument
+from dgn.evaluation.cost import measured
+from dgn.evaluation.instrument import Made, Reference, activations_of_all, best_examples, measure, table
+from dgn.evaluation.judges import Judge, feature_layer, load_judge
+from dgn.evaluation.metrics import code_ranks, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
+from dgn.evaluation.real import RealImages, load_real
+from dgn.network import Network
+from dgn.report.panels import panels
+from dgn.units import parse_units
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_kid_is_the_unbiased_estimate() -> None:
+    """Against the double sum of the paper, written out."""
+    x, y = normal(7, 5), normal(6, 5, seed=1) + 1
+    k = lambda a, b: float((a @ b / 5 + 1) ** 3)  # noqa: E731
+    xx = sum(k(x[i], x[j]) for i in range(7) for j in range(7) if i != j) / 42
+    yy = sum(k(y[i], y[j]) for i in range(6) for j in range(6) if i != j) / 30
+    xy = sum(k(a, b) for a in x for b in y) / 42
+    assert kid(x, y)[0] == pytest.approx(xx + yy - 2 * xy, rel=1e-4)
+
+
+def test_kid_is_about_zero_for_one_distribution_and_grows_with_distance() -> None:
+    same = [kid(normal(60, 16, seed=i), normal(60, 16, seed=100 + i), resamples=200) for i in range(20)]
+    values = torch.tensor([value for value, _, _ in same])
+    error = float(values.std() / math.sqrt(len(values)))
+    assert abs(float(values.mean())) < 3 * error
+    assert sum(low <= 0 <= high for _, low, high in same) >= 15
+    shifted = [kid(normal(60, 16), normal(60, 16, seed=1) + shift)[0] for shift in (0.0, 0.3, 1.0)]
+    assert shifted[0] < shifted[1] < shifted[2]
+    assert kid(normal(60, 16), normal(60, 16, seed=1) + 1.0)[1] > 0
+
+
+def test_identical_sets_are_nearest_themselves() -> None:
+    x = normal(20, 8)
+    assert float(nearest_distance(x, x).max()) < 1e-6
+    assert float(nearest_distance(x, x, skip=torch.arange(20)).min()) > 1e-3
+    assert float(nearest_distance(3 * x, x).max()) < 1e-6  # a direction, not a length
+    opposite = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(pair_distance(opposite), torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("size", [12, 64, 128, 170])
+def test_ms_ssim_knows_alike_from_unlike(size: int) -> None:
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ms_ssim(x, x), torch.ones(2))
+    near, far = ms_ssim(x, (x + 0.05 * normal(*x.shape)).clamp(0, 1)), ms_ssim(x, 1 - x)
+    assert bool((near > 0.9).all()) and bool((far < 0.5).all())
+
+
+def test_code_ranks() -> None:
+    codes = torch.eye(5)
+    assert code_ranks(codes, codes + 0.1).tolist() == [1] * 5
+    assert code_ranks(codes, codes.roll(1, 0))[0] > 1
+
+
+def test_mean_interval_draws_units_not_images() -> None:
+    """A hundred seeds of two units are two observations: the interval is as wide as theirs."""
+    values = torch.cat([torch.zeros(100), torch.ones(100)])
+    value, low, high = mean_interval(values, ["a"] * 100 + ["b"] * 100)
+    assert (value, low, high) == (0.5, 0.0, 1.0)
+    _, low, high = mean_interval(values)
+    assert 0.4 < low < 0.5 < high < 0.6
+    assert mean_interval(torch.tensor([1.0, float("nan"), 3.0]))[0] == 2.0
+    assert math.isnan(mean_interval(torch.tensor([float("nan")]))[0])
+    assert mean_interval(values) == mean_interval(values)
+
+
+def planted(count: int, seed: int) -> tuple[Tensor, list[int]]:
+    """Images of three classes, one bright channel each, with noise."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = [i % 3 for i in range(count)]
+    images = 0.3 * torch.rand(count, 3, 16, 16, generator=generator)
+    for index, label in enumerate(classes):
+        images[index, label] += 0.6
+    return images, classes
+
+
+class Brightest(torch.nn.Module):
+    """Names the brightest channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = torch.nn.AdaptiveAvgPool2d(2)
+        self.flat = torch.nn.Flatten()
+        self.fc = torch.nn.Linear(12, 3, bias=False)
+        self.fc.weight.data.copy_(torch.eye(3).repeat_interleave(4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.flat(self.pool(x)))
+
+
+def look(images: Tensor, classes: list[int]) -> tuple[Network, Judge, Reference]:
+    network = Network(Brightest(), 16, class_names=["red", "green", "blue"], name="brightest")
+    judge = Judge(network, feature_layer(network))
+    units = parse_units([0, 1, 2], network)
+    real = RealImages(images, classes, [str(i) for i in range(len(images))], [])
+    return network, judge, Reference(real, activations_of_all(network, images, units), {"brightest": judge.see(images)})
+
+
+def test_real_scores_best_and_noise_worst() -> None:
+    images, classes = planted(60, 0)
+    network, judge, reference = look(images, classes)
+    units = parse_units([0, 1, 2], network)
+    rows = [units[label] for label in planted(30, 1)[1]]
+    seeds = [i // 3 for i in range(30)]
+    noise = torch.rand(30, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+    made = {
+        "photos": planted(30, 1)[0],
+        "greyish": 0.5 * planted(30, 1)[0] + 0.5 * noise,
+        "noise": noise,
+    }
+    found = {
+        name: {figure.metric: figure for figure in measure(Made(name, x, rows, seeds), network, [judge], reference)}
+        for name, x in made.items()
+    }
+    value = {name: {metric: figure.value for metric, figure in metrics.items()} for name, metrics in found.items()}
+    assert value["photos"]["top1"] == 1.0 > value["noise"]["top1"]
+    for metric in ("nearest", "kid"):
+        assert value["photos"][metric] < value["greyish"][metric] < value["noise"][metric], metric
+    assert found["photos"]["kid"].low <= 0 < found["greyish"]["kid"].low
+    assert value["noise"]["activation_over_best"] < value["photos"]["activation_over_best"] <= 1.05
+    assert value["photos"]["diversity"] < value["noise"]["diversity"]
+    best = best_examples(reference, units, 2)
+    assert [reference.real.classes[i] for i in best.real_index] == [0, 0, 1, 1, 2, 2]
+    own = {figure.metric: figure.value for figure in measure(best, network, [judge], reference)}
+    assert own["top1"] == 1.0 and own["nearest"] > 0  # not its own nearest neighbour
+    assert own["activation_over_best"] <= 1.0
+
+
+def test_one_image_twice_is_no_diversity() -> None:
+    images, classes = planted(12, 0)
+    network, judge, reference = look(images, classes)
+    unit = parse_units("red", network)[0]
+    twice = Made("twice", images[:1].expand(2, -1, -1, -1), [unit, unit], [0, 1])
+    found = {figure.metric: figure.value for figure in measure(twice, network, [judge], reference)}
+    assert found["diversity"] == pytest.approx(0, abs=1e-6) and found["ms_ssim"] == pytest.approx(1, abs=1e-5)
+
+
+def test_feature_layers(cnn: SmallCNN) -> None:
+    assert feature_layer(Network(Brightest(), 16)) == "flat"
+    convolutional = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 16), torch.nn.Flatten())
+    assert feature_layer(Network(convolutional, 16)) == "output"
+    with pytest.raises(DgnError, match="no network"):
+        load_judge("nobody")
+
+
+def test_labelled_images(tmp_path: Path) -> None:
+    for folder, count in (("red", 3), ("blue", 2), ("mauve", 1)):
+        (tmp_path / folder).mkdir()
+        for index in range(count):
+            Image.new("RGB", (40, 30), folder if folder != "mauve" else "grey").save(tmp_path / folder / f"{index}.png")
+    (tmp_path / "red" / "broken.png").write_bytes(b"no image")
+    names = ["red", "green", "blue"]
+    every = load_real(tmp_path, names, size=16)
+    assert every.images.shape == (6, 3, 16, 16) and sorted(every.classes) == [-1, 0, 0, 0, 2, 2]
+    assert every.broken == ["red/broken.png"]
+    some = load_real(tmp_path, names, size=16, classes=[0, 2], per_class=2)
+    assert sorted(some.classes) == [0, 0, 2, 2]
+    assert all(float(x[label].mean()) > 0.9 for x, label in zip(some.images, some.classes, strict=True))
+    with pytest.raises(DgnError, match="no readable image"):
+        load_real(tmp_path, names, classes=[1])
+
+
+def test_cost_sees_time_and_memory() -> None:
+    with measured() as cost:
+        block = torch.ones(50_000_000)
+    assert cost.seconds > 0 and (cost.memory == 0 or cost.memory > 0.9 * block.numel() * 4)
+
+
+def test_table_and_figure_are_reproducible() -> None:
+    figures = [
+        instrument.Figure("dgn", "top5", "lite2", 0.5, 0.4, 0.6, 50),
+        instrument.Figure("pixel", "top5", "lite2", 0.1, 0.0, 0.2, 50),
+        instrument.Figure("dgn", "seconds", "", 2.0, 2.0, 2.0, 50),
+    ]
+    text = table(figures)
+    assert "| dgn | 50% (40% to 60%) | 2.00 |" in text and "| pixel | 10% (0% to 20%) |  |" in text
+    for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
+        first = panels(figures, instrument.METRICS, form)
+        assert first.startswith(start) and first == panels(figures, instrument.METRICS, form)
