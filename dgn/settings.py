@@ -23,6 +23,8 @@ class AscentSettings:
         fit: how images meet the network's input, ``"resize"`` or ``"crop"``.
         input_size: pixels at which the network sees images inside the loop (None: its own input size). Reported
             activations are always at the network's own size.
+        reencode: after this share of the steps the code is replaced once by the code of its own image, as the prior's
+            encoder sees it (0: never). What the image only seemed to show is lost, and the ascent goes on from there.
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor has it), for the loop only; the
             returned image and its activation are always computed in float32.
@@ -40,6 +42,7 @@ class AscentSettings:
     noise: float = 0.0
     fit: str = "resize"
     input_size: int | None = None
+    reencode: float = 0.0
     keep: str = "last"
     precision: str = "auto"
     refine_steps: int = 0
@@ -71,6 +74,8 @@ class AscentSettings:
             raise DgnError(f"unknown fit {self.fit!r}, expected 'resize' or 'crop'")
         if not 0 <= self.scale < 1 or not 0 <= self.jitter < 1 or self.noise < 0:
             raise DgnError("jitter and scale are shares from 0 up to 1, noise is not negative")
+        if not 0 <= self.reencode < 1:
+            raise DgnError(f"reencode is {self.reencode}, expected a share of the steps from 0 up to 1")
         if self.sigmas is not None and self.sigmas <= 0:
             raise DgnError(f"sigmas is {self.sigmas}, expected a width above 0")
 

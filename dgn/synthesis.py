@@ -145,7 +145,7 @@ def _piece(
     finer = prior.refine(result.code) if settings.refine_steps else None
     if finer is not None:
         prior, code = finer
-        second = replace(settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None)
+        second = replace(settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None, reencode=0.0)
         result = climb(network, units, prior, code, second, seeds, on_step=shifted(settings.steps))
         later = torch.where(result.frozen_at >= 0, result.frozen_at + settings.steps, -1)
         history, frozen = torch.cat([history, result.history]), torch.where(frozen >= 0, frozen, later)

@@ -108,6 +108,8 @@ def climb(
             moved = prior.project(rule(code, g, state, lr), settings.sigmas)
             if settings.decay != 1.0:
                 moved = prior.decay(moved, settings.decay)
+            if i + 1 == round(settings.reencode * steps):
+                moved = prior.project(prior.reencode(moved), settings.sigmas)
             code = torch.where(moving, moved, code)
     return Climb(best_code if settings.keep == "best" else code, history, frozen_at)
 

@@ -44,6 +44,7 @@ class AscentConfig:
     noise: float | None = None
     fit: str | None = None
     input_size: int | None = None
+    reencode: float | None = None
     keep: str | None = None
     precision: str | None = None
     refine_steps: int | None = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dgn.errors import DgnError
 from dgn.settings import AscentSettings
 
 
@@ -50,6 +51,14 @@ class Prior(ABC):
     def raw(self) -> Prior:
         """The same images written in the encoder's own code, in which the rule of 2016 steps; itself without one."""
         return self
+
+    def reencode(self, code: Tensor) -> Tensor:
+        """The code of the code's own image (PPGN's reconstruction, Nguyen et al. 2017), for priors with an encoder.
+
+        Raises:
+            DgnError: the prior has none.
+        """
+        raise DgnError(f"prior {self.name!r} has no encoder: use ascent.reencode=0")
 
     def refine(self, code: Tensor) -> tuple[Prior, Tensor] | None:
         """A finer prior and the codes at which to enter it, for a second ascent from where the first ended."""

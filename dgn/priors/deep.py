@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,16 +12,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.network import Network, load_network
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_components, load_generator
-from dgn.priors.generator import Components, Generator
+from dgn.priors.generator import Components, Generator, encode
 from dgn.settings import AscentSettings
 
 SPATIAL_ASCENT = AscentSettings(
     rule="adam", steps=150, lr=0.05, jitter=0.04, scale=0.1, noise=0.02, input_size=128, sigmas=2.0
 )
 COMPONENTS_ASCENT = AscentSettings(
-    rule="adam", steps=80, lr=0.1, jitter=0.04, scale=0.1, noise=0.02, input_size=160, refine_steps=40, refine_lr=0.04
+    rule="adam",
+    steps=80,
+    lr=0.1,
+    jitter=0.04,
+    scale=0.1,
+    noise=0.02,
+    input_size=160,
+    refine_steps=40,
+    refine_lr=0.04,
+    reencode=0.5,
 )
 
 
@@ -30,6 +42,7 @@ class GeneratorPrior(Prior):
         generator: trained; frozen here.
         size: height and width in pixels of the images, a multiple of a cell's; only a spatial code has a choice.
         name: in tables and file names.
+        encoder: the network whose layer the generator inverts, for :meth:`reencode`.
         around: ``(centre, radius)`` keeps each element of the code within ``radius`` of ``centre``.
         sigmas: the code keeps within this many standard deviations of real codes.
         raw: the code is the encoder's own, as in the paper; else each channel is normalised by its mean and standard
@@ -42,6 +55,7 @@ class GeneratorPrior(Prior):
         size: int | None = None,
         *,
         name: str = "dgn",
+        encoder: Network | None = None,
         around: tuple[Tensor, float] | None = None,
         sigmas: float = 3.0,
         raw: bool = False,
@@ -54,7 +68,7 @@ class GeneratorPrior(Prior):
             raise DgnError(f"this generator can't make images of {size} px: give size={choice}")
         self.generator = generator.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.name, self.channels, self.size = name, 3, (size, size)
-        self.around, self.sigmas, self._raw = around, sigmas, raw
+        self.encoder, self.around, self.sigmas, self._raw = encoder, around, sigmas, raw
         self.ascent = SPATIAL_ASCENT
         cells = size // cell
         self.code_shape = (config.code_shape[0], cells, cells)
@@ -79,13 +93,26 @@ class GeneratorPrior(Prior):
         return code
 
     def raw(self) -> GeneratorPrior:
-        return GeneratorPrior(self.generator, self.size[0], name=self.name, sigmas=self.sigmas, raw=True)
+        return GeneratorPrior(
+            self.generator, self.size[0], name=self.name, encoder=self.encoder, sigmas=self.sigmas, raw=True
+        )
+
+    @torch.no_grad()
+    def reencode(self, code: Tensor) -> Tensor:
+        if self.encoder is None:
+            return super().reencode(code)
+        config = self.generator.config
+        seen = self.encoder.at(self.size[0] * config.encoder_size // config.image_size)
+        raw = encode(seen.features(self.decode(code), [config.layer])[config.layer].float(), config.code)
+        return raw if self._raw else self.generator.normalise(raw)
 
     def weights(self) -> dict[str, Tensor]:
         return self.generator.state_dict()
 
     def to(self, device: torch.device | str) -> GeneratorPrior:
         self.generator.to(device)
+        if self.encoder is not None:
+            self.encoder.to(device)
         return self
 
 
@@ -99,6 +126,7 @@ class ComponentsPrior(Prior):
     Args:
         generator, components: from one training.
         size: pixels of the final image.
+        encoder: the network whose layer the generator inverts, for :meth:`reencode`.
         radius: of the ball, in units of ``sqrt(K)`` for K components (the typical norm of a real code is about 1).
         refine_radius: how far each element of the spatial code may move in the refinement.
     """
@@ -110,6 +138,7 @@ class ComponentsPrior(Prior):
         size: int = 128,
         *,
         name: str = "dgn",
+        encoder: Network | None = None,
         radius: float = 1.0,
         refine_radius: float = 1.0,
     ) -> None:
@@ -117,11 +146,11 @@ class ComponentsPrior(Prior):
             raise DgnError(
                 f"components of codes {components.shape} don't fit a generator of codes {generator.config.code_shape}"
             )
-        self.layout = GeneratorPrior(generator, generator.config.image_size, name=name)
-        self.final = GeneratorPrior(generator, size, name=name)
+        self.layout = GeneratorPrior(generator, generator.config.image_size, name=name, encoder=encoder)
+        self.final = GeneratorPrior(generator, size, name=name, encoder=encoder)
         self.components, self.radius, self.refine_radius = components, radius, refine_radius
         self.name, self.channels, self.size = name, 3, self.layout.size
-        self.ascent = COMPONENTS_ASCENT
+        self.ascent = COMPONENTS_ASCENT if encoder is not None else replace(COMPONENTS_ASCENT, reencode=0.0)
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
         count = len(self.components.scale)
@@ -136,6 +165,9 @@ class ComponentsPrior(Prior):
             return code.clamp(-sigmas, sigmas)
         radius = self.radius * code.shape[1] ** 0.5
         return code * (radius / code.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
+
+    def reencode(self, code: Tensor) -> Tensor:
+        return self.components.to_coordinates(self.layout.reencode(self.components.to_code(code)))
 
     def refine(self, code: Tensor) -> tuple[Prior, Tensor]:
         """The spatial code at the final size, each element within ``refine_radius`` of the enlarged layout."""
@@ -174,12 +206,15 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     """
     file = path / "generator.safetensors" if path.is_dir() else path
     generator, _ = load_generator(file)
+    encoder = None
+    with suppress(DgnError):  # weights that this machine doesn't have: the prior then can't re-encode
+        encoder = load_network(generator.config.network)
     beside = file.with_name("components.safetensors")
     if space not in ("auto", "components", "code"):
         raise DgnError(f"unknown space {space!r} of a generator's code, expected 'auto', 'components' or 'code'")
     if space == "components" and not beside.is_file():
         raise DgnError(f"no principal components beside {str(file)!r}; use space=code")
     if space == "code" or not beside.is_file():
-        return GeneratorPrior(generator, size, name=name)
+        return GeneratorPrior(generator, size, name=name, encoder=encoder)
     components, _ = load_components(beside)
-    return ComponentsPrior(generator, components, size or 2 * generator.config.image_size, name=name)
+    return ComponentsPrior(generator, components, size or 2 * generator.config.image_size, name=name, encoder=encoder)

@@ -15,7 +15,7 @@ from dgn.ascent.rules import RULES, State, adam
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
-from dgn.priors.generator import Components, Generator
+from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import NGUYEN2016
 from dgn.synthesis import synthesize
@@ -324,3 +324,42 @@ def test_bad_settings_name_the_nearest(network: Network) -> None:
         synthesize(network, ["ant"], PixelPrior(16, channels=1))
     with pytest.raises(dgn.DgnError, match="multiple of 4"):
         GeneratorPrior(small_generator(), 18)
+
+
+class Remembering(PixelPrior):
+    """Re-encodes to dark grey, once; a frozen sample does not move."""
+
+    def reencode(self, code: Tensor) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        return torch.full_like(code, 0.25)
+
+
+def test_reencoding_happens_once_and_the_ascent_goes_on_from_there(network: Network) -> None:
+    prior = Remembering(16)
+    result = synthesize(network, ["ant"], prior, steps=6, lr=1e-3, lr_end=1e-3, reencode=0.5, **FP32)
+    assert prior.calls == 1
+    moved = (result.codes - 0.25).abs()
+    assert 1e-3 < float(moved.max()) <= 2.1e-3  # two steps after it
+    assert float((synthesize(network, ["ant"], prior, steps=6, lr=1e-3, **FP32).codes - 0.5).abs().max()) < 0.1
+    assert prior.calls == 1
+    with pytest.raises(dgn.DgnError, match="no encoder"):
+        synthesize(network, ["ant"], PixelPrior(16), steps=6, reencode=0.5)
+
+
+def test_reencoding_is_decode_then_encode(cnn: SmallCNN) -> None:
+    network = Network(cnn, 16)
+    layer = next(name for name, shape in network.layers.items() if len(shape) == 3)
+    channels, cells, _ = network.layers[layer]
+    torch.manual_seed(0)
+    stages = (16 // cells).bit_length() - 1
+    config = GeneratorConfig("small", layer, 16, 16, "spatial", (channels, cells, cells), (8,) * stages, (1,) * stages)
+    generator = Generator(config).eval()
+    generator.code_mean.fill_(0.3)
+    generator.code_std.fill_(0.7)
+    for raw in (False, True):
+        prior = GeneratorPrior(generator, encoder=network, raw=raw)
+        code = prior.start(2)
+        with torch.no_grad():
+            expected = network.features(prior.decode(code), [layer])[layer]
+        torch.testing.assert_close(prior.reencode(code), expected if raw else (expected - 0.3) / 0.7)
+        assert prior.raw().encoder is network
