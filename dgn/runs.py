@@ -119,7 +119,7 @@ def surroundings() -> dict[str, Any]:
         "versions": versions,
         "platform": platform.platform(),
         "git": _git_revision(),
-        "command": ["dgn", *sys.argv[1:]],
+        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],
     }
 
 

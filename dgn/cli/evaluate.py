@@ -37,7 +37,8 @@ from dgn.evaluation.instrument import (
 from dgn.evaluation.judges import Judge, load_judge
 from dgn.evaluation.real import class_of, load_real
 from dgn.images import list_images
-from dgn.network import Network, load_network
+from dgn.network import Network
+from dgn.network_sources import load_network
 from dgn.priors import Prior
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.report.grid import Cell, grid

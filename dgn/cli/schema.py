@@ -104,18 +104,11 @@ class TrainingConfig:
 
 
 @dataclass
-class SynthesizeConfig:
-    """``dgn synthesize``."""
+class JobConfig:
+    """What every job has."""
 
-    verb: str = "synthesize"
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    prior: dict[str, PriorConfig] = field(default_factory=dict)
-    ascent: AscentConfig = field(default_factory=AscentConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    units: Any = MISSING
     seed: int = 0
-    seeds: int = 1
-    batch: int = 32
     device: str = "auto"
     threads: int | None = None
     out: str | None = None
@@ -123,21 +116,34 @@ class SynthesizeConfig:
 
 
 @dataclass
-class TrainConfig:
+class AscentJobConfig(JobConfig):
+    """A job that climbs units with priors."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prior: dict[str, PriorConfig] = field(default_factory=dict)
+    ascent: AscentConfig = field(default_factory=AscentConfig)
+    batch: int = 32
+
+
+@dataclass
+class SynthesizeConfig(AscentJobConfig):
+    """``dgn synthesize``."""
+
+    verb: str = "synthesize"
+    units: Any = MISSING
+    seeds: int = 1
+
+
+@dataclass
+class TrainConfig(JobConfig):
     """``dgn train``."""
 
     verb: str = "train"
     network: str = "efficientnet_lite0"
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    seed: int = 0
-    device: str = "auto"
     compile: bool | None = None
     checkpoint_minutes: float = 5.0
-    threads: int | None = None
-    out: str | None = None
-    progress: bool = True
 
 
 @dataclass
@@ -151,26 +157,16 @@ class RealConfig:
 
 
 @dataclass
-class EvaluateConfig:
+class EvaluateConfig(AscentJobConfig):
     """``dgn evaluate``."""
 
     verb: str = "evaluate"
-    network: NetworkConfig = field(default_factory=NetworkConfig)
-    prior: dict[str, PriorConfig] = field(default_factory=dict)
-    ascent: AscentConfig = field(default_factory=AscentConfig)
     data: RealConfig = field(default_factory=RealConfig)
-    tracking: TrackingConfig = field(default_factory=TrackingConfig)
     run: str | None = None
     units: Any = None
     classes: int = 50
     judges: list[str] = field(default_factory=list)
-    seed: int = 0
     seeds: int = 2
-    batch: int = 32
-    device: str = "auto"
-    threads: int | None = None
-    out: str | None = None
-    progress: bool = True
 
 
 @dataclass

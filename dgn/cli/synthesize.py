@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -11,7 +12,8 @@ import torch
 from tqdm import tqdm
 
 from dgn.cli.common import choose_device, choose_priors, choose_seeds, open_run, open_tracker, plain
-from dgn.network import Network, load_network
+from dgn.network import Network
+from dgn.network_sources import load_network
 from dgn.report.grid import Cell, grid
 from dgn.report.page import page
 from dgn.runs import Run, now, surroundings, to_image
@@ -71,7 +73,7 @@ def run(config: Any) -> None:
             folder.write_manifest(manifest)
         title = f"What units of {network.name} want to see"
         picture = folder.write_picture("grid.png", grid(cells, title))
-        folder.write_text("index.html", page(rows, title, " ".join(manifest["command"])))
+        folder.write_text("index.html", page(rows, title, shlex.join(manifest["command"])))
         folder.write_manifest({**manifest, "status": "done", "finished": now()})
         tracker.picture("grid", picture)
         tracker.table(rows, folder.folder)

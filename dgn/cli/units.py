@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dgn.errors import DgnError
-from dgn.network import load_network
+from dgn.network_sources import load_network
 from dgn.units import find_classes
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dgn.errors import DgnError
-from dgn.network import OUTPUT, Network, load_network
+from dgn.network import OUTPUT, Network
+from dgn.network_sources import load_network
 
 
 @dataclass

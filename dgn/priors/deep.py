@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.network import Network, load_network
+from dgn.network import Network
+from dgn.network_sources import load_network
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_components, load_generator
 from dgn.priors.generator import Components, Generator, encode

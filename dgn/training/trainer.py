@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from dgn.errors import DgnError
 from dgn.images import Entry, list_images
-from dgn.network import Network, load_network
+from dgn.network import Network
+from dgn.network_sources import load_network
 from dgn.priors.checkpoint import load_tensors, save_components, save_generator, save_tensors
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.storage import write_atomic
