@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -66,17 +67,24 @@ class AscentSettings:
         """Raise :class:`DgnError` on values that can't work."""
         if self.steps < 1 or self.refine_steps < 0:
             raise DgnError(f"steps is {self.steps}, expected a whole number above 0")
+        for name, rate in (("lr", self.lr), ("lr_end", self.lr_end), ("refine_lr", self.refine_lr)):
+            if not 0 <= rate < math.inf:
+                raise DgnError(f"{name} is {rate}, expected 0 or more (to find what silences a unit, climb '-1*UNIT')")
+        if not 0 < self.decay <= 1:
+            raise DgnError(f"decay is {self.decay}, expected a factor above 0, at most 1 (1: no decay)")
+        if self.input_size is not None and self.input_size < 1:
+            raise DgnError(f"input_size is {self.input_size}, expected pixels above 0")
         if self.keep not in ("last", "best"):
             raise DgnError(f"unknown keep {self.keep!r}, expected 'last' or 'best'")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise DgnError(f"unknown precision {self.precision!r}, expected 'auto', 'bf16' or 'fp32'")
         if self.fit not in ("resize", "crop"):
             raise DgnError(f"unknown fit {self.fit!r}, expected 'resize' or 'crop'")
-        if not 0 <= self.scale < 1 or not 0 <= self.jitter < 1 or self.noise < 0:
+        if not 0 <= self.scale < 1 or not 0 <= self.jitter < 1 or not 0 <= self.noise < math.inf:
             raise DgnError("jitter and scale are shares from 0 up to 1, noise is not negative")
         if not 0 <= self.reencode < 1:
             raise DgnError(f"reencode is {self.reencode}, expected a share of the steps from 0 up to 1")
-        if self.sigmas is not None and self.sigmas <= 0:
+        if self.sigmas is not None and not 0 < self.sigmas < math.inf:
             raise DgnError(f"sigmas is {self.sigmas}, expected a width above 0")
 
 

@@ -17,7 +17,7 @@ from dgn.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import NGUYEN2016
+from dgn.settings import NGUYEN2016, AscentSettings
 from dgn.synthesis import synthesize
 
 FP32 = {"precision": "fp32"}
@@ -363,3 +363,12 @@ def test_reencoding_is_decode_then_encode(cnn: SmallCNN) -> None:
             expected = network.features(prior.decode(code), [layer])[layer]
         torch.testing.assert_close(prior.reencode(code), expected if raw else (expected - 0.3) / 0.7)
         assert prior.raw().encoder is network
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lr": -1.0}, {"lr": float("nan")}, {"decay": 2.0}, {"input_size": 0}, {"noise": float("nan")}, {"sigmas": 0.0}],
+)
+def test_settings_that_cannot_work_are_refused(change: dict[str, float]) -> None:
+    with pytest.raises(dgn.DgnError, match=next(iter(change))):
+        AscentSettings().with_changes(change)
