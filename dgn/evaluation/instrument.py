@@ -143,7 +143,8 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
 
     Activation of the images over the unit's best real example and in standard deviations over its mean on real images;
     transfer, the share of images a judge names as their class (Fel et al. 2023); cosine distance to the nearest real
-    image and KID against real images of the same classes, in the judge's feature space; cosine distance between seeds
+    image and KID against real images of the same classes, in the judge's feature space (for KID, scaled so that the
+    mean square of its features on real images is 1); cosine distance between seeds
     of one unit there, and MS-SSIM; cost.
     """
     figures: list[Figure] = []
@@ -186,7 +187,10 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
         if made.real_index:  # against the other real images
             places = places[~torch.isin(places, torch.tensor(made.real_index))]
         if len(places) > 1 and len(groups) > 1:
-            add("kid", kid(verdict.features, seen.features[places]), len(groups), judge.name)
+            # The kernel depends on the features' scale, which differs between judges: real ones get mean square 1.
+            unit_scale = seen.features.double().square().mean().sqrt()
+            found = kid(verdict.features / unit_scale, seen.features[places] / unit_scale)
+            add("kid", found, len(groups), judge.name)
         if pairs:
             apart = torch.stack([pair_distance(verdict.features[list(pair)])[0] for pair in pairs])
             add("diversity", mean_interval(apart, [groups[a] for a, _ in pairs]), len(pairs), judge.name)
@@ -258,17 +262,16 @@ def measure_reconstruction(
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures as one Markdown table: a row a method, a column a metric and judge, intervals in brackets."""
-    columns = sorted(
+    """The figures as one Markdown table: a row a metric and judge, a column a method, intervals in brackets."""
+    rows = sorted(
         {(figure.metric, figure.judge) for figure in figures}, key=lambda pair: (list(METRICS).index(pair[0]), pair[1])
     )
     methods = list(dict.fromkeys(figure.method for figure in figures))
     at: Mapping[tuple[str, str, str], Figure] = {(f.method, f.metric, f.judge): f for f in figures}
-    heads = [METRICS[metric].title + (f" ({judge})" if judge else "") for metric, judge in columns]
-    lines = ["| method | " + " | ".join(heads) + " |", "|---" * (len(columns) + 1) + "|"]
-    for method in methods:
-        cells = [_cell(at.get((method, metric, judge))) for metric, judge in columns]
-        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    lines = ["| metric | judge | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
+    for metric, judge in rows:
+        cells = [_cell(at.get((method, metric, judge))) for method in methods]
+        lines.append(f"| {METRICS[metric].title} | {judge} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 

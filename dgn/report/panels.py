@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
@@ -28,9 +29,9 @@ def panels(figures: Sequence[Any], metrics: Mapping[str, Any], form: str) -> byt
     ]
     methods = list(dict.fromkeys(figure.method for figure in figures))
     colour = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
-    columns = min(4, len(keys))
+    columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    canvas = Canvas(figsize=(3.0 * columns, 0.9 + rows * (0.75 + 0.24 * len(methods))), layout="constrained")
+    canvas = Canvas(figsize=(3.6 * columns, 0.9 + rows * (0.75 + 0.24 * len(methods))), layout="constrained")
     axes = canvas.subplots(rows, columns, squeeze=False)
     for place, axis in enumerate(axes.flat):
         if place >= len(keys):
@@ -38,20 +39,23 @@ def panels(figures: Sequence[Any], metrics: Mapping[str, Any], form: str) -> byt
             continue
         metric, judge = keys[place]
         shown = [figure for figure in figures if (figure.metric, figure.judge) == (metric, judge)]
-        shown.sort(key=lambda figure: methods.index(figure.method), reverse=True)
         scale = 100.0 if metrics[metric].percent else 1.0
-        for y, figure in enumerate(shown):
+        for figure in shown:
+            y = methods.index(figure.method)
             value, low, high = (number * scale for number in (figure.value, figure.low, figure.high))
             axis.barh(y, value, color=colour[figure.method], height=0.7)
             if high > low:
                 axis.errorbar(
                     value, y, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color="#333333", capsize=2, lw=1
                 )
-        axis.set_yticks(range(len(shown)), [figure.method for figure in shown], fontsize=7)
+        axis.set_yticks(range(len(methods)), methods if place % columns == 0 else [], fontsize=7)
+        axis.set_ylim(len(methods) - 0.4, -0.6)
         better = metrics[metric].better
         hint = {"": "", "real": ", nearest to real is best"}.get(better, f", {better} is better")
         title = metrics[metric].title + (" (%)" if metrics[metric].percent else "")
-        axis.set_title(title + (f"\n{judge}" if judge else "") + hint, fontsize=7, loc="left")
+        axis.set_title(
+            "\n".join(wrap(title + hint, 48)) + (f"\nseen by {judge}" if judge else ""), fontsize=7, loc="left"
+        )
         axis.tick_params(axis="x", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
         axis.axvline(0, color="#333333", lw=0.6)

@@ -192,7 +192,7 @@ def test_table_and_figure_are_reproducible() -> None:
         instrument.Figure("dgn", "seconds", "", 2.0, 2.0, 2.0, 50),
     ]
     text = table(figures)
-    assert "| dgn | 50% (40% to 60%) | 2.00 |" in text and "| pixel | 10% (0% to 20%) |  |" in text
+    assert "| transfer, top-5 | lite2 | 50% (40% to 60%) | 10% (0% to 20%) |" in text and "|  | 2.00 |  |" in text
     for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
         first = panels(figures, instrument.METRICS, form)
         assert first.startswith(start) and first == panels(figures, instrument.METRICS, form)
