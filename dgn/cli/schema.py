@@ -95,6 +95,9 @@ class TrainingConfig:
     adversary_start: float | None = None
     cycle_share: float | None = None
     blend_share: float | None = None
+    ascent_share: float | None = None
+    ascent_steps: int | None = None
+    init: str | None = None
     code_noise: float | None = None
     ema: float | None = None
     held_out: int | None = None

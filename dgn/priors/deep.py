@@ -24,13 +24,13 @@ SPATIAL_ASCENT = AscentSettings(
 )
 COMPONENTS_ASCENT = AscentSettings(
     rule="adam",
-    steps=80,
+    steps=120,
     lr=0.1,
     jitter=0.04,
     scale=0.1,
-    noise=0.02,
+    noise=0.05,
     input_size=160,
-    refine_steps=40,
+    refine_steps=80,
     refine_lr=0.04,
     reencode=0.5,
 )

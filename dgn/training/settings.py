@@ -25,6 +25,10 @@ class TrainSettings:
         blend_share: share of a batch whose codes are blends of two images' codes. A blend ``cos(t) a + sin(t) b`` has
             the covariance of real codes without being one, as the codes of an ascent: it has no image to match, only
             its own code and the adversary.
+        ascent_share, ascent_steps: share of a batch whose codes are on their way up random output units of the encoder,
+            through this generator as it is then, and the steps of each such ascent. As with blends, there is no image
+            to match.
+        init: generator whose weights the training starts from, a checkpoint or its folder (empty: random weights).
         adversary_start: share of the steps after which the adversary joins.
         code_noise: standard deviation of the noise added to the normalised code.
         ema: decay a step of the averaged weights, which are the ones that are kept.
@@ -57,6 +61,9 @@ class TrainSettings:
     adversary_start: float = 0.3
     cycle_share: float = 0.5
     blend_share: float = 0.0
+    ascent_share: float = 0.0
+    ascent_steps: int = 100
+    init: str = ""
     code_noise: float = 0.1
     ema: float = 0.995
     seed: int = 0
@@ -67,7 +74,7 @@ class TrainSettings:
 
     def check(self) -> None:
         """Raise :class:`DgnError` on values that can't work."""
-        for name in ("steps", "batch", "image_size", "encoder_size", "statistics_images"):
+        for name in ("steps", "batch", "image_size", "encoder_size", "statistics_images", "ascent_steps"):
             if getattr(self, name) < 1:
                 raise DgnError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
         stray = [layer for layer in self.adversary_layers if layer not in self.comparator_layers]
@@ -75,9 +82,13 @@ class TrainSettings:
             raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")
         if self.code not in ("spatial", "pooled"):
             raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
-        for name in ("cooldown", "adversary_start", "cycle_share", "blend_share"):
+        for name in ("cooldown", "adversary_start", "cycle_share", "blend_share", "ascent_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DgnError(f"{name} is {getattr(self, name)}, expected a share from 0 to 1")
+        if self.blend_share + self.ascent_share >= 1:
+            raise DgnError("blend_share and ascent_share leave no image of a batch to learn from; lower one")
+        if self.ascent_share and (self.code != "spatial" or not self.components):
+            raise DgnError("ascent_share needs a spatial code and components above 0")
 
     def rate(self, step: int) -> float:
         """The learning rate's factor at ``step``: linear warm-up, constant, linear cool-down to 1/50."""

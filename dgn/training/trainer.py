@@ -21,9 +21,17 @@ from dgn.errors import DgnError
 from dgn.images import Entry, list_images
 from dgn.network import Network
 from dgn.network_sources import load_network
-from dgn.priors.checkpoint import load_tensors, save_components, save_generator, save_tensors
-from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
+from dgn.priors.checkpoint import (
+    load_components,
+    load_generator,
+    load_tensors,
+    save_components,
+    save_generator,
+    save_tensors,
+)
+from dgn.priors.generator import CodeKind, Components, Generator, GeneratorConfig, encode
 from dgn.storage import write_atomic
+from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
 from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
@@ -163,6 +171,7 @@ class _Training:
         self._judge: Callable[[list[Tensor]], list[Tensor]] = (
             torch.compile(self.discriminator) if compile else self.discriminator
         )
+        self.pool: AscentPool | None = None
         self.scales: list[Tensor] = []
         self.semantic_scales: list[Tensor] = []
 
@@ -212,7 +221,38 @@ class _Training:
             x = torch.cat(list(self._real(min(256, count), 102, random=True)))
             self.scales = [_channel_std(f) for f in self._compared(x)]
             self.semantic_scales = [_channel_std(f) for f in self._encoded(x, self.settings.semantic_layers)[1]]
+        if self.settings.init:
+            self._warm_start(Path(self.settings.init))
         self.average.load_state_dict(self.generator.state_dict())
+        self._pool()
+
+    def _warm_start(self, path: Path) -> None:
+        """Take the weights of an earlier generator; the code's statistics stay those just measured."""
+        earlier, _ = load_generator(path / "generator.safetensors" if path.is_dir() else path)
+        mine, theirs = self.generator.config, earlier.config
+        if mine != theirs:
+            field = next(name for name, value in mine.to_dict().items() if theirs.to_dict()[name] != value)
+            raise DgnError(
+                f"init={str(path)!r} has {field}={getattr(theirs, field)}, this training {getattr(mine, field)}"
+            )
+        kept = {name: value for name, value in earlier.state_dict().items() if not name.startswith("code_")}
+        self.generator.load_state_dict(kept, strict=False)
+
+    def _pool(self) -> None:
+        """The codes of ascents, where the settings ask for them; they climb in the components of real codes."""
+        rows = round(self.settings.ascent_share * self.settings.batch)
+        if not rows:
+            return
+        if not self._components_path.exists():
+            self._measure_components(progress=False)
+        components, _ = load_components(self._components_path)
+        self.pool = AscentPool(
+            Components(
+                components.mean.to(self.device), components.scale.to(self.device), components.basis.to(self.device),
+                components.shape, components.explained,
+            ),
+            self.encoder, rows, self.settings.ascent_steps, self.settings.seed,
+        )  # fmt: skip
 
     # --- one step --------------------------------------------------------------------------------------------
 
@@ -224,24 +264,28 @@ class _Training:
                 group["lr"] = base * settings.rate(step)
         noise = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + step)
         images = self._images(batch)
-        blends = min(round(settings.blend_share * len(images)), len(images) - 1)
-        cycled = max(1, blends + round(settings.cycle_share * (len(images) - blends)))
+        climbing = self.pool.rows if self.pool else 0
+        blends = round(settings.blend_share * len(images))
+        free = min(climbing + blends, len(images) - 1)  # codes without an image of their own
+        cycled = max(1, free + round(settings.cycle_share * (len(images) - free)))
         with self._autocast():
             with torch.no_grad():
                 code, deep = self._encoded(images, settings.semantic_layers)
-                code = blend(self.generator.normalise(code), blends, noise)
+                code = blend(self.generator.normalise(code), free, noise)
+                if self.pool:
+                    code = torch.cat([self.pool.next(self.average).to(code), code[climbing:]])
                 real = self._compared(images)
             noisy = code + settings.code_noise * torch.randn(code.shape, generator=noise, device=self.device)
             fake_images = self._generate(noisy).float()
             fake = self._compared(fake_images)
             again, deep_again = self._encoded(fake_images[:cycled], settings.semantic_layers)
             again = self.generator.normalise(again)
-        pixel = (fake_images[blends:] - images[blends:]).abs().mean()
+        pixel = (fake_images[free:] - images[free:]).abs().mean()
         zero = pixel.new_zeros(())
-        feature = feature_distance(_rows(fake, blends), _rows(real, blends), self.scales) if fake else zero
+        feature = feature_distance(_rows(fake, free), _rows(real, free), self.scales) if fake else zero
         semantic = zero
-        if deep and cycled > blends:
-            deep_again, deep = _rows(deep_again, blends, cycled), _rows(deep, blends, cycled)
+        if deep and cycled > free:
+            deep_again, deep = _rows(deep_again, free, cycled), _rows(deep, free, cycled)
             semantic = feature_distance(deep_again, deep, self.semantic_scales)
         cycle = (again.float() - code[:cycled]).square().mean()
         loss = settings.pixel_weight * pixel + settings.feature_weight * feature
@@ -290,7 +334,9 @@ class _Training:
             return
         tensors, meta = load_tensors(self._state_path, STATE_FORMAT)
         mine, theirs = asdict(self.settings), meta["settings"]
-        free = {"steps", "cooldown", "components", "component_images"}  # a training may be cut short or prolonged
+        free = {"steps", "cooldown"}  # a training may be cut short or prolonged
+        if not self.settings.ascent_share:
+            free |= {"components", "component_images"}
         for name, value in json.loads(json.dumps(mine)).items():
             if name not in free and theirs.get(name) != value:
                 raise DgnError(
@@ -312,6 +358,9 @@ class _Training:
         self.semantic_scales = [value.to(self.device) for value in _part(tensors, "semantic_scale").values()]
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         self.rows, self.broken = meta["rows"], set(meta["broken"])
+        self._pool()
+        if self.pool:
+            self.pool.restore(_part(tensors, "pool"))
 
     def save(self) -> Path:
         """Write the state, the averaged generator, the losses and a picture of held-out images; returns the picture."""
@@ -322,6 +371,8 @@ class _Training:
         for name, optimiser in self.optimisers.items():
             for index, state in optimiser.state_dict()["state"].items():
                 tensors |= {f"adam.{name}.{index}.{key}": value for key, value in state.items()}
+        if self.pool:
+            tensors |= {f"pool.{key}": value for key, value in self.pool.state().items()}
         meta = {
             "settings": asdict(self.settings), "step": self.step, "seconds": self.seconds, "rows": self.rows,
             "broken": sorted(self.broken), "images": len(self.entries),
@@ -383,21 +434,34 @@ class _Training:
         report["broken"] = sorted(self.broken)
         report["parameters"] = sum(parameter.numel() for parameter in self.generator.parameters())
         if self.settings.components and self.kind == "spatial":
-            count = min(self.settings.component_images, len(self.entries))
-
-            def advance(done: int) -> None:
-                bar.update(done - bar.n)
-
-            bar = tqdm(total=count, desc="components", unit="image", disable=not progress)
-            with bar, self._autocast():
-                components = measure_components(
-                    (self.code_of(x) for x in self._real(count, 103, random=True)), self.average, count,
-                    self.settings.components, advance,
-                )  # fmt: skip
-            save_components(self.out / "components.safetensors", components, self._meta())
-            report["components"] = {"count": len(components.scale), "images": count, "explained": components.explained}
+            if self.pool is None:  # else they are there, and codes climb in them
+                self._measure_components(progress)
+            components, meta = load_components(self._components_path)
+            report["components"] = {
+                "count": len(components.scale), "images": meta["component_images"], "explained": components.explained
+            }  # fmt: skip
         write_atomic(self.out / "report.json", json.dumps(report, indent=1).encode())
         return path
+
+    @property
+    def _components_path(self) -> Path:
+        return self.out / "components.safetensors"
+
+    @torch.no_grad()
+    def _measure_components(self, progress: bool) -> None:
+        """Write the principal components of real codes; they depend on the encoder alone."""
+        count = min(self.settings.component_images, len(self.entries))
+
+        def advance(done: int) -> None:
+            bar.update(done - bar.n)
+
+        bar = tqdm(total=count, desc="components", unit="image", disable=not progress)
+        with bar, self._autocast():
+            components = measure_components(
+                (self.code_of(x) for x in self._real(count, 103, random=True)), self.generator, count,
+                self.settings.components, advance,
+            )  # fmt: skip
+        save_components(self._components_path, components, {**self._meta(), "component_images": count})
 
 
 @contextmanager

@@ -16,8 +16,11 @@ from PIL import Image
 
 from dgn.errors import DgnError
 from dgn.images import crop, decode, list_images
+from dgn.network_sources import load_network
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
 from dgn.priors.generator import CodeKind, GeneratorConfig, encode
+from dgn.resources import resource
+from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
 from dgn.training.losses import blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
@@ -109,6 +112,50 @@ def test_a_resumed_training_equals_an_undisturbed_one(code: str, images: Path, t
         train(images, tmp_path / "parts", replace(settings, lr=0.5), progress=False)
 
 
+def test_codes_of_the_pool_climb_and_start_anew() -> None:
+    generator, _ = load_generator(resource("pretrained") / "spatial64" / "generator.safetensors")
+    components, _ = load_components(resource("pretrained") / "spatial64" / "components.safetensors")
+    pool = AscentPool(components, load_network().at(128), rows=3, steps=12, seed=0)
+    generator.eval()
+    assert pool.ages == [0, 3, 6, 9]
+
+    def scores() -> torch.Tensor:
+        read = pool.encoder.features(generator(components.to_code(pool.codes[0])).clamp(0, 1), ["output"])["output"]
+        return read.gather(1, pool.units[0][:, None])[:, 0]
+
+    before, units = scores(), pool.units[0]
+    for _ in range(4 * 12):
+        assert pool.next(generator).shape == (3, 112, 8, 8)
+    assert (scores() - before > 1).all()  # logits
+    assert (pool.codes[0].norm(dim=1) <= 32 * 1.001).all() and pool.ages == [12, 3, 6, 9]
+    pool.next(generator)
+    assert pool.ages[0] == 1 and not torch.equal(pool.units[0], units)
+
+
+def test_a_training_starts_from_an_earlier_one(images: Path, tmp_path: Path) -> None:
+    first = train(images, tmp_path / "first", replace(SMALL, components=0), progress=False)
+    settings = replace(SMALL, components=0, steps=1, warmup=1, lr=1e-9, init=str(tmp_path / "first"))
+    again, _ = load_generator(train(images, tmp_path / "again", settings, progress=False))
+    earlier, _ = load_generator(first)
+    for (name, mine), theirs in zip(again.named_parameters(), earlier.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-3, msg=name)
+    with pytest.raises(DgnError, match="has widths="):
+        train(images, tmp_path / "other", replace(settings, widths=(8, 6, 6)), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ascent_share": 0.6, "blend_share": 0.4}, "leave no image"),
+        ({"ascent_share": 0.2, "components": 0}, "needs a spatial code and components"),
+        ({"ascent_share": -0.1}, "expected a share"),
+    ],
+)
+def test_shares_that_cannot_be(change: dict[str, float], message: str) -> None:
+    with pytest.raises(DgnError, match=message):
+        replace(SMALL, **change).check()  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("how", ["signal", "crash"])
 def test_a_killed_training_resumes_to_the_bit(
     how: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,8 +163,8 @@ def test_a_killed_training_resumes_to_the_bit(
     """Stopped at step 4 of 6, after the adversary has joined and in the cool-down; broken files stay known."""
     (images / "07.png").write_bytes(b"")
     settings = replace(
-        SMALL, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=0,
-        semantic_layers=("blocks.2", "blocks.6"), blend_share=0.25,
+        SMALL, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=5,
+        semantic_layers=("blocks.2", "blocks.6"), blend_share=0.25, ascent_share=0.25, ascent_steps=4,
     )  # fmt: skip
     whole, _ = load_generator(train(images, tmp_path / "whole", settings, progress=False))
     update = _Training.update
