@@ -29,6 +29,8 @@ class AscentSettings:
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor has it), for the loop only; the
             returned image and its activation are always computed in float32.
+        starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before the one
+            with the highest activation over the last quarter of these steps goes on alone (1 start: no race).
         refine_steps, refine_lr: a second ascent in the prior's finer code, where it has one (0: none).
     """
 
@@ -46,6 +48,8 @@ class AscentSettings:
     reencode: float = 0.0
     keep: str = "last"
     precision: str = "auto"
+    starts: int = 1
+    race_steps: int = 30
     refine_steps: int = 0
     refine_lr: float = 0.04
 
@@ -63,10 +67,19 @@ class AscentSettings:
         changed.check()
         return changed
 
+    @property
+    def total_steps(self) -> int:
+        """Forward passes a sample costs: races, ascent, refinement."""
+        races = self.starts * self.race_steps if self.starts > 1 else 0
+        return races + self.steps + self.refine_steps
+
     def check(self) -> None:
         """Raise :class:`DgnError` on values that can't work."""
-        if self.steps < 1 or self.refine_steps < 0:
-            raise DgnError(f"steps is {self.steps}, expected a whole number above 0")
+        for name, count in (("steps", self.steps), ("starts", self.starts), ("race_steps", self.race_steps)):
+            if count < 1:
+                raise DgnError(f"{name} is {count}, expected a whole number above 0")
+        if self.refine_steps < 0:
+            raise DgnError(f"refine_steps is {self.refine_steps}, expected 0 or more")
         for name, rate in (("lr", self.lr), ("lr_end", self.lr_end), ("refine_lr", self.refine_lr)):
             if not 0 <= rate < math.inf:
                 raise DgnError(f"{name} is {rate}, expected 0 or more (to find what silences a unit, climb '-1*UNIT')")

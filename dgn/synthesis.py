@@ -10,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgn.ascent.loop import OnStep, climb
+from dgn.ascent.loop import Climb, OnStep, climb
 from dgn.ascent.rules import IN_RAW_CODE, find_rule
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors import Prior, load_prior
 from dgn.settings import PRESETS, AscentSettings
 from dgn.units import Reader, Unit, parse_units
+
+START_STRIDE = 1_000_000_007
+"""Between the seeds of a sample's start codes: far more than anyone's seeds."""
 
 
 @dataclass
@@ -28,7 +31,8 @@ class Synthesis:
         activations: float32 ``[N]``, of the returned images, without transformations, at the network's input size.
         codes: the codes of the returned images, ``[N, ...]``: where the prior has a finer code or the rule climbs the
             encoder's own, these are in that code.
-        history: float32 ``[steps, N]``, activations during the ascent, transformations included.
+        history: float32 ``[steps, N]``, activations during the ascent, transformations included; of several starts,
+            those of the one that went on.
         units, seeds: of each row.
         frozen_at: ``[N]``, step at which a row stopped because its gradient was zero or not finite; -1 where it didn't.
         prior: name of the prior.
@@ -132,25 +136,52 @@ def _piece(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """One batch: the ascent, its refinement where the prior has one, and the final look in float32."""
     units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
-    total = settings.steps + settings.refine_steps
+    total, offset = settings.total_steps, 0
 
-    def shifted(offset: int) -> OnStep | None:
+    def shifted() -> OnStep | None:
         if on_step is None:
             return None
-        call = on_step
-        return lambda i, _n, activations, images: call(offset + i, total, activations, images)
+        call, done = on_step, offset
+        return lambda i, _n, activations, images: call(done + i, total, activations, images)
 
-    result = climb(network, units, prior, prior.start(len(rows), seeds), settings, seeds, on_step=shifted(0))
-    history, frozen = result.history, result.frozen_at
-    finer = prior.refine(result.code) if settings.refine_steps else None
+    stages: list[Climb] = []
+    code = prior.start(len(rows), seeds)
+    if settings.starts > 1:
+        short = replace(settings, steps=settings.race_steps, lr_end=settings.lr, reencode=0.0, keep="last")
+        runners = []
+        for lap in range(settings.starts):
+            code = prior.start(len(rows), [seed + lap * START_STRIDE for seed in seeds])
+            runners.append(climb(network, units, prior, code, short, seeds, on_step=shifted()))
+            offset += short.steps
+        stages.append(_winners(runners))
+        code = stages[-1].code
+    stages.append(climb(network, units, prior, code, settings, seeds, on_step=shifted()))
+    offset += settings.steps
+    finer = prior.refine(stages[-1].code) if settings.refine_steps else None
     if finer is not None:
         prior, code = finer
         second = replace(settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None, reencode=0.0)
-        result = climb(network, units, prior, code, second, seeds, on_step=shifted(settings.steps))
-        later = torch.where(result.frozen_at >= 0, result.frozen_at + settings.steps, -1)
-        history, frozen = torch.cat([history, result.history]), torch.where(frozen >= 0, frozen, later)
+        stages.append(climb(network, units, prior, code, second, seeds, on_step=shifted()))
+    history, result = torch.cat([stage.history for stage in stages]), stages[-1]
+    frozen, before = torch.full_like(result.frozen_at, -1), 0
+    for stage in stages:
+        frozen = torch.where((frozen < 0) & (stage.frozen_at >= 0), stage.frozen_at + before, frozen)
+        before += len(stage.history)
     with torch.no_grad():
         images = prior.decode(result.code)
         read = Reader(units, device=images.device)
         activations = read(network.features(images, read.layers, settings.fit))  # type: ignore[arg-type]
     return images.cpu(), activations.cpu(), result.code.cpu(), history.cpu(), frozen.cpu()
+
+
+def _winners(runners: list[Climb]) -> Climb:
+    """Of each sample's runners the one with the highest mean activation over the last quarter of its steps."""
+    steps = len(runners[0].history)
+    last = torch.stack([runner.history[-max(1, steps // 4) :].mean(0) for runner in runners])
+    winner = last.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(0)
+    sample = torch.arange(len(winner), device=winner.device)
+    return Climb(
+        torch.stack([runner.code for runner in runners])[winner, sample],
+        torch.stack([runner.history for runner in runners], 1)[:, winner, sample],
+        torch.stack([runner.frozen_at for runner in runners])[winner, sample],
+    )

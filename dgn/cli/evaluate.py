@@ -173,7 +173,7 @@ def _synthesized(
                 images = file.get_tensor("images").float() / 255
                 cost = float(meta["seconds"]), float(meta["memory"])
                 return Made(prior.name, images, [u for u, _ in rows], [s for _, s in rows], *cost)
-    steps = (settings.steps + settings.refine_steps) * -(-len(rows) // config.batch)
+    steps = settings.total_steps * -(-len(rows) // config.batch)
     with tqdm(total=steps, desc=prior.name, unit="step", disable=not config.progress) as bar:
 
         def on_step(_i: int, _n: int, activations: torch.Tensor, _images: torch.Tensor) -> None:

@@ -47,6 +47,8 @@ class AscentConfig:
     reencode: float | None = None
     keep: str | None = None
     precision: str | None = None
+    starts: int | None = None
+    race_steps: int | None = None
     refine_steps: int | None = None
     refine_lr: float | None = None
 

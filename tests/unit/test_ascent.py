@@ -11,6 +11,7 @@ from conftest import SmallCNN, small_generator
 from torch import Tensor, nn
 
 import dgn
+from dgn.ascent.loop import climb
 from dgn.ascent.rules import RULES, State, adam
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.network import Network
@@ -18,7 +19,7 @@ from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import NGUYEN2016, AscentSettings
-from dgn.synthesis import synthesize
+from dgn.synthesis import START_STRIDE, synthesize
 
 FP32 = {"precision": "fp32"}
 STEPS = 6
@@ -326,6 +327,48 @@ def test_bad_settings_name_the_nearest(network: Network) -> None:
         GeneratorPrior(small_generator(), 18)
 
 
+def test_of_several_starts_the_highest_goes_on(network: Network) -> None:
+    """Each sample's race equals separate short ascents from the same start codes; the best of them climbs on."""
+    prior = GeneratorPrior(small_generator())
+    settings = AscentSettings(rule="adam", lr=0.05, steps=5, jitter=0.1, precision="fp32")
+    seen: list[tuple[int, int]] = []
+    result = synthesize(
+        network, ["ant", "stem:3"], prior, ascent=settings, seeds=[3, 8], starts=3, race_steps=4,
+        on_step=lambda i, n, _a, _x: seen.append((i, n)),
+    )  # fmt: skip
+    assert seen == [(i, 3 * 4 + 5) for i in range(3 * 4 + 5)] and len(result.history) == 4 + 5
+    short = replace(settings, steps=4, lr_end=0.05)
+    distinct = set()
+    for row, (unit, seed) in enumerate(zip(result.units, result.seeds, strict=True)):
+        codes = [prior.start(1, [seed + lap * START_STRIDE]) for lap in range(3)]
+        runs = [climb(network, [unit], prior, code, short, [seed]) for code in codes]
+        lap = max(range(3), key=lambda lap: float(runs[lap].history[-1]))
+        distinct.add(lap)
+        torch.testing.assert_close(result.history[:4, row], runs[lap].history[:, 0], rtol=1e-3, atol=1e-4)
+        rest = climb(network, [unit], prior, runs[lap].code, settings, [seed])
+        torch.testing.assert_close(result.history[4:, row], rest.history[:, 0], rtol=1e-2, atol=1e-3)
+    assert len(distinct) > 1
+
+
+def test_starts_that_are_not_finite_lose_their_race() -> None:
+    """The first runner of each race sees NaN; a later one wins."""
+    network = Network(NanAtFirst(after=3), 8)
+    result = synthesize(network, [0], PixelPrior(8), steps=2, starts=2, race_steps=3, **FP32)
+    assert bool(result.history.isfinite().all()) and result.frozen_at.tolist() == [-1]
+
+
+class NanAtFirst(nn.Module):
+    """Gives NaN for so many forward passes."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self.left = after
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= 1
+        return x.mean((1, 2, 3))[:, None] * (torch.nan if self.left >= 0 else 1.0)
+
+
 class Remembering(PixelPrior):
     """Re-encodes to dark grey, once; a frozen sample does not move."""
 
@@ -367,7 +410,17 @@ def test_reencoding_is_decode_then_encode(cnn: SmallCNN) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"lr": -1.0}, {"lr": float("nan")}, {"decay": 2.0}, {"input_size": 0}, {"noise": float("nan")}, {"sigmas": 0.0}],
+    [
+        {"lr": -1.0},
+        {"lr": float("nan")},
+        {"decay": 2.0},
+        {"input_size": 0},
+        {"noise": float("nan")},
+        {"sigmas": 0.0},
+        {"starts": 0},
+        {"race_steps": 0},
+        {"refine_steps": -1},
+    ],
 )
 def test_settings_that_cannot_work_are_refused(change: dict[str, float]) -> None:
     with pytest.raises(dgn.DgnError, match=next(iter(change))):
