@@ -69,7 +69,9 @@ def kid(x: Tensor, y: Tensor, *, resamples: int = 1000, level: float = 0.95, see
     one = [torch.ones(1, len(rows), dtype=torch.float64) for rows in (x, y)]
     generator = torch.Generator().manual_seed(seed)
     drawn = [_counts(len(rows), resamples, generator) for rows in (x, y)]
-    low, high = _ends(estimate(*drawn), level)
+    found = estimate(*drawn)
+    found = found[found.isfinite()]  # of very few images, a resample may hold one alone, which has no pairs
+    low, high = _ends(found, level) if len(found) else (torch.nan, torch.nan)
     return float(estimate(*one)), low, high
 
 

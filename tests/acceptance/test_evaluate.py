@@ -1,0 +1,143 @@
+"""``dgn evaluate`` as a user meets it: one command, one table; the same command again; a run; bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_command_line import dgn
+from torch import nn
+
+from dgn.cli.main import main
+
+SHORT = [
+    "ascent.steps=2", "ascent.starts=1", "ascent.refine_steps=1", "ascent.input_size=96", "seeds=2",
+    "prior.dgn.size=64", "prior.pixel.size=64", "progress=false", "tracking=off",
+]  # fmt: skip
+
+
+class Tiny(nn.Module):
+    """A classifier of another family: three numbers an image, a thousand classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(3, 1000)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.pool(x).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with labelled pictures (three classes, one of them rare) and a judge as an exported program."""
+    folder = tmp_path_factory.mktemp("work")
+    rng = np.random.default_rng(0)
+    for wnid, count in (("n01443537", 5), ("n02391049", 5), ("n07753592", 1)):  # goldfish, zebra, banana
+        (folder / "real" / wnid).mkdir(parents=True)
+        for index in range(count):
+            small = Image.fromarray(rng.integers(0, 255, (5, 6, 3), dtype=np.uint8))
+            small.resize((70, 80)).save(folder / "real" / wnid / f"{index}.png")
+    torch.manual_seed(0)
+    program = torch.export.export(
+        Tiny().eval(), (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+    torch.export.save(program, folder / "tiny.pt2")
+    dgn("evaluate", *command(folder), cwd=folder)
+    return folder
+
+
+def command(folder: Path) -> list[str]:
+    judges = f"judges=[efficientnet_lite0,{folder / 'tiny.pt2'}]"
+    return [
+        f"data.root={folder / 'real'}",
+        judges,
+        "prior=[dgn,pixel]",
+        "classes=2",
+        *SHORT,
+        f"out={folder / 'evaluated'}",
+    ]
+
+
+def figures(run: Path) -> dict[tuple[str, str, str], dict[str, str]]:
+    with (run / "figures.csv").open() as file:
+        return {(row["method"], row["metric"], row["judge"]): row for row in csv.DictReader(file)}
+
+
+def test_the_table_has_every_metric_of_every_method(work: Path) -> None:
+    run = work / "evaluated"
+    found = figures(run)
+    for method in ("real", "dgn", "pixel"):
+        assert (method, "activation_over_best", "") in found and (method, "ms_ssim", "") in found
+        for judge in ("efficientnet_lite0", "tiny"):
+            for metric in ("top1", "top5", "nearest", "kid", "diversity"):
+                row = found[method, metric, judge]
+                low, value, high = (float(row[name]) for name in ("low", "value", "high"))
+                assert low <= high and (metric == "kid" or low <= value <= high), row
+    assert float(found["real", "activation_over_best", ""]["high"]) <= 1 + 1e-3
+    assert found["photographs", "top1", "tiny"]["n"] == "10"
+    for metric in ("psnr", "code", "cycle"):
+        assert ("dgn", metric, "") in found and ("pixel", metric, "") not in found
+    assert float(found["dgn", "seconds", ""]["value"]) > 0
+    table = (run / "table.md").read_text()
+    assert "goldfish" not in table and "| KID | tiny |" in table
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["status"] == "done" and manifest["judges"] == ["efficientnet_lite0", "tiny"]
+    for name in ("panels.png", "grid.png"):
+        with Image.open(run / name) as picture:
+            assert min(picture.size) > 200
+    assert (run / "panels.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
+    """Nothing is climbed twice, and what did not depend on time is the same to the byte; a lost method is made anew."""
+    run = work / "evaluated"
+    kept = {name: (run / name).read_bytes() for name in ("figures.csv", "table.md", "panels.png", "grid.png")}
+    times = {path: path.stat().st_mtime_ns for path in (run / "images").iterdir()}
+    assert {path.name for path in times} == {"dgn.safetensors", "pixel.safetensors"}
+    dgn("evaluate", *command(work), cwd=work)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    before = figures(run)
+    (run / "images" / "dgn.safetensors").unlink()
+    dgn("evaluate", *command(work), cwd=work)
+    after = figures(run)
+    cost = {"seconds", "memory"}
+    assert {k: v for k, v in before.items() if k[1] not in cost} == {k: v for k, v in after.items() if k[1] not in cost}
+
+
+def test_a_finished_run_is_judged_as_it_is(work: Path) -> None:
+    dgn("synthesize", "units=[goldfish,zebra]", *SHORT, f"out={work / 'made'}", cwd=work)
+    ended = dgn(
+        "evaluate", f"run={work / 'made'}", f"data.root={work / 'real'}", "judges=[efficientnet_lite0]",
+        "progress=false", "tracking=off", f"out={work / 'judged'}", cwd=work,
+    )  # fmt: skip
+    assert ended.stdout.strip().endswith("panels.png")
+    found, direct = figures(work / "judged"), figures(work / "evaluated")
+    for metric in ("top1", "top5", "nearest", "diversity"):
+        mine, theirs = (each["dgn", metric, "efficientnet_lite0"] for each in (found, direct))
+        assert float(mine["value"]) == pytest.approx(float(theirs["value"]), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["judges=[]"], "no judge given"),
+        (["judges=[efficientnet_lite9]"], "efficientnet_lite9"),
+        (["data.root=nowhere"], "no folder or tar file"),
+        (["run=nowhere"], "no folder of a dgn synthesize run"),
+        (["units=[banana]", "data.per_class=0", "prior=nosuch"], "nosuch"),
+    ],
+)
+def test_bad_input_is_one_line(
+    change: list[str], message: str, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [item for item in command(work) if item.split("=")[0] not in {c.split("=")[0] for c in change}]
+    arguments = [item for item in arguments if not item.startswith(("out=", "prior."))]
+    assert main(["evaluate", *arguments, *change, f"out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
