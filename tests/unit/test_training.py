@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dgn.errors import DgnError
 from dgn.images import crop, decode, list_images
 from dgn.network_sources import load_network
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
-from dgn.priors.generator import CodeKind, GeneratorConfig, encode
+from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.resources import resource
 from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
@@ -339,3 +340,33 @@ def test_settings_that_do_not_fit() -> None:
         replace(SMALL, adversary_layers=("blocks.6",)).check()
     rates = [replace(SMALL, steps=100, warmup=10, cooldown=0.5).rate(step) for step in (0, 9, 50, 75, 99)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.51, 0.0396])
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in (resource("conf") / "training").glob("*.yaml")))
+def test_recipes_fit_their_encoder(recipe: str) -> None:
+    """Every recipe that is shipped names layers that exist and a generator that ends at the image's size."""
+    values = OmegaConf.to_container(OmegaConf.load(resource("conf") / "training" / f"{recipe}.yaml"))
+    assert isinstance(values, dict)
+    changes = {str(key): tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    settings = replace(TrainSettings(), **changes)
+    settings.check()
+    encoder = load_network(settings.network).at(settings.encoder_size)
+    kind: CodeKind = "pooled" if settings.code == "pooled" else "spatial"
+    code = encode(torch.zeros(1, *encoder.layer_shape(settings.layer)), kind)
+    shape = (code.shape[1], code.shape[2], code.shape[3])
+    with torch.device("meta"):
+        generator = Generator(
+            GeneratorConfig(
+                settings.network,
+                settings.layer,
+                settings.encoder_size,
+                settings.image_size,
+                kind,
+                shape,
+                settings.widths,
+                settings.depths,
+            )
+        )
+        assert generator(torch.zeros(2, *shape)).shape == (2, 3, settings.image_size, settings.image_size)
+    for layer in (*settings.comparator_layers, *settings.semantic_layers):
+        assert layer in encoder.layers
