@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from dgn.errors import DgnError
+from dgn.cli.schema import PriorConfig
+from dgn.errors import DgnError, nearest
 from dgn.priors import Prior, load_prior
 from dgn.runs import Run, new_folder
 from dgn.settings import AscentSettings
@@ -48,12 +51,27 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
         raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
     changes = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
     climbs = []
-    for name, entry in config.prior.items():
+    for name, given in config.prior.items():
+        entry = _prior_entry(str(name), given)
         prior = load_prior(entry.path, size=entry.size, space=entry.space, channels=channels)
         prior.name = str(name)
         prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
         climbs.append((prior, choose_ascent(prior, config.ascent.preset, **changes)))
     return climbs
+
+
+def _prior_entry(name: str, given: Any) -> Any:
+    """One prior's configuration, its keys and their types checked."""
+    if not isinstance(given, DictConfig) or given.get("path") is None:
+        raise DgnError(f"prior.{name} has no path; give prior.{name}.path=PATH, the name or path of a prior")
+    known = [field.name for field in fields(PriorConfig)]
+    for key in given:
+        if key not in known:
+            raise DgnError(f"no key 'prior.{name}.{key!s}'{nearest(str(key), known)}")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(PriorConfig), given)
+    except OmegaConfBaseException as error:
+        raise DgnError(f"prior.{name}: {str(error).splitlines()[0]}") from None
 
 
 def open_run(config: Any) -> Run:

@@ -57,8 +57,8 @@ def run(config: Any) -> None:
     values = plain(config)
     device = choose_device(config.device, config.threads)
     past = None if config.run is None else _past(Path(str(config.run)))
-    named = config.network if past is None else OmegaConf.create(past["network"])
-    network = load_network(named.name, weights=named.weights, input_size=named.input_size, device=device)
+    chosen = config.network if past is None else OmegaConf.create(past["network"])
+    network = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
     judges = [load_judge(str(name), device=device) for name in config.judges]
     if not judges:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
@@ -96,7 +96,8 @@ def run(config: Any) -> None:
         photos = reference.real
         if config.data.photos is not None:
             photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
-        figures += measure_photographs(photos, judges)
+        named = [unit.class_index for unit in units if unit.class_index is not None]
+        figures += measure_photographs(photos, judges, named)
         figures += _reconstructions(climbs, judges[0], photos.images, device)
         _write(folder, figures, made, network.name)
         folder.write_manifest({**manifest, "status": "done", "finished": now()})

@@ -125,7 +125,7 @@ class AscentJobConfig(JobConfig):
     """A job that climbs units with priors."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    prior: dict[str, PriorConfig] = field(default_factory=dict)
+    prior: dict[str, Any] = field(default_factory=dict)  # of PriorConfig, which `+prior.NAME.path=` could not add to
     ascent: AscentConfig = field(default_factory=AscentConfig)
     batch: int = 32
 

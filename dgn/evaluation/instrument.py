@@ -205,14 +205,19 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
     return figures
 
 
-def measure_photographs(photos: RealImages, judges: Sequence[Judge], method: str = "photographs") -> list[Figure]:
-    """The judges' own accuracy on labelled photographs: the ceiling of transfer."""
+def measure_photographs(photos: RealImages, judges: Sequence[Judge], classes: Sequence[int] = ()) -> list[Figure]:
+    """The judges' own accuracy on labelled photographs, all and those of some classes: the ceiling of transfer."""
     figures = []
+    same = torch.tensor([label in set(classes) for label in photos.classes])
+    labelled = torch.tensor(photos.classes) >= 0
     for judge in judges:
         ranks = judge.see(photos.images).ranks(photos.classes)
-        ranks = ranks[ranks > 0]
-        for k in (1, 5):
-            figures.append(Figure(method, f"top{k}", judge.name, *mean_interval((ranks <= k).double()), len(ranks)))
+        for method, rows in (("photographs", labelled), ("photographs, same classes", labelled & same)):
+            hits = ranks[rows]
+            if not len(hits) or (method != "photographs" and len(hits) == int(labelled.sum())):
+                continue
+            for k in (1, 5):
+                figures.append(Figure(method, f"top{k}", judge.name, *mean_interval((hits <= k).double()), len(hits)))
     return figures
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dgn
-from dgn.evaluation.transfer import ranks, top
+from dgn.evaluation.judges import Judge, load_judge
 from dgn.priors import DEFAULT, shipped_priors
 from dgn.resources import resource
 
@@ -34,15 +34,15 @@ def test_shipped_files_fit_the_limit_and_have_a_card() -> None:
 def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> None:
     """A short ascent already gives images that a network that took no part names; raw pixels don't, although they
     excite the network under study more."""
-    judge = dgn.load_network("efficientnet_lite2")
+    judge, itself = load_judge("efficientnet_lite2"), Judge(network, "conv_head")
     made = dgn.synthesize(network, CLASSES, "dgn", steps=60, refine_steps=20, input_size=128)
     raw = dgn.synthesize(network, CLASSES, "pixel", steps=30)
     classes = [int(unit.class_index or 0) for unit in made.units]
     assert made.images.shape == (8, 3, 128, 128) and raw.images.shape == (8, 3, 128, 128)
     assert float(made.images.min()) >= 0 and float(made.images.max()) <= 1
-    ours, theirs = top(ranks(judge, made.images, classes), 5), top(ranks(judge, raw.images, classes), 5)
+    ours, theirs = (float((judge.see(each.images).ranks(classes) <= 5).double().mean()) for each in (made, raw))
     assert ours >= 0.5 > 0.25 >= theirs
-    assert top(ranks(network, made.images, classes), 1) >= 0.75
+    assert float((itself.see(made.images).ranks(classes) == 1).double().mean()) >= 0.75
 
 
 def test_hidden_units_climb(network: dgn.Network) -> None:
