@@ -24,12 +24,14 @@ SPATIAL_ASCENT = AscentSettings(
 )
 COMPONENTS_ASCENT = AscentSettings(
     rule="adam",
-    steps=120,
+    steps=90,
     lr=0.1,
     jitter=0.04,
     scale=0.1,
     noise=0.05,
     input_size=160,
+    starts=4,
+    race_steps=30,
     refine_steps=80,
     refine_lr=0.04,
     reencode=0.5,
