@@ -35,7 +35,7 @@ def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> No
     """A short ascent already gives images that a network that took no part names; raw pixels don't, although they
     excite the network under study more."""
     judge, itself = load_judge("efficientnet_lite2"), Judge(network, "conv_head")
-    made = dgn.synthesize(network, CLASSES, "dgn", steps=60, refine_steps=20, input_size=128)
+    made = dgn.synthesize(network, CLASSES, "dgn", starts=1, steps=60, refine_steps=20, input_size=128)
     raw = dgn.synthesize(network, CLASSES, "pixel", steps=30)
     classes = [int(unit.class_index or 0) for unit in made.units]
     assert made.images.shape == (8, 3, 128, 128) and raw.images.shape == (8, 3, 128, 128)
@@ -47,13 +47,13 @@ def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> No
 
 def test_hidden_units_climb(network: dgn.Network) -> None:
     units = ["blocks.1.1:3", "blocks.2.1:10@center", "blocks.4.2:17", "blocks.5.3:40@3,3", "conv_head:500"]
-    result = dgn.synthesize(network, units, "dgn", steps=25, refine_steps=0, input_size=128)
+    result = dgn.synthesize(network, units, "dgn", starts=1, steps=25, refine_steps=0, input_size=128)
     assert not result.warnings
     assert bool((result.history[-5:].mean(0) > result.history[:2].mean(0)).all())
 
 
 def test_activation_is_that_of_the_returned_image(network: dgn.Network) -> None:
-    result = dgn.synthesize(network, ["zebra"], "dgn", steps=3, refine_steps=2)
+    result = dgn.synthesize(network, ["zebra"], "dgn", starts=1, steps=3, refine_steps=2)
     with torch.no_grad():
         again = network(result.images)[0, 340]
     torch.testing.assert_close(result.activations[0], again, rtol=1e-5, atol=1e-5)

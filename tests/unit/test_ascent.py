@@ -199,10 +199,10 @@ def test_freezing_in_the_refinement_counts_from_the_first_step(network: Network)
     """A unit that dies only in the second ascent is reported at its step of the whole; earlier ones keep theirs."""
     prior = ComponentsPrior(small_generator(), components(), 32)
     dark = Network(Fading(), 8)
-    result = synthesize(dark, [0, 1], prior, steps=4, refine_steps=5, **FP32)
+    result = synthesize(dark, [0, 1], prior, starts=1, steps=4, refine_steps=5, **FP32)
     assert result.frozen_at.tolist() == [0, -1] and len(result.warnings) == 1
     late = Network(Counting(after=4), 8)
-    result = synthesize(late, [0], prior, steps=4, refine_steps=5, **FP32)
+    result = synthesize(late, [0], prior, starts=1, steps=4, refine_steps=5, **FP32)
     assert result.frozen_at.tolist() == [4] and "froze at step 4" in result.warnings[0]
 
 
@@ -277,7 +277,7 @@ def components() -> Components:
 def test_refinement_stays_near_its_layout(network: Network) -> None:
     generator, parts = small_generator(), components()
     prior = ComponentsPrior(generator, parts, 32, refine_radius=0.5)
-    result = synthesize(network, ["ant", "bee"], prior, steps=5, refine_steps=6, **FP32)
+    result = synthesize(network, ["ant", "bee"], prior, starts=1, steps=5, refine_steps=6, **FP32)
     assert result.images.shape == (2, 3, 32, 32) and result.codes.shape == (2, 4, 8, 8)
     assert result.history.shape == (11, 2)
     torch.testing.assert_close(GeneratorPrior(generator, 32).decode(result.codes), result.images)
@@ -287,12 +287,12 @@ def test_refinement_stays_near_its_layout(network: Network) -> None:
     for push in (-10, 10):
         moved = fine.project(centre + push)
         assert bool(((moved - centre).abs() <= 0.5 + 1e-6).all())
-    coarse = synthesize(network, ["ant", "bee"], prior, steps=5, refine_steps=0, **FP32)
+    coarse = synthesize(network, ["ant", "bee"], prior, starts=1, steps=5, refine_steps=0, **FP32)
     _, layout = prior.refine(coarse.codes)
     step = (result.codes - layout).abs()
     assert 1e-3 < float(step.max()) <= 0.5 + 1e-6
     torch.testing.assert_close(result.history[:5], coarse.history)
-    slow = {"steps": 5, "refine_lr": 0.02, "sigmas": None, **FP32}
+    slow = {"starts": 1, "steps": 5, "refine_lr": 0.02, "sigmas": None, **FP32}
     once = synthesize(network, ["ant", "bee"], prior, refine_steps=2, **slow).codes - layout
     assert float(once.abs().max()) == pytest.approx(0.02, rel=1e-2)  # Adam's first step is its rate
     twice = synthesize(network, ["ant", "bee"], prior, refine_steps=3, **slow).codes - layout
