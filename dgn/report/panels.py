@@ -31,25 +31,27 @@ def panels(figures: Sequence[Any], metrics: Mapping[str, Any], form: str) -> byt
     colour = {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
     columns = min(3, len(keys))
     rows = math.ceil(len(keys) / columns)
-    canvas = Canvas(figsize=(3.6 * columns, 0.9 + rows * (0.75 + 0.24 * len(methods))), layout="constrained")
-    axes = canvas.subplots(rows, columns, squeeze=False)
+    shown = [[figure for figure in figures if (figure.metric, figure.judge) == key] for key in keys]
+    heights = [max(len(panel) for panel in shown[row * columns : (row + 1) * columns]) for row in range(rows)]
+    canvas = Canvas(
+        figsize=(4.0 * columns, 0.3 + sum(0.75 + 0.24 * height for height in heights)), layout="constrained"
+    )
+    axes = canvas.subplots(rows, columns, squeeze=False, height_ratios=[0.75 + 0.24 * height for height in heights])
     for place, axis in enumerate(axes.flat):
         if place >= len(keys):
             axis.set_visible(False)
             continue
         metric, judge = keys[place]
-        shown = [figure for figure in figures if (figure.metric, figure.judge) == (metric, judge)]
         scale = 100.0 if metrics[metric].percent else 1.0
-        for figure in shown:
-            y = methods.index(figure.method)
+        for y, figure in enumerate(shown[place]):
             value, low, high = (number * scale for number in (figure.value, figure.low, figure.high))
             axis.barh(y, value, color=colour[figure.method], height=0.7)
             if high > low:
                 axis.errorbar(
                     value, y, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color="#333333", capsize=2, lw=1
                 )
-        axis.set_yticks(range(len(methods)), methods if place % columns == 0 else [], fontsize=7)
-        axis.set_ylim(len(methods) - 0.4, -0.6)
+        axis.set_yticks(range(len(shown[place])), [figure.method for figure in shown[place]], fontsize=7)
+        axis.set_ylim(heights[place // columns] - 0.4, -0.6)
         better = metrics[metric].better
         hint = {"": "", "real": ", nearest to real is best"}.get(better, f", {better} is better")
         title = metrics[metric].title + (" (%)" if metrics[metric].percent else "")

@@ -9,8 +9,11 @@ from dgn.ascent.rules import State, adam
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.errors import DgnError
 from dgn.network import OUTPUT, Network
-from dgn.priors.deep import COMPONENTS_ASCENT
 from dgn.priors.generator import Components, Generator
+from dgn.settings import AscentSettings
+
+ASCENT = AscentSettings(rule="adam", lr=0.1, jitter=0.04, scale=0.1, noise=0.05)
+"""How the codes climb: a part of the recipe, whatever a prior's default ascent becomes later."""
 
 GROUPS = 4
 """Groups take turns, so that a code has moved on before the generator sees it again."""
@@ -19,7 +22,7 @@ GROUPS = 4
 class AscentPool:
     """Groups of codes, each climbing random output units of the encoder in the principal components of real codes.
 
-    At each turn one group makes one step of the default ascent (Adam, shift, zoom, noise, ball) through the generator
+    At each turn one group makes one step of ascent (Adam, shift, zoom, noise, ball) through the generator
     as it is then; after ``steps`` of them it starts anew elsewhere. All of it follows from the seed and the turns made.
 
     Args:
@@ -63,15 +66,14 @@ class AscentPool:
         if self.ages[group] >= self.steps:
             self.codes[group], self.units[group] = self._fresh(GROUPS + self.turn)
             self.ages[group], self.states[group] = 0, {}
-        settings = COMPONENTS_ASCENT
         draws = Draws(range(self.turn * self.rows, (self.turn + 1) * self.rows), self.components.mean.device, self.seed)
         with torch.enable_grad():
             a = self.codes[group].detach().requires_grad_()
             images = generator(self.components.to_code(a)).clamp(0, 1)
-            x = add_noise(shift_and_zoom(images, draws, settings.jitter, settings.scale), draws, settings.noise)
+            x = add_noise(shift_and_zoom(images, draws, ASCENT.jitter, ASCENT.scale), draws, ASCENT.noise)
             scores = self.encoder.features(x, [OUTPUT])[OUTPUT]
             (gradient,) = torch.autograd.grad(scores.float().gather(1, self.units[group][:, None]).sum(), a)
-        lr = settings.lr * (1 - self.ages[group] / self.steps)
+        lr = ASCENT.lr * (1 - self.ages[group] / self.steps)
         with torch.no_grad():
             moved = adam(a.detach(), gradient.nan_to_num(0.0, 0.0, 0.0), self.states[group], lr)
             radius = moved.shape[1] ** 0.5
