@@ -236,6 +236,15 @@ class Network:
             shapes.setdefault(OUTPUT, tuple(output.shape[1:]))
         return shapes
 
+    def takes(self, size: int) -> bool:
+        """Whether the module can see images of that size; exported programs, for one, often can't."""
+        if self.input_size == (size, size):
+            return True
+        try:
+            return bool(self.at(size).layers)
+        except DgnError:
+            return False
+
     def layer_shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer's output without the batch axis; an error with the nearest names for an unknown layer."""
         if layer not in self.layers:

@@ -115,6 +115,13 @@ def synthesize(
         )
     prior = prior.to(network.device)
     settings = choose_ascent(prior, ascent, **changes)
+    if settings.input_size is not None and not network.takes(settings.input_size):
+        if settings.input_size != prior.ascent.input_size:
+            raise DgnError(
+                f"network {network.name!r} can't see images of {settings.input_size} px; "
+                f"its own size is input_size={network.input_size[0]}"
+            )
+        settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
     seeds = [seed] if seeds is None else [int(value) for value in seeds]

@@ -202,7 +202,7 @@ def test_freezing_in_the_refinement_counts_from_the_first_step(network: Network)
     result = synthesize(dark, [0, 1], prior, starts=1, steps=4, refine_steps=5, **FP32)
     assert result.frozen_at.tolist() == [0, -1] and len(result.warnings) == 1
     late = Network(Counting(after=4), 8)
-    result = synthesize(late, [0], prior, starts=1, steps=4, refine_steps=5, **FP32)
+    result = synthesize(late, [0], prior, input_size=8, starts=1, steps=4, refine_steps=5, **FP32)
     assert result.frozen_at.tolist() == [4] and "froze at step 4" in result.warnings[0]
 
 
@@ -367,6 +367,23 @@ class NanAtFirst(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.left -= 1
         return x.mean((1, 2, 3))[:, None] * (torch.nan if self.left >= 0 else 1.0)
+
+
+class FixedSize(nn.Module):
+    """Takes images of 16 px alone, as a program exported with that shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] != 16:
+            raise AssertionError("Guard failed: x.size()[2] == 16")
+        return x.mean((2, 3))
+
+
+def test_a_network_of_one_size_is_climbed_at_that_size() -> None:
+    fixed, prior = Network(FixedSize(), 16, name="fixed"), PixelPrior(16)
+    prior.ascent = replace(prior.ascent, input_size=12)
+    assert synthesize(fixed, [1], prior, steps=3, **FP32).settings.input_size is None
+    with pytest.raises(dgn.DgnError, match="can't see images of 20 px; its own size is input_size=16"):
+        synthesize(fixed, [1], prior, steps=3, input_size=20)
 
 
 class Remembering(PixelPrior):
