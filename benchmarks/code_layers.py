@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("data", help="training images")
     parser.add_argument("photos", help="held-out photographs")
     parser.add_argument("judges", nargs="*", default=["efficientnet_lite2"])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--classes", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()

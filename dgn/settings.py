@@ -31,7 +31,11 @@ class AscentSettings:
             returned image and its activation are always computed in float32.
         starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before the one
             with the highest activation over the last quarter of these steps goes on alone (1 start: no race).
+        start_scale: the start code's distance from the prior's mean code, as a multiple of the prior's own (0: all start
+            from the mean code).
         refine_steps, refine_lr: a second ascent in the prior's finer code, where it has one (0: none).
+        refine_radius: how far each element of that code may move from where the first ascent ended (None: the prior's
+            own).
     """
 
     rule: str = "adam"
@@ -50,8 +54,10 @@ class AscentSettings:
     precision: str = "auto"
     starts: int = 1
     race_steps: int = 30
+    start_scale: float = 1.0
     refine_steps: int = 0
     refine_lr: float = 0.04
+    refine_radius: float | None = None
 
     def with_changes(self, changes: dict[str, Any]) -> AscentSettings:
         """These settings with every change that is not None.
@@ -83,6 +89,10 @@ class AscentSettings:
         for name, rate in (("lr", self.lr), ("lr_end", self.lr_end), ("refine_lr", self.refine_lr)):
             if not 0 <= rate < math.inf:
                 raise DgnError(f"{name} is {rate}, expected 0 or more (to find what silences a unit, climb '-1*UNIT')")
+        if not 0 <= self.start_scale < math.inf:
+            raise DgnError(f"start_scale is {self.start_scale}, expected 0 or more")
+        if self.refine_radius is not None and not 0 < self.refine_radius < math.inf:
+            raise DgnError(f"refine_radius is {self.refine_radius}, expected a distance above 0")
         if not 0 < self.decay <= 1:
             raise DgnError(f"decay is {self.decay}, expected a factor above 0, at most 1 (1: no decay)")
         if self.input_size is not None and self.input_size < 1:

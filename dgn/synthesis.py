@@ -152,19 +152,19 @@ def _piece(
         return lambda i, _n, activations, images: call(done + i, total, activations, images)
 
     stages: list[Climb] = []
-    code = prior.start(len(rows), seeds)
+    code = _start(prior, seeds, settings)
     if settings.starts > 1:
         short = replace(settings, steps=settings.race_steps, lr_end=settings.lr, reencode=0.0, keep="last")
         runners = []
         for lap in range(settings.starts):
-            code = prior.start(len(rows), [seed + lap * START_STRIDE for seed in seeds])
+            code = _start(prior, [seed + lap * START_STRIDE for seed in seeds], settings)
             runners.append(climb(network, units, prior, code, short, seeds, on_step=shifted()))
             offset += short.steps
         stages.append(_winners(runners))
         code = stages[-1].code
     stages.append(climb(network, units, prior, code, settings, seeds, on_step=shifted()))
     offset += settings.steps
-    finer = prior.refine(stages[-1].code) if settings.refine_steps else None
+    finer = prior.refine(stages[-1].code, settings.refine_radius) if settings.refine_steps else None
     if finer is not None:
         prior, code = finer
         second = replace(settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None, reencode=0.0)
@@ -179,6 +179,11 @@ def _piece(
         read = Reader(units, device=images.device)
         activations = read(network.features(images, read.layers, settings.fit))  # type: ignore[arg-type]
     return images.cpu(), activations.cpu(), result.code.cpu(), history.cpu(), frozen.cpu()
+
+
+def _start(prior: Prior, seeds: list[int], settings: AscentSettings) -> Tensor:
+    code = prior.start(len(seeds), seeds)
+    return code if settings.start_scale == 1 else prior.project(prior.decay(code, settings.start_scale))
 
 
 def _winners(runners: list[Climb]) -> Climb:

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -225,14 +225,18 @@ def _read_past(past: dict[str, Any], method: str, units: list[Unit]) -> Made:
 def _reconstructions(
     climbs: list[tuple[Prior, AscentSettings]], judge: Judge, images: torch.Tensor, device: str
 ) -> list[Figure]:
-    figures = []
+    figures: list[Figure] = []
+    known: dict[str, list[Figure]] = {}  # of each generator, however many priors it serves
     for prior, _ in climbs:
         base = prior.layout if isinstance(prior, ComponentsPrior) else prior
         if not isinstance(base, GeneratorPrior):
             continue
-        config = base.generator.config
-        encoder = load_network(config.network, device=device).at(config.encoder_size)
-        figures += measure_reconstruction(prior.name, base.generator, encoder, judge, images)
+        weights = digest(base.weights())
+        if weights not in known:
+            config = base.generator.config
+            encoder = load_network(config.network, device=device).at(config.encoder_size)
+            known[weights] = measure_reconstruction(prior.name, base.generator, encoder, judge, images)
+        figures += [replace(figure, method=prior.name) for figure in known[weights]]
     return figures
 
 

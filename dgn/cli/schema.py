@@ -49,8 +49,10 @@ class AscentConfig:
     precision: str | None = None
     starts: int | None = None
     race_steps: int | None = None
+    start_scale: float | None = None
     refine_steps: int | None = None
     refine_lr: float | None = None
+    refine_radius: float | None = None
 
 
 @dataclass

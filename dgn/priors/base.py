@@ -60,8 +60,13 @@ class Prior(ABC):
         """
         raise DgnError(f"prior {self.name!r} has no encoder: use ascent.reencode=0")
 
-    def refine(self, code: Tensor) -> tuple[Prior, Tensor] | None:
-        """A finer prior and the codes at which to enter it, for a second ascent from where the first ended."""
+    def refine(self, code: Tensor, radius: float | None = None) -> tuple[Prior, Tensor] | None:
+        """A finer prior and the codes at which to enter it, for a second ascent from where the first ended.
+
+        Args:
+            code: ``[n, ...]``.
+            radius: how far each element of the finer code may move; None for the prior's own.
+        """
         return None
 
     def weights(self) -> dict[str, Tensor]:

@@ -172,14 +172,14 @@ class ComponentsPrior(Prior):
     def reencode(self, code: Tensor) -> Tensor:
         return self.components.to_coordinates(self.layout.reencode(self.components.to_code(code)))
 
-    def refine(self, code: Tensor) -> tuple[Prior, Tensor]:
-        """The spatial code at the final size, each element within ``refine_radius`` of the enlarged layout."""
+    def refine(self, code: Tensor, radius: float | None = None) -> tuple[Prior, Tensor]:
+        """The spatial code at the final size, each element within ``radius`` of the enlarged layout."""
         centre = self.components.to_code(code)
         cells = self.final.code_shape[1:]
         if tuple(centre.shape[2:]) != cells:
             centre = F.interpolate(centre, size=cells, mode="bicubic", align_corners=False)
         fine = GeneratorPrior(
-            self.final.generator, self.final.size[0], name=self.name, around=(centre, self.refine_radius)
+            self.final.generator, self.final.size[0], name=self.name, around=(centre, radius or self.refine_radius)
         )
         return fine, centre
 

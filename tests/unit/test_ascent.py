@@ -295,6 +295,8 @@ def test_refinement_stays_near_its_layout(network: Network) -> None:
     slow = {"starts": 1, "steps": 5, "refine_lr": 0.02, "sigmas": None, **FP32}
     once = synthesize(network, ["ant", "bee"], prior, refine_steps=2, **slow).codes - layout
     assert float(once.abs().max()) == pytest.approx(0.02, rel=1e-2)  # Adam's first step is its rate
+    narrow = synthesize(network, ["ant", "bee"], prior, refine_steps=6, refine_radius=0.01, **slow).codes - layout
+    assert 0.009 < float(narrow.abs().max()) <= 0.01 + 1e-6
     twice = synthesize(network, ["ant", "bee"], prior, refine_steps=3, **slow).codes - layout
     assert 0.02 < float(twice.abs().max()) < 0.04  # then 2/3 of it
     torch.testing.assert_close(parts.to_coordinates(parts.to_code(code)), code, rtol=1e-4, atol=1e-4)
@@ -355,6 +357,21 @@ def test_starts_that_are_not_finite_lose_their_race() -> None:
     network = Network(NanAtFirst(after=3), 8)
     result = synthesize(network, [0], PixelPrior(8), steps=2, starts=2, race_steps=3, **FP32)
     assert bool(result.history.isfinite().all()) and result.frozen_at.tolist() == [-1]
+
+
+def test_the_start_lies_at_a_multiple_of_the_priors_own_distance_from_the_mean(network: Network) -> None:
+    prior = ComponentsPrior(small_generator(), components(), 32)
+    start = {"steps": 1, "refine_steps": 0, "starts": 1, "reencode": 0.0, **FP32}
+    usual = synthesize(network, [0], prior, seeds=[3, 4], **start).codes
+    torch.testing.assert_close(usual, prior.start(2, [3, 4]))
+    mean = synthesize(network, [0], prior, seeds=[3, 4], start_scale=0, **start).codes
+    assert not mean.any()
+    wide = synthesize(network, [0], prior, seeds=[3, 4], start_scale=2, **start).codes
+    torch.testing.assert_close(wide, 2 * usual)
+    with pytest.raises(dgn.DgnError, match="start_scale is -1"):
+        synthesize(network, [0], prior, start_scale=-1)
+    with pytest.raises(dgn.DgnError, match="refine_radius is 0"):
+        synthesize(network, [0], prior, refine_radius=0)
 
 
 class NanAtFirst(nn.Module):
