@@ -31,7 +31,7 @@ class AscentSettings:
             returned image and its activation are always computed in float32.
         starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before the one
             with the highest activation over the last quarter of these steps goes on alone (1 start: no race).
-        start_scale: the start code's distance from the prior's mean code, as a multiple of the prior's own (0: all start
+        start_scale: distance of the start code from the mean code, as a multiple of the prior's own (0: all start
             from the mean code).
         refine_steps, refine_lr: a second ascent in the prior's finer code, where it has one (0: none).
         refine_radius: how far each element of that code may move from where the first ascent ended (None: the prior's
