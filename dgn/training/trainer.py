@@ -21,6 +21,7 @@ from dgn.errors import DgnError
 from dgn.images import Entry, list_images
 from dgn.network import Network
 from dgn.network_sources import load_network
+from dgn.precision import autocast
 from dgn.priors.checkpoint import (
     load_components,
     load_generator,
@@ -60,7 +61,7 @@ def train(
         out: folder for ``generator.safetensors``, ``components.safetensors``, ``losses.csv``, ``samples/``,
             ``state.safetensors`` (to resume from) and ``report.json``.
         settings: everything that decides the outcome.
-        device: ``"cpu"`` or ``"cuda"``; bf16 autocast and channels-last on both.
+        device: ``"cpu"`` or ``"cuda"``; channels-last on both, bf16 where it pays.
         workers: processes that decode images.
         compile: ``torch.compile`` the generator and the discriminator (pays on CUDA, for long trainings).
         checkpoint_minutes: time between two checkpoints.
@@ -179,7 +180,7 @@ class _Training:
         return module.to(self.device).to(memory_format=torch.channels_last)
 
     def _autocast(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16)
+        return autocast(self.device)
 
     # --- reading images and codes ----------------------------------------------------------------------------
 
