@@ -1,16 +1,16 @@
 """Which settings of the ascent? python benchmarks/ascent_sweep.py DATA PHOTOS [judge ...]
 
-Changes one thing at a time in the ascent of the shipped prior and measures all variants in one ``dgn evaluate``: the
-same 50 classes, the same seed. Resumes; ``--variants`` chooses some. Writes into ``benchmarks/results/ascent_sweep``.
+Changes one thing at a time in the ascent of the shipped prior and measures each variant with ``dgn evaluate``: the same
+50 classes, the same seed. Variants that ``benchmarks/results/ascent_sweep`` holds already are left out;
+``--variants`` chooses some.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 from pathlib import Path
 
-from dgn.cli.main import main as dgn
+from collect import known, merge, run
 
 ONE = "starts: 1, steps: 120"
 """A single start, with the steps that the winner of a race has."""
@@ -53,23 +53,20 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=50)
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
-    out = Path("runs/ascent_sweep")
-    # A sign of Hydra's grammar can't stand in a key.
-    entries = [
-        f"+prior.{name.replace('.', '')}={{path: dgn, size: 128, ascent: {{{VARIANTS[name]}}}}}"
-        for name in options.variants
-    ]
-    code = dgn([
-        "evaluate", f"data.root={options.data}", f"data.photos={options.photos}",
-        f"judges=[{','.join(options.judges)}]", "prior=[]", *entries, f"classes={options.classes}",
-        f"seeds={options.seeds}", "tracking=off", f"out={out}",
-    ])  # fmt: skip
-    if code:
-        raise SystemExit(code)
     results = Path(__file__).parent / "results" / "ascent_sweep"
-    results.mkdir(parents=True, exist_ok=True)
-    for file in ("table.md", "figures.csv", "panels.png"):
-        shutil.copy(out / file, results / file)
+    for name in options.variants:
+        method = name.replace(".", "")  # a sign of Hydra's grammar can't stand in a key
+        if method in known(results):
+            continue
+        out = Path("runs/ascent_sweep") / method
+        run(
+            "evaluate", f"data.root={options.data}", f"data.photos={options.photos}",
+            f"judges=[{','.join(options.judges)}]", "prior=[]",
+            f"+prior.{method}={{path: dgn, size: 128, ascent: {{{VARIANTS[name]}}}}}",
+            f"classes={options.classes}", f"seeds={options.seeds}", "data.per_class=10", "data.most_photos=100",
+            "tracking=off", f"out={out}",
+        )  # fmt: skip
+        merge(results, out, ["real", *(key.replace(".", "") for key in VARIANTS)])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dgn.priors import Prior, load_prior
     from dgn.settings import AscentSettings
     from dgn.synthesis import Synthesis, synthesize
-    from dgn.units import Unit, find_classes, parse_units
+    from dgn.units import Unit, direction, find_classes, parse_units
 
 __all__ = [
     "AscentSettings",
@@ -22,6 +22,7 @@ __all__ = [
     "Prior",
     "Synthesis",
     "Unit",
+    "direction",
     "find_classes",
     "load_network",
     "load_prior",
@@ -41,6 +42,7 @@ _HOMES = {
     "Prior": "priors",
     "Synthesis": "synthesis",
     "Unit": "units",
+    "direction": "units",
     "find_classes": "units",
     "load_network": "network_sources",
     "load_prior": "priors",

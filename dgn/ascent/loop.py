@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from dgn.ascent.blackbox import cmaes
+from dgn.ascent.objectives import Objective
+from dgn.ascent.operators import centre_mask, operate
 from dgn.ascent.rules import State, find_rule
-from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
+from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
 from dgn.network import Network
+from dgn.precision import autocast
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
-from dgn.units import Reader, Unit
+from dgn.units import Unit
+
+VIEW_STRIDE = 7_368_787
+"""Between the seeds of a sample's views."""
 
 OnStep = Callable[[int, int, Tensor, Tensor], None]
 """Called after each forward pass with (step, steps in all, activations ``[N]``, images ``[N, C, H, W]``)."""
@@ -35,14 +40,6 @@ class Climb:
     code: Tensor
     history: Tensor
     frozen_at: Tensor
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Mixed precision for ``"bf16"``; ``"auto"`` means bf16 where the processor has it, else float32."""
-    if precision == "auto":
-        native = torch.cpu._is_avx512_bf16_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported()
-        precision = "bf16" if native else "fp32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def climb(
@@ -73,21 +70,38 @@ def climb(
         DgnError: no gradient flows from a unit to the image.
     """
     rule = find_rule(settings.rule)
-    read = Reader(units, device=code.device)
     seen = network if settings.input_size is None else network.at(settings.input_size)
-    draws = Draws(seeds, code.device)
-    steps, count = settings.steps, len(code)
+    views, steps, count = settings.views, settings.steps, len(code)
+    objective = Objective(seen, [*units] * views, settings, code.device)
+    draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in seeds], code.device)
+    own = Draws(seeds, code.device, salt=104_729)
+    mask = None
+
+    def look(h: Tensor, objective: Objective, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, activations and what is climbed, all with their gradients."""
+        with autocast(h.device, settings.precision):
+            images = prior.decode(h)
+            x = images if mask is None else images * mask + images.detach() * (1 - mask)
+            x = x.repeat(views, 1, 1, 1) if views > 1 else x
+            x = shift_and_zoom(x, draws, settings.jitter, settings.scale)
+            x = add_noise(transform(x, draws, settings.transforms), draws, settings.noise)
+            activation, climbed = objective(x, *((images, h) if views == 1 else (x, h.repeat(views, *one))))
+            if views > 1:
+                activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
+        return images, activation, climbed
+
+    one = [1] * (code.dim() - 1)
     history = torch.zeros(steps, count, device=code.device)
     frozen_at = torch.full((count,), -1, dtype=torch.long, device=code.device)
+    if settings.rule == "cmaes":
+        return _search(prior, code, settings, seeds, units, seen, look, history, frozen_at, on_step)
     best, best_code = torch.full((count,), -torch.inf, device=code.device), code.clone()
     state: State = {}
     for i in range(steps):
+        if settings.centre_mask and mask is None and i >= settings.centre_from * steps:
+            mask = centre_mask(prior.size, settings.centre_mask, code.device)
         h = code.detach().requires_grad_()
-        with autocast(code.device, settings.precision):
-            images = prior.decode(h)
-            x = shift_and_zoom(images, draws, settings.jitter, settings.scale)
-            x = add_noise(x, draws, settings.noise)
-            activation = read(seen.features(x, read.layers, settings.fit))  # type: ignore[arg-type]
+        images, activation, climbed = look(h, objective, draws)
         history[i] = activation.detach()
         if settings.keep == "best":
             better = (history[i] > best) & history[i].isfinite()
@@ -97,21 +111,59 @@ def climb(
             on_step(i, steps, history[i], images.detach())
         if i == steps - 1:
             break
-        g = _gradient(activation, h, units)
+        g = _gradient(climbed, h, units)
         flat = g.flatten(1)
         sound = flat.isfinite().all(1) & (flat != 0).any(1) & history[i].isfinite()
         frozen_at = torch.where((frozen_at < 0) & ~sound, i, frozen_at)
         moving = _spread(frozen_at < 0, code)
         g = torch.where(moving, g, torch.zeros_like(g))
+        if settings.epsilon1:
+            g = g + settings.epsilon1 * torch.where(moving, prior.reencode(code) - code, torch.zeros_like(g))
+        if settings.epsilon3:
+            g = g + settings.epsilon3 * own.normal(*code.shape[1:])
         lr = settings.lr + (settings.lr_end - settings.lr) * i / steps
         with torch.no_grad():
             moved = prior.project(rule(code, g, state, lr), settings.sigmas)
             if settings.decay != 1.0:
                 moved = prior.decay(moved, settings.decay)
+            if settings.between:
+                moved = prior.project(operate(prior, moved, settings.between, i / steps, i), settings.sigmas)
             if i + 1 == round(settings.reencode * steps):
                 moved = prior.project(prior.reencode(moved), settings.sigmas)
             code = torch.where(moving, moved, code)
     return Climb(best_code if settings.keep == "best" else code, history, frozen_at)
+
+
+def _search(
+    prior: Prior,
+    code: Tensor,
+    settings: AscentSettings,
+    seeds: Sequence[int],
+    units: Sequence[Unit],
+    seen: Network,
+    look: Callable[[Tensor, Objective, Draws], tuple[Tensor, Tensor, Tensor]],
+    history: Tensor,
+    frozen_at: Tensor,
+    on_step: OnStep | None,
+) -> Climb:
+    """The black-box rule: the network is asked for activations alone."""
+    size, views = settings.population, settings.views
+    repeated = [unit for unit in units for _ in range(size)]
+    objective = Objective(seen, repeated * views, settings, code.device)
+    many = [seed for seed in seeds for _ in range(size)]
+    draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in many], code.device)
+
+    @torch.no_grad()
+    def see(candidates: Tensor, _sample: Tensor) -> Tensor:
+        return look(candidates, objective, draws)[2]
+
+    @torch.no_grad()
+    def note(step: int, activations: Tensor, best: Tensor) -> None:
+        history[step] = activations
+        if on_step:
+            on_step(step, settings.steps, activations, prior.decode(best))
+
+    return Climb(cmaes(prior, code, settings, seeds, see, note), history, frozen_at)
 
 
 def _spread(mask: Tensor, like: Tensor) -> Tensor:

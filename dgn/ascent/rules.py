@@ -22,6 +22,19 @@ def nguyen2016(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
     return h + lr * g / _per_sample(g.abs().flatten(1).mean(1), g)
 
 
+def ppgn(h: Tensor, d: Tensor, state: State, lr: float) -> Tensor:
+    """``h + lr * d / mean|d|`` with PPGN's direction (Nguyen et al. 2017), which the loop puts together.
+
+    ``d = e1 (E(G(h)) - h) + dlog p(y | G(h)) / dh + N(0, e3)``.
+    """
+    return nguyen2016(h, d, state, lr)
+
+
+def cmaes(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    """A black-box search has no step of its own: see :mod:`dgn.ascent.blackbox`."""
+    raise DgnError("cmaes is no rule of single steps")
+
+
 def adam(
     h: Tensor, g: Tensor, state: State, lr: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
 ) -> Tensor:
@@ -46,14 +59,14 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.clamp(min=1e-30).view(-1, *[1] * (like.dim() - 1))
 
 
-IN_RAW_CODE = frozenset({"nguyen2016"})
+IN_RAW_CODE = frozenset({"nguyen2016", "ppgn"})
 """Rules whose rate is in the units of the encoder's own code: they climb ``prior.raw()``."""
 
-RULES: dict[str, Rule] = {"nguyen2016": nguyen2016, "adam": adam}
+RULES: dict[str, Rule] = {"nguyen2016": nguyen2016, "adam": adam, "ppgn": ppgn, "cmaes": cmaes}
 
 
 def find_rule(name: str) -> Rule:
     """The rule of that name; an error with the nearest known one."""
     if name not in RULES:
-        raise DgnError(f"no rule {name!r}{nearest(name, RULES) or '; expected ' + ' or '.join(RULES)}")
+        raise DgnError(f"no rule {name!r}{nearest(name, RULES) or '; expected one of ' + ', '.join(RULES)}")
     return RULES[name]

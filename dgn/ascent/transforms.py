@@ -1,15 +1,19 @@
 """Transformations inside the loop: differentiable, seeded, each sample its own.
 
-Samples that share a seed are transformed alike, so a unit's result does not depend on what else is in its batch.
+Each is a plain function ``(images, draws, ...) -> images`` on ``[N, C, H, W]``. Samples that share a seed are
+transformed alike, so a unit's result does not depend on what else is in its batch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dgn.ascent.named import Catalogue, Part
 
 
 class Draws:
@@ -37,12 +41,7 @@ def shift_and_zoom(images: Tensor, draws: Draws, jitter: float, scale: float) ->
     if jitter <= 0 and scale <= 0:
         return images
     zoom = 1 / (1 + scale * draws.uniform(1))
-    shift = 2 * jitter * draws.uniform(2)
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = zoom[:, 0]
-    theta[:, :, 2] = shift
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return _warp(images, zoom[:, 0], 2 * jitter * draws.uniform(2))
 
 
 def add_noise(images: Tensor, draws: Draws, std: float) -> Tensor:
@@ -50,3 +49,102 @@ def add_noise(images: Tensor, draws: Draws, std: float) -> Tensor:
     if std <= 0:
         return images
     return images + std * draws.normal(*images.shape[1:]).to(images.dtype)
+
+
+def shift(images: Tensor, draws: Draws, by: float = 0.06) -> Tensor:
+    """Move by up to ``by`` of the side in each direction, borders reflected (jitter: Mordvintsev et al. 2015)."""
+    return shift_and_zoom(images, draws, by, 0.0)
+
+
+def scale(images: Tensor, draws: Draws, by: float = 0.05) -> Tensor:
+    """Zoom by a factor from ``1 - by`` to ``1 + by``, borders reflected."""
+    return shift_and_zoom(images, draws, 0.0, by)
+
+
+def rotate(images: Tensor, draws: Draws, degrees: float = 5.0) -> Tensor:
+    """Turn by up to ``degrees`` either way, borders reflected."""
+    angle = math.radians(degrees) * draws.uniform(1)[:, 0]
+    one = torch.ones(len(images), device=images.device)
+    return _warp(images, one, torch.zeros(len(images), 2, device=images.device), angle)
+
+
+def pad(images: Tensor, draws: Draws, by: float = 0.07, value: float = 0.5) -> Tensor:
+    """A border of ``by`` of the side on each edge, filled with the grey ``value``."""
+    edge = round(by * images.shape[3])
+    return F.pad(images, [edge] * 4, value=value)
+
+
+def crop(images: Tensor, draws: Draws, smallest: float = 0.4, largest: float = 0.9) -> Tensor:
+    """A square of ``smallest`` to ``largest`` of the side, anywhere (normally distributed around the centre), enlarged.
+
+    The crops of MACO (Fel et al. 2023): at the image's own size again.
+    """
+    side = (smallest + largest) / 2 + (largest - smallest) / 2 * draws.uniform(1)[:, 0]
+    centre = (0.3 * draws.normal(2)).clamp(-1, 1) * (1 - side)[:, None]
+    return _warp(images, side, centre)
+
+
+def blur(images: Tensor, draws: Draws, sigma: float = 1.0) -> Tensor:
+    """Gaussian blur of a width from 0 to ``sigma`` pixels, each sample its own."""
+    return gaussian(images, sigma * (draws.uniform(1)[:, 0] + 1) / 2)
+
+
+def noise(images: Tensor, draws: Draws, std: float = 0.05) -> Tensor:
+    """Gaussian noise of standard deviation ``std`` (images in [0, 1])."""
+    return add_noise(images, draws, std)
+
+
+def brightness(images: Tensor, draws: Draws, by: float = 0.1) -> Tensor:
+    """Add a number from ``-by`` to ``by``, one a sample."""
+    return images + by * draws.uniform(1, 1, 1)
+
+
+def contrast(images: Tensor, draws: Draws, by: float = 0.2) -> Tensor:
+    """Multiply the distance from the image's mean by a factor from ``1 - by`` to ``1 + by``."""
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return mean + (images - mean) * (1 + by * draws.uniform(1, 1, 1))
+
+
+TRANSFORMS = Catalogue(
+    "transformation", [shift, scale, rotate, pad, crop, blur, noise, brightness, contrast], own=2
+)  # fmt: skip
+
+DISTILL2017 = TRANSFORMS.parse([{"pad": 16 / 224}, {"shift": 16 / 256}, {"scale": 0.05}, "rotate", {"shift": 8 / 256}])
+"""The chain of Olah et al. 2017 (pad 16, jitter 16, scale .95 to 1.05, rotate 5, jitter 8 at 224 px), as shares."""
+
+
+def transform(images: Tensor, draws: Draws, parts: Sequence[Part]) -> Tensor:
+    """One after the other; a change of size by one of them is seen by the next."""
+    for part in parts:
+        images = TRANSFORMS[part](images, draws)
+    return images
+
+
+def gaussian(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with a width in pixels a sample, ``[N]``; borders reflected. A width of 0 changes nothing."""
+    radius = min(math.ceil(3 * float(sigma.max())), min(images.shape[2:]) - 1)
+    if radius < 1:
+        return images
+    at = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (at / sigma.to(images.device).clamp(min=1e-3)[:, None]) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).to(images.dtype)
+    count, channels = images.shape[:2]
+    flat = images.reshape(1, count * channels, *images.shape[2:])
+    for axis in (2, 3):
+        weight = kernel.repeat_interleave(channels, 0)[:, None]
+        weight = weight[:, :, :, None] if axis == 2 else weight[:, :, None, :]
+        edge = [0, 0, radius, radius] if axis == 2 else [radius, radius, 0, 0]
+        flat = F.conv2d(F.pad(flat, edge, mode="reflect"), weight, groups=count * channels)
+    return flat.reshape(images.shape)
+
+
+def _warp(images: Tensor, zoom: Tensor, move: Tensor, angle: Tensor | None = None) -> Tensor:
+    """Each sample seen through a window of ``zoom`` times the side, moved (in half sides) and turned (in radians)."""
+    theta = torch.zeros(len(images), 2, 3, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = zoom
+    if angle is not None:
+        theta[:, 0, 0] = theta[:, 1, 1] = zoom * angle.cos()
+        theta[:, 0, 1], theta[:, 1, 0] = -zoom * angle.sin(), zoom * angle.sin()
+    theta[:, :, 2] = move
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -53,11 +53,27 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
     climbs = []
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)
-        prior = load_prior(entry.path, size=entry.size, space=entry.space, channels=channels)
+        prior = load_prior(
+            entry.path, size=entry.size, space=entry.space, channels=channels, weights=entry.weights,
+            options=plain(entry.options), module=_build(str(name), entry.module),
+        )  # fmt: skip
         prior.name = str(name)
         prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
         climbs.append((prior, choose_ascent(prior, config.ascent.preset, **changes)))
     return climbs
+
+
+def _build(name: str, config: Any) -> Any:
+    """The module that a ``_target_`` names, built by Hydra."""
+    if config is None:
+        return None
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(config)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DgnError(f"prior.{name}.module can't be built: {first}") from error
 
 
 def _prior_entry(name: str, given: Any) -> Any:

@@ -20,11 +20,17 @@ class NetworkConfig:
 
 @dataclass
 class PriorConfig:
-    """One prior; see ``dgn.load_prior``. ``ascent``: settings of its own, which the job's replace."""
+    """One prior; see ``dgn.load_prior``.
+
+    ``ascent``: settings of its own, which the job's replace. ``module``: with ``_target_``, built by Hydra.
+    """
 
     path: str = MISSING
     size: int | None = None
     space: str = "auto"
+    weights: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    module: Any = None
     ascent: dict[str, Any] = field(default_factory=dict)
 
 
@@ -42,6 +48,20 @@ class AscentConfig:
     jitter: float | None = None
     scale: float | None = None
     noise: float | None = None
+    transforms: Any = None
+    views: int | None = None
+    penalties: Any = None
+    between: Any = None
+    centre_mask: float | None = None
+    centre_from: float | None = None
+    diversity: float | None = None
+    diversity_layer: str | None = None
+    epsilon1: float | None = None
+    epsilon3: float | None = None
+    octaves: int | None = None
+    octave_scale: float | None = None
+    phases: Any = None
+    population: int | None = None
     fit: str | None = None
     input_size: int | None = None
     reencode: float | None = None

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.network import OUTPUT, Network
+from dgn.network import OUTPUT, Network, feature_layer
 from dgn.network_sources import load_network
 
 
@@ -60,16 +60,3 @@ def load_judge(name: str, *, device: torch.device | str = "cpu") -> Judge:
     if shape is None or len(shape) != 1:
         raise DgnError(f"judge {name!r} is no classifier: its output has the shape {shape}")
     return Judge(network, feature_layer(network))
-
-
-def feature_layer(network: Network) -> str:
-    """The layer whose output the last linear layer reads: a classifier's penultimate features; else its output."""
-    modules = dict(network.module.named_modules())
-    linear = [name for name in network.layers if isinstance(modules.get(name), nn.Linear)]
-    before = list(network.layers)[: list(network.layers).index(linear[-1])] if linear else []
-    inputs = getattr(modules[linear[-1]], "in_features", None) if linear else None
-    for name in reversed(before):
-        shape = network.layers[name]
-        if shape == (inputs,) or (len(shape) == 3 and shape[0] == inputs):
-            return name
-    return OUTPUT

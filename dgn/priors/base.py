@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.errors import DgnError
@@ -25,6 +26,8 @@ class Prior(ABC):
     channels: int
     size: tuple[int, int]
     ascent: AscentSettings
+    size_step: int = 1
+    """Sizes that :meth:`resized` can make are multiples of this."""
 
     @abstractmethod
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
@@ -47,6 +50,29 @@ class Prior(ABC):
     def decay(self, code: Tensor, factor: float) -> Tensor:
         """The code shrunk by ``factor`` towards the origin of its coordinates."""
         return code * factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Codes of images ``[n, channels, *size]`` in [0, 1]: exact for pixels, as near as it gets for generators.
+
+        Raises:
+            DgnError: the prior can't encode.
+        """
+        raise DgnError(f"prior {self.name!r} can't encode images: start it from random codes, without between=")
+
+    def resized(self, size: int) -> Prior:
+        """The same prior for images of another size, in pixels; itself at its own.
+
+        Raises:
+            DgnError: it has one size only.
+        """
+        if self.size == (size, size):
+            return self
+        raise DgnError(f"prior {self.name!r} has one size only: use octaves=1, and phases without grow")
+
+    def carry(self, code: Tensor, to: Prior) -> Tensor:
+        """Codes of the same images in ``to``, this prior at another size."""
+        images = F.interpolate(self.decode(code), size=to.size, mode="bilinear", antialias=True, align_corners=False)
+        return to.encode(images.clamp(0, 1))
 
     def raw(self) -> Prior:
         """The same images written in the encoder's own code, in which the rule of 2016 steps; itself without one."""

@@ -75,6 +75,7 @@ class GeneratorPrior(Prior):
         self.ascent = SPATIAL_ASCENT
         cells = size // cell
         self.code_shape = (config.code_shape[0], cells, cells)
+        self.size_step = cell
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
         """N(0, 1) in the units of the code: real codes' standard deviations around their mean, or the encoder's own."""
@@ -101,13 +102,32 @@ class GeneratorPrior(Prior):
         )
 
     @torch.no_grad()
-    def reencode(self, code: Tensor) -> Tensor:
+    def encode(self, images: Tensor) -> Tensor:
+        """What the encoder's layer says of them."""
         if self.encoder is None:
-            return super().reencode(code)
+            return super().encode(images)
         config = self.generator.config
         seen = self.encoder.at(self.size[0] * config.encoder_size // config.image_size)
-        raw = encode(seen.features(self.decode(code), [config.layer])[config.layer].float(), config.code)
+        raw = encode(seen.features(images, [config.layer])[config.layer].float(), config.code)
         return raw if self._raw else self.generator.normalise(raw)
+
+    @torch.no_grad()
+    def reencode(self, code: Tensor) -> Tensor:
+        return super().reencode(code) if self.encoder is None else self.encode(self.decode(code))
+
+    def resized(self, size: int) -> GeneratorPrior:
+        if self.size == (size, size):
+            return self
+        other = GeneratorPrior(
+            self.generator, size, name=self.name, encoder=self.encoder, sigmas=self.sigmas, raw=self._raw
+        )
+        other.ascent = self.ascent
+        return other
+
+    def carry(self, code: Tensor, to: Prior) -> Tensor:
+        """The code's cells enlarged: the generator needs no encoder for it."""
+        assert isinstance(to, GeneratorPrior)
+        return F.interpolate(code, size=to.code_shape[1:], mode="bicubic", align_corners=False)
 
     def weights(self) -> dict[str, Tensor]:
         return self.generator.state_dict()
@@ -169,6 +189,10 @@ class ComponentsPrior(Prior):
         radius = self.radius * code.shape[1] ** 0.5
         return code * (radius / code.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1.0)
 
+    def encode(self, images: Tensor) -> Tensor:
+        """The coordinates of the encoder's code: what the components can't express is lost."""
+        return self.components.to_coordinates(self.layout.encode(images))
+
     def reencode(self, code: Tensor) -> Tensor:
         return self.components.to_coordinates(self.layout.reencode(self.components.to_code(code)))
 
@@ -179,8 +203,9 @@ class ComponentsPrior(Prior):
         if tuple(centre.shape[2:]) != cells:
             centre = F.interpolate(centre, size=cells, mode="bicubic", align_corners=False)
         fine = GeneratorPrior(
-            self.final.generator, self.final.size[0], name=self.name, around=(centre, radius or self.refine_radius)
-        )
+            self.final.generator, self.final.size[0], name=self.name, encoder=self.final.encoder,
+            around=(centre, radius or self.refine_radius),
+        )  # fmt: skip
         return fine, centre
 
     def raw(self) -> GeneratorPrior:

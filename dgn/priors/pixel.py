@@ -36,6 +36,16 @@ class PixelPrior(Prior):
     def decode(self, code: Tensor) -> Tensor:
         return code
 
+    def encode(self, images: Tensor) -> Tensor:
+        return images
+
+    def resized(self, size: int) -> PixelPrior:
+        if self.size == (size, size):
+            return self
+        other = PixelPrior(size, self.channels, self.noise).to(self.device)
+        other.name, other.ascent = self.name, self.ascent
+        return other
+
     def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
         return code.clamp(0, 1)
 

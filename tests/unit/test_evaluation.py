@@ -15,10 +15,10 @@ from dgn.errors import DgnError
 from dgn.evaluation import instrument
 from dgn.evaluation.cost import measured
 from dgn.evaluation.instrument import Made, Reference, activations_of_all, best_examples, measure, table
-from dgn.evaluation.judges import Judge, feature_layer, load_judge
+from dgn.evaluation.judges import Judge, load_judge
 from dgn.evaluation.metrics import code_ranks, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
-from dgn.network import Network
+from dgn.network import Network, feature_layer
 from dgn.report.panels import panels
 from dgn.units import parse_units
 

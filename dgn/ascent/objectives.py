@@ -1,0 +1,68 @@
+"""What an ascent climbs: the units of its samples, what its images cost, and how unlike each other they are to be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dgn.ascent.penalties import penalise
+from dgn.errors import DgnError
+from dgn.network import Network
+from dgn.settings import AscentSettings
+from dgn.units import Reader, Unit
+
+
+class Objective:
+    """One number a sample, to be climbed.
+
+    Args:
+        network, units: sample ``i`` climbs ``units[i]``.
+        settings: penalties; weight and layer of the diversity term.
+    """
+
+    def __init__(
+        self, network: Network, units: Sequence[Unit], settings: AscentSettings, device: torch.device | str
+    ) -> None:
+        self.network, self.settings = network, settings
+        self.read = Reader(units, device=device)
+        self.layers = self.read.layers
+        names = [unit.name for unit in units]
+        self._same = torch.tensor([[a == b for b in names] for a in names], device=device)
+        if settings.diversity:
+            if not bool((self._same.sum(1) > 1).any()):
+                raise DgnError("diversity needs at least two seeds of a unit in one batch: give seeds=4")
+            self._layer = settings.diversity_layer or self.layers[0]
+            self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
+
+    def __call__(self, x: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations ``[N]``, and what is climbed: activation - penalties - diversity's cost, ``[N]``.
+
+        Args:
+            x: the transformed images, as the network is to see them.
+            images, code: as they are written down.
+        """
+        features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
+        activation = self.read(features)
+        climbed = activation
+        if self.settings.penalties:
+            climbed = climbed - penalise(images, code, self.settings.penalties)
+        if self.settings.diversity:
+            climbed = climbed - self.settings.diversity * self.likeness(features[self._layer])
+        return activation, climbed
+
+    def likeness(self, features: Tensor) -> Tensor:
+        """Mean cosine similarity of a sample's Gram matrix to those of its unit's other samples, ``[N]``.
+
+        Olah et al. 2017, "Feature Visualization", diversity term; for a layer ``[N, C]`` the features themselves.
+        """
+        if features.dim() > 2:
+            maps = features.float().flatten(2) if features.dim() == 4 else features.float().transpose(1, 2)
+            flat = (maps @ maps.transpose(1, 2)).flatten(1)
+        else:
+            flat = features.float()
+        cosine = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
+        others = self._same[: len(flat), : len(flat)] & ~torch.eye(len(flat), dtype=torch.bool, device=flat.device)
+        return (cosine * others).sum(1) / others.sum(1).clamp(min=1)

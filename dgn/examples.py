@@ -1,0 +1,324 @@
+"""Which real images excite a unit? A data set is seen once, for any number of units of any number of layers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dgn.errors import DgnError
+from dgn.images import crop, decode, list_images
+from dgn.network import Network
+from dgn.priors.checkpoint import load_tensors, save_tensors
+from dgn.receptive import Box, ReceptiveFields
+from dgn.storage import digest
+from dgn.units import WHOLE, Reader, Unit
+
+FORMAT = "dgn-examples-1"
+KINDS = ("top", "bottom", "random")
+"""Best, least, and random positive examples."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image of the data set.
+
+    Attributes:
+        index, name: in the data set.
+        activation: the unit's.
+        position: ``(y, x)`` in the layer's map where the unit's feature is highest; None for layers without a map.
+        box: the receptive field of that position, in pixels of the network's input; None where there is none.
+    """
+
+    index: int
+    name: str
+    activation: float
+    position: tuple[int, int] | None = None
+    box: Box | None = None
+
+
+@dataclass
+class UnitExamples:
+    """What the data set says of one unit.
+
+    Attributes:
+        unit: the unit.
+        top, bottom, random: its best and its least examples, best and least first; random ones above 0.
+        mean, std, positive: of its activation over the data set; share of the images where it is above 0.
+    """
+
+    unit: Unit
+    top: list[Example] = field(default_factory=list)
+    bottom: list[Example] = field(default_factory=list)
+    random: list[Example] = field(default_factory=list)
+    mean: float = 0.0
+    std: float = 0.0
+    positive: float = 0.0
+
+    @property
+    def warning(self) -> str | None:
+        """One line for a unit that nothing excites."""
+        if not self.top or self.positive > 0:
+            return None
+        what = "never changes" if self.std == 0 else "is never above 0"
+        return (
+            f"{self.unit.name} {what} on these images: it may be dead; try more or other images, or the layer before "
+            "its activation function"
+        )
+
+
+class Squares(Dataset[tuple[Tensor, int]]):
+    """Central squares of a data set's images, uint8 ``[3, S, S]``, with their index (-1: can't be read).
+
+    Args:
+        source: a folder, a folder of tar files, a tar file, or anything with ``len`` whose items are an image or begin
+            with one (torchvision's data sets).
+        size: pixels of the squares, height and width.
+    """
+
+    def __init__(self, source: Path | Sequence[Any] | Dataset[Any], size: int) -> None:
+        self.size = size
+        self._entries = list_images(source) if isinstance(source, Path) else None
+        self._items: Any = None if isinstance(source, Path) else source
+        if not len(self):
+            raise DgnError("the data set holds no image")
+
+    def __len__(self) -> int:
+        return len(self._items) if self._entries is None else len(self._entries)
+
+    def name(self, index: int) -> str:
+        """Of an image: its path, or its number in the data set."""
+        return str(index) if self._entries is None else self._entries[index].name
+
+    def image(self, index: int) -> Image.Image:
+        """The whole image, RGB."""
+        if self._entries is not None:
+            return decode(self._entries[index].read())
+        item = self._items[index]
+        item = item[0] if isinstance(item, (tuple, list)) else item
+        if isinstance(item, Tensor):
+            item = Image.fromarray((item.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().squeeze())
+        return item.convert("RGB")  # type: ignore[no-any-return]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            pixels = np.array(crop(self.image(index), self.size, None))
+        except Exception:
+            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), -1
+        return torch.from_numpy(pixels).permute(2, 0, 1), index
+
+    def tensors(self, indices: Sequence[int]) -> Tensor:
+        """Squares ``[N, 3, S, S]`` in [0, 1]."""
+        return torch.stack([self[index][0] for index in indices]).float() / 255
+
+    def fingerprint(self) -> str:
+        """Of the images' names and number."""
+        names = [str(len(self))] if self._entries is None else [f"{e.name}|{e.size}" for e in self._entries]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+
+
+class _Lists:
+    """The best of each unit under several orders, kept while the data set goes by."""
+
+    def __init__(self, units: int, k: int) -> None:
+        self.k = k
+        self.tensors: dict[str, Tensor] = {}
+        for kind in KINDS:
+            self.tensors[f"{kind}_key"] = torch.full((units, k), -torch.inf)
+            self.tensors[f"{kind}_value"] = torch.zeros(units, k)
+            for name in ("index", "peak"):
+                self.tensors[f"{kind}_{name}"] = torch.full((units, k), -1, dtype=torch.long)
+        for name in ("sum", "square", "positive", "count"):
+            self.tensors[name] = torch.zeros(units, dtype=torch.float64)
+
+    def add(self, values: Tensor, peaks: Tensor, indices: Tensor) -> None:
+        """A batch: activations and peaks ``[U, N]`` of the images ``indices`` ``[N]``."""
+        sound = values.isfinite()
+        draws = torch.tensor([_draw(int(index)) for index in indices])
+        low = torch.full_like(values, -torch.inf)
+        keys = {
+            "top": torch.where(sound, values, low),
+            "bottom": torch.where(sound, -values, low),
+            "random": torch.where(sound & (values > 0), draws.expand_as(values), low),
+        }
+        for kind, key in keys.items():
+            new = {"key": key, "value": values, "index": indices.expand_as(peaks), "peak": peaks}
+            both = {name: torch.cat([self.tensors[f"{kind}_{name}"], part], 1) for name, part in new.items()}
+            order = both["key"].sort(dim=1, descending=True, stable=True).indices[:, : self.k]
+            for name, part in both.items():
+                self.tensors[f"{kind}_{name}"] = part.gather(1, order)
+        kept = values.double().where(sound, torch.zeros(1, dtype=torch.float64))
+        self.tensors["sum"] += kept.sum(1)
+        self.tensors["square"] += kept.square().sum(1)
+        self.tensors["positive"] += (kept > 0).sum(1)
+        self.tensors["count"] += sound.sum(1)
+
+
+def _draw(index: int) -> float:
+    """A random number that depends on the image's index alone."""
+    return int.from_bytes(hashlib.sha256(f"example {index}".encode()).digest()[:6], "big") / 2**48
+
+
+def find_examples(
+    network: Network,
+    units: Sequence[Unit],
+    data: Path | Sequence[Any] | Dataset[Any] | Squares,
+    *,
+    k: int = 9,
+    batch: int = 32,
+    workers: int = 0,
+    state: Path | None = None,
+    save_seconds: float = 60.0,
+    boxes: bool = True,
+    note: Callable[[int, int], object] | None = None,
+) -> tuple[list[UnitExamples], Squares, list[str]]:
+    """The images that excite each unit most, least, and random ones that excite it at all.
+
+    The data set is read once; of each unit only ``3 k`` numbers are kept, whatever its size.
+
+    Args:
+        network, units: see :func:`dgn.parse_units`.
+        data: see :class:`Squares`.
+        k: examples of each kind.
+        batch, workers: images a forward pass; processes that decode them (0: this one).
+        state, save_seconds: a file in which to keep what was found so far, every so many seconds; the same call with
+            the same file goes on from there.
+        boxes: find receptive fields of units of one convolutional feature.
+        note: called with (images seen, images in all).
+
+    Returns:
+        The examples of each unit; the data set; the names of images that could not be read.
+
+    Raises:
+        DgnError: no image at all, none that can be read, or a state of another search.
+    """
+    size = network.input_size[0]
+    squares = data if isinstance(data, Squares) else Squares(data, size)
+    if k < 1 or batch < 1 or workers < 0:
+        raise DgnError("k and batch are whole numbers above 0, workers 0 or more")
+    lists = _Lists(len(units), k)
+    identity = json.dumps([
+        [unit.name for unit in units], digest(network.module.state_dict()), network.input_size,
+        squares.fingerprint(), k,
+    ])  # fmt: skip
+    key = hashlib.sha256(identity.encode()).hexdigest()
+    seen, broken = 0, list[str]()
+    if state is not None and state.exists():
+        tensors, meta = load_tensors(state, FORMAT)
+        if meta["key"] != key:
+            raise DgnError(f"{str(state)!r} is of another search (other units, images or weights); give another out=")
+        lists.tensors, seen, broken = tensors, int(meta["seen"]), list(meta["broken"])
+
+    def save() -> None:
+        if state is not None:
+            save_tensors(state, lists.tensors, {"key": key, "seen": seen, "broken": broken}, FORMAT)
+
+    read = _BatchReader(network, units)
+    total, saved = len(squares), time.monotonic()
+    loader: DataLoader[Any] = DataLoader(
+        squares, batch_size=batch, sampler=range(seen, total), num_workers=workers,
+        pin_memory=network.device.type == "cuda", prefetch_factor=4 if workers else None,
+    )  # fmt: skip
+    if note and seen:
+        note(seen, total)
+    for pixels, indices in loader:
+        kept = (indices >= 0).nonzero()[:, 0]
+        broken += [squares.name(seen + at) for at in (indices < 0).nonzero()[:, 0].tolist()]
+        if len(kept):
+            images = pixels[kept].to(network.device, non_blocking=True).float() / 255
+            values, peaks = read(images)
+            lists.add(values.T.cpu(), peaks.T.cpu(), indices[kept])
+        seen += len(indices)
+        if note:
+            note(seen, total)
+        if time.monotonic() - saved > save_seconds:
+            save()
+            saved = time.monotonic()
+    save()
+    if len(broken) == total:
+        raise DgnError(f"none of the {total} images can be read (the first: {broken[0]!r})")
+    fields = ReceptiveFields(network) if boxes else None
+    return [_collect(unit, row, lists, squares, network, fields) for row, unit in enumerate(units)], squares, broken
+
+
+def _collect(
+    unit: Unit, row: int, lists: _Lists, squares: Squares, network: Network, fields: ReceptiveFields | None
+) -> UnitExamples:
+    tensors = lists.tensors
+    count = max(1.0, float(tensors["count"][row]))
+    mean = float(tensors["sum"][row]) / count
+    variance = max(0.0, float(tensors["square"][row]) / count - mean**2)
+    found = UnitExamples(unit, mean=mean, std=variance**0.5, positive=float(tensors["positive"][row]) / count)
+    if found.std < 1e-7 * max(1.0, abs(mean)):
+        found.std = 0.0
+    layer = unit.terms[0].layer
+    shape = network.layer_shape(layer)
+    for kind in KINDS:
+        rows = (tensors[f"{kind}_{name}"][row].tolist() for name in ("key", "index", "value", "peak"))
+        for key, index, value, peak in zip(*rows, strict=True):
+            if key == -torch.inf:
+                continue
+            position = divmod(int(peak), shape[2]) if peak >= 0 and len(shape) == 3 else None
+            box = fields.box(layer, position) if fields is not None and position is not None else None
+            getattr(found, kind).append(Example(int(index), squares.name(int(index)), float(value), position, box))
+    return found
+
+
+class _BatchReader:
+    """Activations of all units for each image of a batch, and where in the map each is highest."""
+
+    def __init__(self, network: Network, units: Sequence[Unit]) -> None:
+        self.network, self.units = network, units
+        self.layers = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+        self._plain: dict[str, list[int]] = {}
+        self._other: list[int] = []
+        for row, unit in enumerate(units):
+            term = unit.terms[0]
+            plain = len(unit.terms) == 1 and not term.form and not term.direction and term.index != WHOLE
+            if plain and len(network.layer_shape(term.layer)) in (1, 3):
+                self._plain.setdefault(term.layer, []).append(row)
+            else:
+                self._other.append(row)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, U]`` twice; a peak of -1 is none."""
+        features = self.network.features(images, self.layers)
+        values = images.new_zeros(len(images), len(self.units))
+        peaks = torch.full(values.shape, -1, dtype=torch.long, device=images.device)
+        for layer, rows in self._plain.items():
+            terms = [self.units[row].terms[0] for row in rows]
+            index = torch.tensor([term.index for term in terms], device=images.device)
+            weight = torch.tensor([term.weight for term in terms], device=images.device)
+            at = torch.tensor(rows, device=images.device)
+            output = features[layer].float()[:, index]
+            if output.dim() == 2:
+                values[:, at] = output * weight
+                continue
+            height, width = output.shape[2:]
+            mean = output.mean((2, 3))
+            peak = (output * weight[:, None, None]).flatten(2).argmax(2)
+            for column, term in enumerate(terms):
+                if term.position is not None:
+                    y, x = (height // 2, width // 2) if term.position == "center" else term.position
+                    mean[:, column], peak[:, column] = output[:, column, y, x], y * width + x
+            values[:, at], peaks[:, at] = mean * weight, peak
+        for row in self._other:
+            values[:, row] = Reader([self.units[row]] * len(images), device=images.device)(features)
+        return values, peaks
+
+
+def crop_box(square: Tensor, box: Box) -> Tensor:
+    """The part of a square ``[3, S, S]`` that a receptive field covers."""
+    top, left, bottom, right = box
+    return square[:, top:bottom, left:right]

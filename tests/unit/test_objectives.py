@@ -1,0 +1,207 @@
+"""One property for every objective, rule, start and parameterisation: on a real network it is climbed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from conftest import SmallCNN, small_generator
+
+import dgn
+from dgn.errors import DgnError
+from dgn.network import Network
+from dgn.priors.base import Prior
+from dgn.priors.deep import GeneratorPrior
+from dgn.priors.fourier import FourierPrior, MacoPrior
+from dgn.priors.pixel import PixelPrior
+from dgn.units import Reader, parse_units
+
+OBJECTIVES = {
+    "class": "ant",
+    "hidden unit": "late:3",
+    "position": "late:3@1,2",
+    "centre": "late:3@center",
+    "whole layer": "late:*",
+    "log-probability": "log(ant)",
+    "probability": "p(bee)",
+    "sum": "0.5*ant + 0.5*bee",
+    "difference": "ant - 0.5*bee",
+    "silence": "-1*late:3",
+}
+PRIORS = {"pixel": PixelPrior, "fourier": FourierPrior, "maco": MacoPrior}
+
+
+def rises(result: dgn.Synthesis) -> bool:
+    return bool((result.history[-5:].mean(0) > result.history[0]).all())
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective_is_climbed(network: Network, name: str) -> None:
+    assert rises(dgn.synthesize(network, OBJECTIVES[name], prior=PixelPrior(16), steps=25, lr=0.02))
+
+
+@pytest.mark.parametrize("cosine", [0.0, 2.0])
+def test_direction_is_climbed(network: Network, cosine: float) -> None:
+    vector = torch.randn(12, generator=torch.Generator().manual_seed(3))
+    unit = dgn.direction(network, "late", vector, cosine=cosine)
+    assert rises(dgn.synthesize(network, unit, prior=PixelPrior(16), steps=25, lr=0.02))
+    features = torch.randn(1, 12, 2, 2)
+    value = Reader([unit])({"late": features})
+    mean = features[0].mean((1, 2))
+    dot = mean @ vector
+    assert float(value) == pytest.approx(
+        float(dot * torch.cosine_similarity(mean, vector, dim=0).clamp(min=0.1) ** cosine), rel=1e-4
+    )
+    with pytest.raises(DgnError, match="has 12 numbers"):
+        dgn.direction(network, "late", [1.0])
+
+
+@pytest.mark.parametrize("name", PRIORS)
+@pytest.mark.parametrize("rule", ["adam", "nguyen2016", "cmaes"])
+def test_rule_climbs_with_every_parameterisation(network: Network, name: str, rule: str) -> None:
+    rate = {"adam": 0.05, "nguyen2016": 0.02, "cmaes": 0.1}[rule] * (10 if name == "maco" else 1)
+    prior = PRIORS[name](16)
+    result = dgn.synthesize(
+        network, ["ant", "late:3"], prior=prior, rule=rule, steps=40, lr=rate, lr_end=rate / 10, population=12,
+        jitter=0.0, scale=0.0, noise=0.0, transforms=[], views=1, input_size=None, precision="fp32",
+    )  # fmt: skip
+    assert result.images.min() >= 0 and result.images.max() <= 1
+    assert (result.history[-8:].mean(0) > result.history[:2].mean(0)).all(), result.history[::8]
+
+
+def test_black_box_needs_no_gradient(cnn: SmallCNN) -> None:
+    class Opaque(torch.nn.Module):
+        def __init__(self, inner: SmallCNN) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.from_numpy(self.inner(x).detach().numpy().copy())
+
+    opaque = Network(Opaque(cnn), 16)
+    settings = {"steps": 15, "population": 12, "lr": 0.1, "precision": "fp32"}
+    result = dgn.synthesize(opaque, 0, prior=PixelPrior(8), rule="cmaes", **settings)
+    assert result.history[-3:].mean() > result.history[0].mean()
+    again = dgn.synthesize(opaque, 0, prior=PixelPrior(8), rule="cmaes", **settings)
+    assert torch.equal(result.codes, again.codes)
+    with pytest.raises(DgnError, match="no gradient"):
+        dgn.synthesize(opaque, 0, prior=PixelPrior(8), steps=3)
+
+
+@pytest.mark.parametrize("prior", [FourierPrior(16), PixelPrior(16)])
+def test_encode_finds_the_image_again(prior: Prior) -> None:
+    images = 0.1 + 0.8 * torch.rand(2, 3, 16, 16)
+    assert torch.allclose(prior.decode(prior.encode(images)), images, atol=1e-3)
+
+
+def test_maco_keeps_the_natural_spectrum() -> None:
+    prior = MacoPrior(32)
+    code = prior.start(4)
+    white = torch.einsum("ij,njhw->nihw", prior._inverse, prior.decode(code) - prior._mean)
+    seen = torch.fft.rfft2(white, norm="ortho").abs()[:, :, 1:8, 1:8].mean(0)
+    expected = prior._magnitude[:, 1:8, 1:8]
+    assert float((seen / expected).log().abs().mean()) < 0.3  # clipping to [0, 1] takes a little
+    moved = prior.encode(prior.decode(code))
+    assert float(torch.cos(moved - code)[:, :, 1:8, 1:8].mean()) > 0.9
+
+
+def test_diversity_drives_seeds_apart(network: Network) -> None:
+    settings = {"steps": 40, "seeds": [0, 1, 2], "lr": 0.05, "precision": "fp32"}
+
+    def likeness(result: dgn.Synthesis) -> float:
+        maps = network.features(result.images, ["late"])["late"].flatten(2)
+        flat = torch.nn.functional.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
+        return float((flat @ flat.T)[~torch.eye(3, dtype=torch.bool)].mean())
+
+    plain = dgn.synthesize(network, "ant", prior=PixelPrior(16), **settings)
+    apart = dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=5.0, diversity_layer="late", **settings)
+    assert likeness(apart) < likeness(plain)
+    with pytest.raises(DgnError, match="two seeds"):
+        dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=1.0)
+
+
+def test_penalty_changes_what_is_found(network: Network) -> None:
+    def contrast(**more: object) -> float:
+        result = dgn.synthesize(network, "ant", prior=PixelPrior(16), steps=40, **more)
+        return float((2 * result.images - 1).square().mean())
+
+    assert contrast(penalties=[{"lp": 20.0}]) < 0.5 * contrast()
+
+
+def test_ppgn_direction(network: Network, cnn: SmallCNN) -> None:
+    """One step by hand: the gradient of the log-probability, the pull of the encoder, the normalised move."""
+    generator = small_generator()
+
+    class Halver(GeneratorPrior):
+        def encode(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(images), 4, 4, 4)
+
+        def reencode(self, code: torch.Tensor) -> torch.Tensor:
+            return self.encode(self.decode(code))
+
+        def raw(self) -> GeneratorPrior:
+            return self
+
+    prior = Halver(generator, 16, encoder=network, raw=True)
+    result = dgn.synthesize(
+        network, "ant", prior=prior, ascent="ppgn", epsilon1=0.5, epsilon3=0.0, steps=2, lr=0.3, fit="resize",
+        precision="fp32",
+    )  # fmt: skip
+    h = prior.start(1, [0]).requires_grad_()
+    log_p = network(prior.decode(h)).log_softmax(1)[0, 0]
+    (g,) = torch.autograd.grad(log_p, h)
+    d = 0.5 * (1 - h.detach()) + g
+    expected = prior.project(h.detach() + 0.3 * d / d.abs().mean())
+    assert torch.allclose(result.codes, expected, atol=1e-5)
+    assert float(result.history[0]) == pytest.approx(float(log_p.detach()), abs=1e-5)
+
+
+def test_start_from_an_image_and_frames(network: Network) -> None:
+    image = torch.rand(3, 20, 20)
+    result = dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(16), start=image, steps=10, frames=4)
+    first = torch.nn.functional.interpolate(image[None], size=(16, 16), mode="bilinear", antialias=True)
+    assert torch.allclose(result.frames[0], first.expand(2, -1, -1, -1), atol=1e-5)
+    assert result.frame_steps == [0, 3, 6, 9]
+    assert torch.allclose(result.frames[-1], result.images, atol=1e-6)
+    codes = torch.stack([result.codes[1], result.codes[0]])
+    again = dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(16), start=codes, steps=1)
+    assert torch.allclose(again.images, codes)
+    with pytest.raises(DgnError, match="3 start codes for 2 samples"):
+        dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(16), start=torch.rand(3, 3, 16, 16))
+    with pytest.raises(DgnError, match="neither images"):
+        dgn.synthesize(network, "ant", prior=PixelPrior(16), start=torch.rand(7))
+
+
+def test_frames_belong_to_the_winner(network: Network) -> None:
+    """With races, the frames are of the ascent that follows them, and their places are rows of the history."""
+    result = dgn.synthesize(
+        network, ["ant", "bee"], prior=PixelPrior(16, noise=0.3), steps=6, starts=3, race_steps=4, frames=3,
+        precision="fp32",
+    )  # fmt: skip
+    assert result.history.shape[0] == 10 and result.frame_steps[0] == 4 and result.frame_steps[-1] == 9
+    read = Reader(parse_units(["ant", "bee"], network))
+    for frame, step in zip(result.frames, result.frame_steps, strict=True):
+        assert torch.allclose(read(network.features(frame, ["output"])), result.history[step], atol=1e-4)
+
+
+def test_forms_by_hand(network: Network) -> None:
+    images = torch.rand(2, 3, 16, 16)
+    logits = network(images)
+    for spec, expected in {
+        "log(ant)": logits.log_softmax(1)[:, 0],
+        "p(ant)": logits.softmax(1)[:, 0],
+        "2*log(ant) - p(bee)": 2 * logits.log_softmax(1)[:, 0] - logits.softmax(1)[:, 2],
+    }.items():
+        unit = parse_units(spec, network)[0]
+        assert torch.allclose(Reader([unit] * 2)({"output": logits}), expected, atol=1e-6)
+        assert unit.class_index == (0 if "-" not in spec and "2" not in spec else None)
+
+
+def test_dead_units_get_advice(cnn: SmallCNN) -> None:
+    dead = copy.deepcopy(cnn)
+    dead.late.weight.data[3] = 0
+    dead.late.bias.data[3] = 0
+    result = dgn.synthesize(Network(dead, 16), "late:3", prior=PixelPrior(16), steps=5)
+    (line,) = result.warnings
+    assert "froze at step 0" in line and "dgn examples" in line
