@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dgn.errors import DgnError
-from dgn.images import crop, decode, list_images
+from dgn.images import Entry, crop, decode, list_images
 from dgn.network import Network
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.receptive import Box, ReceptiveFields
@@ -95,6 +96,14 @@ class Squares(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self._items) if self._entries is None else len(self._entries)
+
+    def only(self, wanted: Callable[[Entry], bool]) -> Squares:
+        """Those images of a folder or of tar files that are wanted."""
+        if self._entries is None:
+            raise DgnError("images can be chosen in folders and tar files, not in a data set of torchvision")
+        kept = copy.copy(self)
+        kept._entries = [entry for entry in self._entries if wanted(entry)]
+        return kept
 
     def name(self, index: int) -> str:
         """Of an image: its path, or its number in the data set."""

@@ -1,7 +1,8 @@
-"""What several verbs need: device, threads, run folder, tracking."""
+"""What several verbs need: device, threads, run folder, tracking, progress, the table of an ascent."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from tqdm import tqdm
 
 from dgn.cli.schema import PriorConfig
 from dgn.errors import DgnError, nearest
+from dgn.network import Network
 from dgn.priors import Prior, load_prior
-from dgn.runs import Run, new_folder
+from dgn.report.gallery import page, read_run
+from dgn.report.grid import Cell
+from dgn.runs import Run, new_folder, now, surroundings, to_image
 from dgn.settings import AscentSettings
-from dgn.synthesis import choose_ascent
+from dgn.storage import digest, write_atomic
+from dgn.synthesis import Synthesis, choose_ascent
 from dgn.tracking import Tracker
+from dgn.units import Unit
 
 
 def choose_device(name: str, threads: int | None) -> str:
@@ -121,3 +128,99 @@ def plain(config: Any) -> dict[str, Any]:
     """The configuration as plain values."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def new_manifest(verb: str, device: str, network: Network, **more: Any) -> dict[str, Any]:
+    """What every job's manifest says at its start."""
+    return {
+        "verb": verb, "status": "running", "started": now(), **surroundings(), "overrides": overrides(),
+        "device": device, "network": network.name, "weights": {"network": digest(network.module.state_dict())}, **more,
+    }  # fmt: skip
+
+
+def overrides() -> list[str]:
+    """What this job was told on the command line, each sweep's value its own."""
+    return [str(override) for override in HydraConfig.get().overrides.task]
+
+
+def write_gallery(folders: Sequence[Path], file: Path, title: str | None = None) -> None:
+    """Runs as one page; see :mod:`dgn.report.gallery`."""
+    runs = [read_run(folder) for folder in folders]
+    networks = list(dict.fromkeys(str(run["manifest"].get("network", "?")) for run in runs))
+    write_atomic(file, page(runs, title or f"What units of {', '.join(networks)} want to see").encode())
+
+
+MOST_CURVES = 32
+"""Units with a curve of their own in Weights & Biases; more units share one of their mean."""
+
+
+class Bar:
+    """The progress bar of one prior: steps over all pieces of the batch, with the mean activation; feeds the curves."""
+
+    def __init__(
+        self, name: str, units: list[Unit], seeds: list[int], batch: int, shown: bool, tracker: Tracker
+    ) -> None:
+        self.name, self.tracker, self.shown = name, tracker, shown
+        self.rows = [(unit.name, seed) for unit in units for seed in seeds]
+        self.batch, self.first, self.bar = batch, 0, tqdm(disable=True)
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+
+    def step(self, i: int, steps: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
+        if i == 0 and self.first == 0:
+            pieces = -(-len(self.rows) // self.batch)
+            self.bar = tqdm(total=steps * pieces, desc=f"{self.name:>8}", unit="step", disable=not self.shown)
+        last = i == steps - 1
+        if i % 5 == 0 or last:
+            self.bar.set_postfix(activation=f"{float(activations.mean()):.2f}")
+        self.bar.update()
+        if i % 10 == 0 or last:
+            values = {"mean": float(activations.mean())}
+            if len(self.rows) <= MOST_CURVES:
+                piece = self.rows[self.first : self.first + len(activations)]
+                for (unit, seed), value in zip(piece, activations.tolist(), strict=True):
+                    values[f"{unit} s{seed}"] = value
+            self.tracker.curves(self.name, self.first // self.batch * steps + i, values)
+        if last:
+            self.first += len(activations)
+
+
+@torch.no_grad()
+def result_rows(result: Synthesis, network: Network, seconds: float) -> list[dict[str, Any]]:
+    """The table's rows; probability and rank are the network's own, of output units."""
+    classes = [unit.class_index for unit in result.units]
+    logits = network(result.images.to(network.device)).float().cpu() if any(c is not None for c in classes) else None
+    rows = []
+    for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
+        probability: float | str = ""
+        rank: int | str = ""
+        if logits is not None and target is not None and logits.dim() == 2:
+            probability = round(float(logits[index].softmax(0)[target]), 6)
+            rank = int((logits[index] > logits[index, target]).sum()) + 1
+        frozen = int(result.frozen_at[index])
+        rows.append({
+            "unit": unit.name, "prior": result.prior, "seed": seed,
+            "activation": round(float(result.activations[index]), 5), "probability": probability, "rank": rank,
+            "steps": result.history.shape[0], "frozen_at": "" if frozen < 0 else frozen,
+            "seconds": round(seconds / len(result.units), 3),
+            "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png",
+        })  # fmt: skip
+    return rows
+
+
+def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seeds: int) -> list[Cell]:
+    """Write the images; returns the grid's cells."""
+    cells = []
+    for image, row in zip(result.images, rows, strict=True):
+        picture = to_image(image)
+        folder.write_picture(row["image"], picture)
+        caption = f"{row['activation']:.1f}"
+        if row["probability"] != "":
+            caption += f"   p {row['probability']:.2f}"
+        label = result.prior if seeds == 1 else f"{result.prior} s{row['seed']}"
+        cells.append(Cell(row["unit"], label, picture, caption))
+    return cells

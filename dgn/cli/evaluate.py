@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from tqdm import tqdm
 
-from dgn.cli.common import choose_device, choose_priors, choose_seeds, open_run, open_tracker, plain
+from dgn.cli.common import choose_device, choose_priors, choose_seeds, new_manifest, open_run, open_tracker, plain
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
 from dgn.evaluation.instrument import (
@@ -43,7 +43,7 @@ from dgn.priors import Prior
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.report.grid import Cell, grid
 from dgn.report.panels import panels
-from dgn.runs import Run, now, surroundings, to_image
+from dgn.runs import Run, now, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import synthesize
@@ -75,11 +75,7 @@ def run(config: Any) -> None:
 
     folder = open_run(config)
     tracker = None
-    manifest = {
-        "verb": "evaluate", "status": "running", "started": now(), **surroundings(), "device": device,
-        "network": network.name, "judges": [judge.name for judge in judges], "methods": methods,
-        "weights": {"network": digest(network.module.state_dict())},
-    }  # fmt: skip
+    manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
     try:
         tracker = open_tracker(config, folder)
         folder.write_manifest(manifest)

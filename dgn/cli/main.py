@@ -13,8 +13,13 @@ from dgn.errors import DgnError, nearest
 
 VERBS = {
     "synthesize": "images that units prefer, through a generator prior and from raw pixels",
+    "examples": "the images of a data set that excite units most",
+    "facets": "the kinds of images that a unit answers to, with a synthesis of each",
+    "ablate": "which parts of an image a unit needs",
     "train": "train a generator that inverts a layer of a network",
     "evaluate": "measure how good the images of a run or of a prior are",
+    "figure": "a figure for a paper: PDF, PNG and the numbers behind it",
+    "gallery": "runs as one self-contained page",
     "units": "list a network's layers; find its classes",
 }
 
@@ -33,8 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dgn {dgn.__version__}")
         return 0
     verb, rest = arguments[0], arguments[1:]
-    if verb == "evaluate" and rest and "=" not in rest[0] and not rest[0].startswith("-"):
-        rest = [f"run={rest[0]}", *rest[1:]]
+    rest = _positional(verb, rest)
     try:
         if verb not in VERBS:
             raise DgnError(f"no verb {verb!r}{nearest(verb, VERBS) or '; expected ' + ', '.join(VERBS)}")
@@ -46,6 +50,24 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _positional(verb: str, rest: list[str]) -> list[str]:
+    """Run folders and a figure's name in their plain form, as overrides."""
+    plain = [word for word in rest if "=" not in word and not word.startswith("-")]
+    if verb == "evaluate" and plain:
+        rest = [f"run={_quoted(plain[0])}", *(word for word in rest if word not in plain)]
+    elif verb == "gallery" and plain:
+        rest = [f"runs=[{','.join(map(_quoted, plain))}]", *(word for word in rest if word not in plain)]
+    elif verb == "figure":
+        rest = [re.sub(r"^name=", "figure=", word) for word in rest]
+        if plain:
+            rest = [f"figure={plain[0]}", *(word for word in rest if word not in plain)]
+    return rest
+
+
+def _quoted(word: str) -> str:
+    return "'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _help() -> str:

@@ -159,6 +159,85 @@ class SynthesizeConfig(AscentJobConfig):
     verb: str = "synthesize"
     units: Any = MISSING
     seeds: int = 1
+    start: str | None = None
+    frames: int | None = None
+
+
+@dataclass
+class ImagesConfig:
+    """Images to look through: a folder or tar files, or a data set of torchvision with its options."""
+
+    root: str | None = None
+    workers: int = 0
+    torchvision: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ExamplesConfig(JobConfig):
+    """``dgn examples``."""
+
+    verb: str = "examples"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    units: Any = MISSING
+    k: int = 9
+    kinds: list[str] = field(default_factory=lambda: ["top"])
+    batch: int = 32
+
+
+@dataclass
+class FacetsConfig(AscentJobConfig):
+    """``dgn facets``."""
+
+    verb: str = "facets"
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    unit: Any = MISSING
+    facets: int | None = None
+    most: int = 6
+    examples: int = 100
+    members: int = 15
+    components: int = 50
+    tsne: bool = False
+    layer: str | None = None
+    own_class: bool = False
+    shown: int = 4
+
+
+@dataclass
+class AblateConfig(JobConfig):
+    """``dgn ablate``."""
+
+    verb: str = "ablate"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    image: Any = MISSING
+    unit: Any = None
+    size: Any = 48
+    stride: Any = 16
+    fill: str = "grey"
+    curve_steps: int = 28
+    curve_fill: str = "blur"
+    batch: int = 16
+
+
+@dataclass
+class FigureConfig(AscentJobConfig):
+    """``dgn figure``."""
+
+    verb: str = "figure"
+    figure: dict[str, Any] = field(default_factory=dict)
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    width: str = "page"
+
+
+@dataclass
+class GalleryConfig:
+    """``dgn gallery``."""
+
+    verb: str = "gallery"
+    runs: Any = MISSING
+    out: str | None = None
+    title: str | None = None
 
 
 @dataclass
@@ -212,3 +291,8 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="units_schema", node=UnitsConfig)
+    store.store(name="examples_schema", node=ExamplesConfig)
+    store.store(name="facets_schema", node=FacetsConfig)
+    store.store(name="ablate_schema", node=AblateConfig)
+    store.store(name="figure_schema", node=FigureConfig)
+    store.store(name="gallery_schema", node=GalleryConfig)

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from dgn.cli.common import choose_device, choose_priors, choose_seeds, open_run, open_tracker, plain
-from dgn.network import Network
+from dgn.cli.common import (
+    Bar,
+    choose_device,
+    choose_priors,
+    choose_seeds,
+    keep_images,
+    new_manifest,
+    open_run,
+    open_tracker,
+    plain,
+    result_rows,
+    write_gallery,
+)
+from dgn.errors import DgnError
+from dgn.images import read_image
 from dgn.network_sources import load_network
+from dgn.priors import Prior
 from dgn.report.grid import Cell, grid
-from dgn.report.page import page
-from dgn.runs import Run, now, surroundings, to_image
-from dgn.storage import digest
+from dgn.runs import Run, now, to_image
+from dgn.storage import digest, read_tensors
 from dgn.synthesis import Synthesis, synthesize
 from dgn.tracking import Tracker, check_mode
-from dgn.units import Unit, parse_units
-
-MOST_CURVES = 32
-"""Units with a curve of their own in Weights & Biases; more units share one of their mean."""
+from dgn.units import parse_units
 
 
 def run(config: Any) -> None:
@@ -37,29 +46,33 @@ def run(config: Any) -> None:
     units = parse_units(values["units"], network)
     seeds = choose_seeds(config)
     climbs = choose_priors(config, network.channels)
+    starts = [_start(config.start, prior) for prior, _ in climbs]
+    frames = (0 if config.start in (None, "random") else 8) if config.frames is None else int(config.frames)
+    if frames < 0:
+        raise DgnError(f"frames is {frames}, expected 0 or more")
 
     folder = open_run(config)
     tracker: Tracker | None = None
-    manifest: dict[str, Any] = {
-        "verb": "synthesize", "status": "running", "started": now(), **surroundings(), "device": device,
-        "threads": torch.get_num_threads(), "network": network.name, "seeds": seeds,
-        "weights": {"network": digest(network.module.state_dict())},
-        "ascent": {}, "warnings": [],
-    }  # fmt: skip
+    manifest = new_manifest(
+        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, ascent={}, warnings=[]
+    )
     try:
         tracker = open_tracker(config, folder)
         rows: list[dict[str, Any]] = []
         cells: list[Cell] = []
         codes: dict[str, torch.Tensor] = {}
-        for prior, chosen in climbs:
+        for (prior, chosen), start in zip(climbs, starts, strict=True):
             started = time.perf_counter()
-            with _Bar(prior.name, units, seeds, config.batch, config.progress, tracker) as bar:
+            with Bar(prior.name, units, seeds, config.batch, config.progress, tracker) as bar:
                 result = synthesize(
-                    network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch, on_step=bar.step
-                )
+                    network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch, start=start,
+                    frames=frames, on_step=bar.step,
+                )  # fmt: skip
             seconds = time.perf_counter() - started
-            new = _rows(result, network, seconds)
-            cells += _keep(folder, result, new, len(seeds))
+            new = result_rows(result, network, seconds)
+            cells += keep_images(folder, result, new, len(seeds))
+            if frames:
+                _strips(folder, result, new)
             rows += new
             codes[prior.name] = result.codes
             manifest["ascent"][prior.name] = asdict(chosen)
@@ -73,8 +86,8 @@ def run(config: Any) -> None:
             folder.write_manifest(manifest)
         title = f"What units of {network.name} want to see"
         picture = folder.write_picture("grid.png", grid(cells, title))
-        folder.write_text("index.html", page(rows, title, shlex.join(manifest["command"])))
         folder.write_manifest({**manifest, "status": "done", "finished": now()})
+        write_gallery([folder.folder], folder.folder / "index.html", title)
         tracker.picture("grid", picture)
         tracker.table(rows, folder.folder)
         tracker.finish()
@@ -85,76 +98,29 @@ def run(config: Any) -> None:
             folder.write_manifest({**manifest, "status": "failed", "finished": now()})
         folder.discard()
         raise
+    print(folder.folder / "index.html")
     print(picture)
 
 
-class _Bar:
-    """The progress bar of one prior: steps over all pieces of the batch, with the mean activation; feeds the curves."""
-
-    def __init__(
-        self, name: str, units: list[Unit], seeds: list[int], batch: int, shown: bool, tracker: Tracker
-    ) -> None:
-        self.name, self.tracker, self.shown = name, tracker, shown
-        self.rows = [(unit.name, seed) for unit in units for seed in seeds]
-        self.batch, self.first, self.bar = batch, 0, tqdm(disable=True)
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def step(self, i: int, steps: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
-        if i == 0 and self.first == 0:
-            pieces = -(-len(self.rows) // self.batch)
-            self.bar = tqdm(total=steps * pieces, desc=f"{self.name:>8}", unit="step", disable=not self.shown)
-        last = i == steps - 1
-        if i % 5 == 0 or last:
-            self.bar.set_postfix(activation=f"{float(activations.mean()):.2f}")
-        self.bar.update()
-        if i % 10 == 0 or last:
-            values = {"mean": float(activations.mean())}
-            if len(self.rows) <= MOST_CURVES:
-                piece = self.rows[self.first : self.first + len(activations)]
-                for (unit, seed), value in zip(piece, activations.tolist(), strict=True):
-                    values[f"{unit} s{seed}"] = value
-            self.tracker.curves(self.name, self.first // self.batch * steps + i, values)
-        if last:
-            self.first += len(activations)
+def _start(given: Any, prior: Prior) -> torch.Tensor | None:
+    """Where to begin: an image file, the codes of a past run, or None for random codes."""
+    if given is None or str(given) == "random":
+        return None
+    path = Path(str(given))
+    if path.suffix != ".safetensors":
+        return read_image(path, max(256, *prior.size))
+    codes = read_tensors(path)
+    if prior.name not in codes:
+        raise DgnError(f"{str(path)!r} holds no codes of prior {prior.name!r}; it has {', '.join(codes)}")
+    return codes[prior.name]
 
 
-@torch.no_grad()
-def _rows(result: Synthesis, network: Network, seconds: float) -> list[dict[str, Any]]:
-    """The table's rows; probability and rank are the network's own, of output units."""
-    classes = [unit.class_index for unit in result.units]
-    logits = network(result.images.to(network.device)).float().cpu() if any(c is not None for c in classes) else None
-    rows = []
-    for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
-        probability: float | str = ""
-        rank: int | str = ""
-        if logits is not None and target is not None and logits.dim() == 2:
-            probability = round(float(logits[index].softmax(0)[target]), 6)
-            rank = int((logits[index] > logits[index, target]).sum()) + 1
-        frozen = int(result.frozen_at[index])
-        rows.append({
-            "unit": unit.name, "prior": result.prior, "seed": seed,
-            "activation": round(float(result.activations[index]), 5), "probability": probability, "rank": rank,
-            "steps": result.history.shape[0], "frozen_at": "" if frozen < 0 else frozen,
-            "seconds": round(seconds / len(result.units), 3),
-            "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png",
-        })  # fmt: skip
-    return rows
-
-
-def _keep(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seeds: int) -> list[Cell]:
-    """Write the images; returns the grid's cells."""
-    cells = []
-    for image, row in zip(result.images, rows, strict=True):
-        picture = to_image(image)
-        folder.write_picture(row["image"], picture)
-        caption = f"{row['activation']:.1f}"
-        if row["probability"] != "":
-            caption += f"   p {row['probability']:.2f}"
-        label = result.prior if seeds == 1 else f"{result.prior} s{row['seed']}"
-        cells.append(Cell(row["unit"], label, picture, caption))
-    return cells
+def _strips(folder: Run, result: Synthesis, rows: list[dict[str, Any]]) -> None:
+    """The way of each image: its frames side by side, the activation below each."""
+    for index, row in enumerate(rows):
+        cells = [
+            Cell(f"step {step}", result.prior, to_image(frame[index]), f"{float(result.history[step, index]):.1f}")
+            for frame, step in zip(result.frames, result.frame_steps, strict=True)
+        ]
+        picture = grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128)
+        folder.write_picture(f"trajectory/{Path(row['image']).name}", picture)

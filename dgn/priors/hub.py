@@ -49,9 +49,14 @@ class ModulePrior(Prior):
     ) -> None:
         if not code_shape or min(code_shape) < 1 or high <= low or bounds[1] <= bounds[0]:
             raise DgnError(f"code_shape {tuple(code_shape)}, pixels {low} to {high}, bounds {bounds}: these can't work")
-        self.module = module.requires_grad_(False)
-        for part in module.modules():
-            part.training = False  # an exported program refuses eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
+        if isinstance(module, torch.jit.ScriptModule):
+            module.eval()
+        else:
+            for part in module.modules():
+                part.training = False  # an exported program refuses eval()
+        self.module = module
         self.code_shape, self.name = tuple(int(side) for side in code_shape), name
         self.low, self.high, self.bounds, self.spread, self._encode = low, high, bounds, spread, encode
         self.ascent = ascent or AscentSettings(rule="adam", steps=200, lr=0.05, jitter=0.04, scale=0.1, noise=0.02)
@@ -148,7 +153,7 @@ class DeePSiM(nn.Module):
             for name, inputs, outputs, edge in (("conv6", 256, 512, 1), ("conv7", 512, 512, 1), ("conv8", 512, 512, 0)):
                 parts[name] = nn.Conv2d(wide(inputs), wide(outputs), 3, padding=edge)
         else:
-            hidden = wide(16) * 256
+            hidden = wide(256) * 16
             self.code_shape = (1000 if layer == "fc8" else hidden,)
             for name in ("defc7", "defc6", "defc5"):
                 parts[name] = nn.Linear(self.code_shape[0] if name == "defc7" else hidden, hidden)
@@ -198,8 +203,8 @@ def load_deepsim(path: Path, *, layer: str | None = None, size: int | None = Non
     known = ("fc6", "fc7", "fc8", "pool5")
     layer = layer or next((name for name in known if name in path.stem.lower()), "fc6")
     state = {key.replace(".1.", ".").replace("module.", ""): value for key, value in read_tensors(path).items()}
-    hidden = next((v.shape[0] for k, v in state.items() if k.endswith("defc6.weight")), 4096)
-    module = DeePSiM(layer, width=hidden / 4096)
+    width = next((value.shape[0] for key, value in state.items() if key.endswith("conv5_1.weight")), 256) / 256
+    module = DeePSiM(layer, width)
     own = module.state_dict()
     found = {}
     for key, value in own.items():

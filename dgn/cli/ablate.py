@@ -1,0 +1,169 @@
+"""``dgn ablate``: which parts of an image does a unit need?"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dgn.ablation import Ablation, Curve, ablate, curves
+from dgn.cli.common import choose_device, new_manifest, open_run, open_tracker, plain
+from dgn.errors import DgnError
+from dgn.images import SUFFIXES, read_image
+from dgn.network import Network
+from dgn.network_sources import load_network
+from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
+from dgn.report.heat import overlay
+from dgn.runs import Run, now, to_image
+from dgn.storage import write_atomic
+from dgn.tracking import check_mode
+from dgn.units import Unit, parse_units
+
+Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
+"""An image's name, its ablation, and its curves of deletion and insertion."""
+
+
+def run(config: Any) -> None:
+    """One heat map, overlay and pair of curves an image, and one overview."""
+    check_mode(str(config.tracking.mode))
+    values = plain(config)
+    device = choose_device(config.device, config.threads)
+    network = load_network(
+        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
+    )
+    jobs = _jobs(values, network)
+    folder = open_run(config)
+    manifest = new_manifest("ablate", device, network)
+    tracker = None
+    try:
+        tracker = open_tracker(config, folder)
+        found: list[Found] = []
+        bar = tqdm(desc="patches", unit="patch", disable=not config.progress)
+        with bar:
+            for path, image, unit in jobs:
+                base = int(bar.n)
+
+                def note(done: int, total: int, base: int = int(base)) -> None:
+                    bar.total = base + total
+                    bar.update(base + done - bar.n)
+
+                one = ablate(
+                    network, image, unit, size=_pair(values["size"]), stride=_pair(values["stride"]),
+                    fill=str(config.fill), seed=config.seed, batch=config.batch, note=note,
+                )  # fmt: skip
+                both = None
+                if config.curve_steps:
+                    both = curves(
+                        network, one, steps=config.curve_steps, fill=str(config.curve_fill), batch=config.batch
+                    )
+                found.append((path.stem, one, both))
+                _keep(folder, path.stem, one, both)
+        folder.write_text("results.csv", results(found))
+        canvas = draw_matrix(overview(found), title=f"What {network.name} needs: drop of the activation when covered")
+        write_atomic(folder.folder / "ablation.pdf", render(canvas, "pdf"))
+        write_atomic(folder.folder / "ablation.png", render(canvas, "png"))
+        if config.curve_steps:
+            write_atomic(folder.folder / "curves.png", render(draw_lines(curve_panels(found)), "png"))
+        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+        tracker.picture("ablation", folder.folder / "ablation.png")
+        tracker.finish()
+    except BaseException:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        folder.discard()
+        raise
+    print(folder.folder / "ablation.png")
+
+
+def _jobs(values: dict[str, Any], network: Network) -> list[tuple[Path, torch.Tensor, Unit]]:
+    """Images with the unit to look for: the one that was given, or each image's first choice of the network."""
+    given = values["image"] if isinstance(values["image"], list) else [values["image"]]
+    paths: list[Path] = []
+    for entry in given:
+        path = Path(str(entry))
+        if path.is_dir():
+            inside = path / "images" if (path / "results.csv").is_file() else path
+            files = sorted(file for file in inside.iterdir() if file.suffix.lower() in SUFFIXES)
+            if not files:
+                raise DgnError(f"no images in {str(inside)!r}")
+            paths += files
+        else:
+            paths.append(path)
+    unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
+    jobs = []
+    for path in paths:
+        image = read_image(path, network.input_size[0])
+        chosen = unit
+        if chosen is None:
+            with torch.no_grad():
+                chosen = parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
+        jobs.append((path, image, chosen))
+    return jobs
+
+
+def _pair(value: Any) -> int | tuple[int, int]:
+    try:
+        return (int(value[0]), int(value[1])) if isinstance(value, list) else int(value)
+    except (ValueError, TypeError, IndexError):
+        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
+
+
+def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:
+    stem = f"images/{_plain(name)}--{one.unit.file_name}"
+    folder.write_picture(f"{stem}.png", overlay(one.image, one.heat))
+    table = "\n".join(",".join(f"{value:.6g}" for value in row) for row in one.drops.tolist()) + "\n"
+    folder.write_text(f"{stem}.csv", table)
+    if both is not None:
+        lines = ["share,deletion,insertion"]
+        for share, deleted, inserted in zip(both[0].shares, both[0].activations, both[1].activations, strict=True):
+            lines.append(f"{share:.6g},{deleted:.6g},{inserted:.6g}")
+        folder.write_text(f"{stem}--curves.csv", "\n".join(lines) + "\n")
+
+
+def _plain(name: str) -> str:
+    return Unit(name, ()).file_name
+
+
+def results(found: Sequence[Found]) -> str:
+    """The table: a row an image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "unit", "activation", "largest_drop", "top", "left", "deletion_area", "insertion_area"])
+    for name, one, both in found:
+        row, column = divmod(int(one.drops.argmax()), one.drops.shape[1])
+        areas = ["", ""] if both is None else [f"{curve.area:.5g}" for curve in both]
+        writer.writerow([
+            name, one.unit.name, f"{one.activation:.6g}", f"{float(one.drops.max()):.6g}", row * one.stride[0],
+            column * one.stride[1], *areas,
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def overview(found: Sequence[Found], most: int = 7) -> Matrix:
+    """Images above their heat maps."""
+    shown = found[:most]
+    matrix = Matrix(["image", "drop when covered"], [one.unit.name for _, one, _ in shown])
+    for column, (_, one, _) in enumerate(shown):
+        matrix.pictures[0, column] = to_image(one.image)
+        matrix.pictures[1, column] = overlay(one.image, one.heat)
+        matrix.captions[0, column] = f"activation {one.activation:.1f}"
+        matrix.captions[1, column] = f"largest drop {float(one.drops.max()):.1f}"
+    return matrix
+
+
+def curve_panels(found: Sequence[Found], most: int = 6) -> list[Lines]:
+    """A panel an image: activation against the share of the pixels that was covered, or uncovered."""
+    panels = []
+    for name, one, both in found[:most]:
+        if both is None:
+            continue
+        panel = Lines(f"{one.unit.name} in {name}", "share of the pixels", "activation")
+        for curve in both:
+            panel.curves[curve.kind] = (curve.shares, curve.activations)
+        panels.append(panel)
+    return panels

@@ -1,0 +1,143 @@
+"""``dgn examples``: the images of a data set that excite units most; the same command with ``out=`` resumes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from dgn.cli.common import choose_device, new_manifest, open_run, open_tracker, plain
+from dgn.errors import DgnError, nearest
+from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples
+from dgn.network import Network
+from dgn.network_sources import load_network
+from dgn.report.grid import Cell, grid
+from dgn.runs import Run, now, to_image
+from dgn.tracking import check_mode
+from dgn.units import parse_units
+
+NAMES = {"top": "best", "bottom": "least", "random": "random, above 0"}
+
+
+def run(config: Any) -> None:
+    """See the data once, then write the table, the pictures and one overview."""
+    check_mode(str(config.tracking.mode))
+    values = plain(config)
+    device = choose_device(config.device, config.threads)
+    network = load_network(
+        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
+    )
+    units = parse_units(values["units"], network)
+    kinds = list(config.kinds)
+    for kind in kinds:
+        if kind not in KINDS:
+            raise DgnError(f"no kind of examples {kind!r}{nearest(kind, KINDS) or '; expected ' + ', '.join(KINDS)}")
+    data = open_data(config.data, network)
+    folder = open_run(config)
+    state = folder.folder / "examples.safetensors"
+    manifest = new_manifest("examples", device, network, images=len(data))
+    tracker = None
+    try:
+        tracker = open_tracker(config, folder)
+        folder.write_manifest(manifest)
+        with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
+            found, data, broken = find_examples(
+                network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
+                note=lambda seen, _total: bar.update(seen - bar.n),
+            )  # fmt: skip
+        if broken:
+            print(f"dgn: {len(broken)} images could not be read, the first: {broken[0]!r}", file=sys.stderr)
+        warnings = [one.warning for one in found if one.warning]
+        for line in warnings:
+            print(f"dgn: {line}", file=sys.stderr)
+        rows, cells = _keep(folder, found, data, network, kinds)
+        folder.write_text("examples.csv", _table(rows))
+        picture = folder.write_picture("examples.png", grid(cells, f"What excites units of {network.name}", columns=12))
+        folder.write_manifest({
+            **manifest, "status": "done", "finished": now(), "broken_images": broken, "warnings": warnings,
+            "units": [{"unit": u.unit.name, "mean": u.mean, "std": u.std, "positive": u.positive} for u in found],
+        })  # fmt: skip
+        tracker.picture("examples", picture)
+        tracker.finish()
+    except BaseException:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        if not state.exists():
+            folder.discard()
+        raise
+    print(picture)
+
+
+def open_data(config: Any, network: Network) -> Squares:
+    """The images: a folder, tar files, or a data set of torchvision."""
+    if config.torchvision is None:
+        if config.root is None:
+            raise DgnError("no images given; give data.root=FOLDER, or data.torchvision=NAME with data.root=ITS_FOLDER")
+        return Squares(Path(str(config.root)), network.input_size[0])
+    import torchvision.datasets as known
+
+    name = str(config.torchvision)
+    if name not in known.__all__:
+        raise DgnError(f"torchvision has no data set {name!r}{nearest(name, known.__all__)}")
+    options = {"root": str(config.root or "."), **plain(config.options)}
+    try:
+        source = getattr(known, name)(**options)
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DgnError(f"torchvision's {name} can't be opened: {first} (options: data.options)") from error
+    return Squares(source, network.input_size[0])
+
+
+def _keep(
+    folder: Run, found: list[UnitExamples], data: Squares, network: Network, kinds: list[str]
+) -> tuple[list[dict[str, Any]], list[Cell]]:
+    """Write each example's square and, where it is smaller, the part that its unit's feature sees."""
+    rows: list[dict[str, Any]] = []
+    cells: list[Cell] = []
+    height, width = network.input_size
+    for one in found:
+        for kind in kinds:
+            examples: list[Example] = getattr(one, kind)
+            for rank, example in enumerate(examples, 1):
+                square = data.tensors([example.index])[0]
+                name = f"images/{one.unit.file_name}--{kind}--{rank}.png"
+                folder.write_picture(name, to_image(square))
+                label = f"{one.unit.name}: {NAMES[kind]}"
+                cells.append(Cell(f"{rank}", label, to_image(square), f"{example.activation:.2f}"))
+                part = ""
+                if example.box is not None and example.box != (0, 0, height, width):
+                    part = f"images/{one.unit.file_name}--{kind}--{rank}--field.png"
+                    seen = to_image(crop_box(square, example.box))
+                    folder.write_picture(part, seen)
+                    box = f"{example.box[3] - example.box[1]} x {example.box[2] - example.box[0]} px"
+                    cells.append(Cell(f"{rank}", f"{label}, receptive field", _padded(seen), box))
+                rows.append({
+                    "unit": one.unit.name, "kind": kind, "rank": rank, "activation": round(example.activation, 5),
+                    "name": example.name, "index": example.index,
+                    "position": "" if example.position is None else "{},{}".format(*example.position),
+                    "box": "" if example.box is None else "{},{},{},{}".format(*example.box),
+                    "image": name, "field": part,
+                })  # fmt: skip
+    return rows, cells
+
+
+def _padded(image: Image.Image) -> Image.Image:
+    """On a white square: fields at an edge are no squares."""
+    side = max(image.size)
+    sheet = Image.new("RGB", (side, side), (255, 255, 255))
+    sheet.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return sheet
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    columns = list(rows[0]) if rows else ["unit"]
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

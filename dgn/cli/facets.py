@@ -1,0 +1,145 @@
+"""``dgn facets``: the kinds of images that one unit answers to, and one preferred image for each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dgn.cli.common import (
+    Bar,
+    choose_device,
+    choose_priors,
+    keep_images,
+    new_manifest,
+    open_run,
+    open_tracker,
+    plain,
+    result_rows,
+    write_gallery,
+)
+from dgn.cli.examples import open_data
+from dgn.errors import DgnError
+from dgn.evaluation.real import class_of
+from dgn.examples import Squares, find_examples
+from dgn.facets import Facets, find_facets, late_features, mean_codes, mean_images
+from dgn.network import Network
+from dgn.network_sources import load_network
+from dgn.report.figure import Matrix, draw_matrix, render
+from dgn.runs import now, to_image
+from dgn.storage import write_atomic
+from dgn.synthesis import synthesize
+from dgn.tracking import check_mode
+from dgn.units import Unit, parse_units
+
+
+def run(config: Any) -> None:
+    """Examples, clusters, starts, one ascent a facet; a figure with the real examples beside their synthesis."""
+    check_mode(str(config.tracking.mode))
+    device = choose_device(config.device, config.threads)
+    network = load_network(
+        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
+    )
+    (unit,) = parse_units([plain(config)["unit"]], network)
+    climbs = choose_priors(config, network.channels)
+    data = (
+        _of_class(open_data(config.data, network), unit, network)
+        if config.own_class
+        else open_data(config.data, network)
+    )
+    folder = open_run(config)
+    manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
+    tracker = None
+    try:
+        tracker = open_tracker(config, folder)
+        images, facets = _cluster(config, network, unit, data)
+        rows: list[dict[str, Any]] = []
+        matrix = _examples_matrix(images, facets, config.shown)
+        codes = {}
+        for prior, chosen in climbs:
+            started = time.perf_counter()
+            starts = mean_codes(prior.to(device), images, facets)
+            with Bar(prior.name, [unit] * facets.count, [config.seed], config.batch, config.progress, tracker) as bar:
+                result = synthesize(
+                    network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
+                    start=starts, on_step=bar.step,
+                )  # fmt: skip
+            new = result_rows(result, network, time.perf_counter() - started)
+            for facet, row in enumerate(new):
+                row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
+                row["unit"] = f"{unit.name}, facet {facet + 1}"
+            keep_images(folder, result, new, 1)
+            rows += new
+            codes[prior.name] = result.codes
+            manifest["ascent"][prior.name] = asdict(chosen)
+            manifest["warnings"] += result.warnings
+            matrix.columns.append(prior.name)
+            for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):
+                place = (facet, len(matrix.columns) - 1)
+                matrix.pictures[place], matrix.captions[place] = to_image(image), f"{row['activation']:.1f}"
+            folder.write_codes(codes)
+            folder.write_table(rows)
+        title = f"{facets.count} facets of {unit.name}"
+        canvas = draw_matrix(matrix, title=title)
+        write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
+        write_atomic(folder.folder / "facets.png", render(canvas, "png"))
+        folder.write_manifest({
+            **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": facets.scores,
+            "sizes": torch.bincount(facets.labels).tolist(),
+        })  # fmt: skip
+        write_gallery([folder.folder], folder.folder / "index.html", title)
+        tracker.picture("facets", folder.folder / "facets.png")
+        tracker.table(rows, folder.folder)
+        tracker.finish()
+    except BaseException:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        folder.discard()
+        raise
+    print(folder.folder / "facets.png")
+
+
+def _cluster(config: Any, network: Network, unit: Unit, data: Squares) -> tuple[torch.Tensor, Facets]:
+    """The unit's best examples, and their facets."""
+    with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
+        (found,), data, broken = find_examples(
+            network, [unit], data, k=min(config.examples, len(data)), batch=config.batch, workers=config.data.workers,
+            boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
+        )  # fmt: skip
+    if broken:
+        print(f"dgn: {len(broken)} images could not be read, the first: {broken[0]!r}", file=sys.stderr)
+    if found.warning:
+        print(f"dgn: {found.warning}", file=sys.stderr)
+    images = data.tensors([example.index for example in found.top])
+    features = late_features(network, images, config.layer)
+    facets = find_facets(
+        features, config.facets, members=config.members, components=config.components, tsne=config.tsne,
+        most=config.most, seed=config.seed,
+    )  # fmt: skip
+    return images, facets
+
+
+def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
+    """Only the images that are labelled as the unit's class, as in the paper."""
+    if unit.class_index is None:
+        raise DgnError(f"own_class=true needs a class; {unit.name!r} is none")
+    kept = data.only(lambda entry: class_of(entry, network.class_names) == unit.class_index)
+    if not len(kept):
+        raise DgnError(f"no image lies in a folder named for {unit.name!r}; leave own_class=false")
+    return kept
+
+
+def _examples_matrix(images: torch.Tensor, facets: Facets, shown: int) -> Matrix:
+    sizes = torch.bincount(facets.labels).tolist()
+    rows = [f"facet {number + 1}: {size} images" for number, size in enumerate(sizes)]
+    matrix = Matrix(rows, [f"real {place + 1}" for place in range(shown)] + ["mean image"])
+    means = mean_images(images, facets)
+    for number, members in enumerate(facets.nearest):
+        for place, index in enumerate(members[:shown]):
+            matrix.pictures[number, place] = to_image(images[index])
+        matrix.pictures[number, shown] = to_image(means[number])
+    return matrix

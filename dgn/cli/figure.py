@@ -1,0 +1,282 @@
+"""``dgn figure name=...``: a figure for a paper, from one configuration: PDF, PNG and the CSV behind it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from tqdm import tqdm
+
+from dgn.ablation import ablate, curves
+from dgn.cli.ablate import curve_panels, overview
+from dgn.cli.common import (
+    choose_device,
+    choose_priors,
+    new_manifest,
+    open_run,
+    open_tracker,
+    plain,
+    result_rows,
+)
+from dgn.cli.examples import open_data
+from dgn.errors import DgnError, nearest
+from dgn.examples import find_examples
+from dgn.facets import find_facets, late_features, mean_codes, mean_images
+from dgn.images import read_image
+from dgn.network import Network
+from dgn.network_sources import load_network
+from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
+from dgn.runs import now, to_image
+from dgn.storage import write_atomic
+from dgn.synthesis import Synthesis, synthesize
+from dgn.tracking import check_mode
+from dgn.units import parse_units
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Studio:
+    """What a figure is made with."""
+
+    config: Any
+    network: Network
+    values: dict[str, Any]
+    bar: Any
+
+    def climb(self, entry: dict[str, Any], units: list[Any], **more: Any) -> list[tuple[Synthesis, Rows]]:
+        """Synthesise units with each prior of an entry (``prior``, ``ascent``, ``seed``)."""
+        config = OmegaConf.merge(self.config, {"ascent": entry.get("ascent") or {}})
+        OmegaConf.update(config, "prior", entry["prior"], merge=False)
+        results = []
+        for prior, settings in choose_priors(config, self.network.channels):
+            self.bar.set_description(f"{entry.get('label', prior.name)}")
+            steps = settings.total_steps * -(-len(units) * len(more.get("seeds") or [0]) // self.config.batch)
+            self.bar.total = (self.bar.total or 0) + steps
+            start = more.pop("start_of")(prior) if "start_of" in more else None
+            result = synthesize(
+                self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
+                batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
+            )  # fmt: skip
+            rows = result_rows(result, self.network, 0.0)
+            for row in rows:
+                for key in ("image", "seconds"):  # of no meaning here, and never the same twice
+                    row.pop(key)
+            results.append((result, rows))
+        return results
+
+    def best_examples(self, units: list[Any], k: int) -> tuple[torch.Tensor, list[list[Any]]]:
+        """The best real examples of each unit: squares ``[U * k, 3, S, S]``, unit by unit."""
+        parsed = parse_units(units, self.network)
+        data = open_data(self.config.data, self.network)
+        self.bar.total = (self.bar.total or 0) + len(data)
+        self.bar.set_description("real images")
+        done = 0
+
+        def note(seen: int, _total: int) -> None:
+            nonlocal done
+            self.bar.update(seen - done)
+            done = seen
+
+        found, data, _ = find_examples(
+            self.network, parsed, data, k=k, batch=self.config.batch, workers=self.config.data.workers, note=note
+        )
+        squares = data.tensors([example.index for one in found for example in one.top])
+        return squares, [one.top for one in found]
+
+    def image(self) -> tuple[list[Path], list[torch.Tensor]]:
+        """The images that the figure is about."""
+        given = self.values.get("images")
+        if not given:
+            raise DgnError("this figure shows images of yours: give figure.images=[FILE,...]")
+        paths = [Path(str(path)) for path in (given if isinstance(given, list) else [given])]
+        return paths, [read_image(path, 256) for path in paths]
+
+
+def run(config: Any) -> None:
+    """Make the pictures, draw, write."""
+    check_mode(str(config.tracking.mode))
+    values = plain(config)["figure"]
+    kind = str(values.get("kind"))
+    if kind not in MAKERS:
+        raise DgnError(f"no kind of figure {kind!r}{nearest(kind, MAKERS) or '; expected ' + ', '.join(MAKERS)}")
+    if config.width not in WIDTHS:
+        raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
+    device = choose_device(config.device, config.threads)
+    network = load_network(
+        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
+    )
+    folder = open_run(config)
+    manifest = new_manifest("figure", device, network, figure=values)
+    tracker = None
+    try:
+        tracker = open_tracker(config, folder)
+        with tqdm(disable=not config.progress, unit="step") as bar:
+            canvas, rows = MAKERS[kind](Studio(config, network, values, bar))
+        name = str(values.get("name", kind))
+        for form in ("pdf", "png"):
+            write_atomic(folder.folder / f"{name}.{form}", render(canvas, form, dpi=300))
+        folder.write_text(f"{name}.csv", _table(rows))
+        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+        tracker.picture(name, folder.folder / f"{name}.png")
+        tracker.finish()
+    except BaseException:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        folder.discard()
+        raise
+    print(folder.folder / f"{name}.pdf")
+    print(folder.folder / f"{name}.png")
+
+
+def _matrix(studio: Studio) -> tuple[Any, Rows]:
+    """Rows of methods (or layers, or seeds), columns of units."""
+    values = studio.values
+    units = values.get("units") or []
+    entries: list[dict[str, Any]] = [{"label": label, **(entry or {})} for label, entry in values["rows"].items()]
+    across = max(len(entry.get("units") or units) for entry in entries)
+    columns = [unit.name for unit in parse_units(units, studio.network)] if units else [""] * across
+    matrix = Matrix([str(entry["label"]) for entry in entries], columns)
+    table: Rows = []
+    for row, entry in enumerate(entries):
+        own = entry.get("units") or units
+        if entry.get("examples"):
+            squares, found = studio.best_examples(own, 1)
+            for column, (square, top) in enumerate(zip(squares, found, strict=True)):
+                matrix.pictures[row, column] = to_image(square)
+                matrix.captions[row, column] = f"{top[0].activation:.1f}"
+                table.append({
+                    "row": entry["label"], "unit": columns[column], "prior": "real", "seed": "",
+                    "activation": round(top[0].activation, 5), "example": top[0].name,
+                })  # fmt: skip
+            continue
+        for result, rows in studio.climb(entry, own):
+            for column, (image, facts) in enumerate(zip(result.images, rows, strict=True)):
+                matrix.pictures[row, column] = to_image(image)
+                caption = f"{facts['activation']:.1f}"
+                matrix.captions[row, column] = caption if units else f"{facts['unit'].split(':')[-1]}:  {caption}"
+                table.append({"row": entry["label"], **facts})
+    return draw_matrix(matrix, width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
+
+
+def _facets(studio: Studio) -> tuple[Any, Rows]:
+    """Each facet's real examples beside its mean image and its synthesis."""
+    values = studio.values
+    unit = parse_units([values["unit"]], studio.network)[0]
+    images, _ = studio.best_examples([values["unit"]], int(values["examples"]))
+    facets = find_facets(late_features(studio.network, images), values.get("facets"), seed=int(studio.config.seed))
+    shown = int(values.get("shown", 4))
+    matrix = Matrix([f"facet {i + 1}" for i in range(facets.count)], [f"real {i + 1}" for i in range(shown)] + ["mean"])
+    means = mean_images(images, facets)
+    table: Rows = []
+    for row, members in enumerate(facets.nearest):
+        for column, index in enumerate(members[:shown]):
+            matrix.pictures[row, column] = to_image(images[index])
+        matrix.pictures[row, shown] = to_image(means[row])
+    for label, entry in values["rows"].items():
+        for result, rows in studio.climb(
+            {"label": label, **entry}, [unit] * facets.count, start_of=lambda prior: mean_codes(prior, images, facets)
+        ):
+            matrix.columns.append(str(label))
+            for row, (image, facts) in enumerate(zip(result.images, rows, strict=True)):
+                matrix.pictures[row, len(matrix.columns) - 1] = to_image(image)
+                table.append({"facet": row + 1, "row": label, **facts, "silhouette": round(facets.silhouette, 4)})
+    title = str(values.get("title", "")) or f"Facets of {unit.name}"
+    return draw_matrix(matrix, width=WIDTHS[studio.config.width], title=title), table
+
+
+def _ablation(studio: Studio) -> tuple[Any, Rows]:
+    """Images, and what the unit loses when a part of them is covered."""
+    values, network = studio.values, studio.network
+    paths, images = studio.image()
+    found = []
+    table: Rows = []
+    for path, image in zip(paths, images, strict=True):
+        unit: Any = values.get("unit")
+        if unit is None:
+            with torch.no_grad():
+                unit = int(network(image[None].to(network.device))[0].argmax())
+        studio.bar.set_description(path.stem)
+        one = ablate(
+            network, image, unit, size=int(values["size"]), stride=int(values["stride"]), fill=str(values["fill"]),
+            seed=int(studio.config.seed), batch=studio.config.batch, note=lambda *_: studio.bar.update(),
+        )  # fmt: skip
+        both = curves(network, one, batch=studio.config.batch)
+        found.append((path.stem, one, both))
+        for y, row in enumerate(one.drops.tolist()):
+            for x, drop in enumerate(row):
+                table.append({
+                    "image": path.stem, "unit": one.unit.name, "activation": round(one.activation, 5),
+                    "top": y * one.stride[0], "left": x * one.stride[1], "drop": round(drop, 5),
+                })  # fmt: skip
+    if values.get("curves"):
+        return draw_lines(curve_panels(found), width=WIDTHS[studio.config.width]), table
+    return draw_matrix(overview(found), width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
+
+
+def _convergence(studio: Studio) -> tuple[Any, Rows]:
+    """Activation against the step, mean over units and seeds, the band from the lowest to the highest quarter."""
+    values = studio.values
+    panel = Lines(str(values.get("panel", "")), "step", "activation")
+    table: Rows = []
+    seeds = list(range(int(values.get("seeds", 2))))
+    for label, entry in values["rows"].items():
+        for result, _ in studio.climb({"label": label, **entry}, values["units"], seeds=seeds):
+            history = result.history
+            steps = list(range(len(history)))
+            quarters = history.quantile(torch.tensor([0.25, 0.75]), dim=1).tolist()
+            panel.curves[str(label)] = (steps, history.mean(1).tolist())
+            panel.bands[str(label)] = (quarters[0], quarters[1])
+            for unit, seed, column in zip(result.units, result.seeds, history.T.tolist(), strict=True):
+                for step, value in zip(steps, column, strict=True):
+                    table.append({
+                        "row": label, "unit": unit.name, "seed": seed, "step": step, "activation": round(value, 5)
+                    })  # fmt: skip
+    return draw_lines([panel], width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
+
+
+def _start(studio: Studio) -> tuple[Any, Rows]:
+    """The way from real images to what a unit prefers."""
+    values = studio.values
+    paths, images = studio.image()
+    frames = int(values.get("frames", 7))
+    matrix = Matrix([], ["image"])
+    table: Rows = []
+    for path, image in zip(paths, images, strict=True):
+        for label, entry in values["rows"].items():
+            for result, _ in studio.climb(
+                {"label": label, **entry}, [values["unit"]], start_of=lambda _prior, image=image: image, frames=frames
+            ):
+                row = len(matrix.rows)
+                matrix.rows.append(f"{path.stem}, {label}" if len(paths) > 1 else str(label))
+                matrix.columns = ["image"] + [f"step {step}" for step in result.frame_steps]
+                matrix.pictures[row, 0] = to_image(image)
+                for column, (frame, step) in enumerate(zip(result.frames[:, 0], result.frame_steps, strict=True), 1):
+                    value = float(result.history[step, 0])
+                    matrix.pictures[row, column] = to_image(frame)
+                    matrix.captions[row, column] = f"{value:.1f}"
+                    table.append({"image": path.stem, "row": label, "step": step, "activation": round(value, 5)})
+    unit = parse_units([values["unit"]], studio.network)[0].name
+    title = str(values.get("title", "")) or f"Towards {unit}"
+    return draw_matrix(matrix, width=WIDTHS[studio.config.width], title=title), table
+
+
+MAKERS: dict[str, Callable[[Studio], tuple[Any, Rows]]] = {
+    "matrix": _matrix, "facets": _facets, "ablation": _ablation, "convergence": _convergence, "start": _start,
+}  # fmt: skip
+"""Kinds of figures: what ``kind`` in ``conf/figure/`` may be."""
+
+
+def _table(rows: Rows) -> str:
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,185 @@
+"""The gallery in a real browser: everything inside, filtered, sorted, opened, with the keyboard too."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dgn.cli.main import main
+from dgn.report.gallery import page, read_run, reproduce
+from dgn.runs import COLUMNS, Run, to_image
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def planted(folder: Path, units: list[str], priors: tuple[str, ...] = ("dgn", "pixel")) -> Path:
+    """A run folder with coloured squares."""
+    run = Run(folder)
+    rows = []
+    for number, unit in enumerate(units):
+        for prior in priors:
+            image = torch.full((3, 16, 16), number / max(1, len(units)))
+            name = f"images/{number}--{prior}--s0.png"
+            run.write_picture(name, to_image(image))
+            run.write_picture(f"trajectory/{number}--{prior}--s0.png", to_image(image))
+            rows.append({
+                "unit": unit, "prior": prior, "seed": 0, "activation": number * (1 if prior == "dgn" else -1),
+                "probability": "" if number % 2 else 0.5, "image": name,
+            })  # fmt: skip
+    run.write_table(rows)
+    run.write_manifest({"verb": "synthesize", "network": "small", "overrides": ["ascent.steps=3", "units=[x]"]})
+    return folder
+
+
+def test_commands_reproduce_one_image() -> None:
+    manifest = {
+        "verb": "synthesize",
+        "overrides": ["units=[a,b]", "seed=1,2", "prior=[dgn,pixel]", "+prior.mine.path=runs/my run",
+                      "prior.dgn.size=64", "ascent.steps=9", "out=x", "network.name=timm/resnet18"],
+    }  # fmt: skip
+    row = {"unit": "it's a:1", "prior": "dgn", "seed": "2"}
+    assert reproduce(row, manifest) == (
+        "dgn synthesize 'units=['\"'\"'it\\'\"'\"'s a:1'\"'\"']' prior=dgn seed=2 prior.dgn.size=64 ascent.steps=9 "
+        "network.name=timm/resnet18"
+    )
+    mine = reproduce({**row, "unit": "zebra", "prior": "mine"}, manifest)
+    assert "'prior=[]'" in mine and "'+prior.mine.path=runs/my run'" in mine and "prior.dgn" not in mine
+
+
+def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a job of two units, two priors and two seeds, one image alone: the same pixels, but for float error."""
+    import shlex
+
+    from dgn.images import read_image
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    base = ["synthesize", "tracking=off", "progress=false", "ascent.steps=4", "prior=[pixel,fourier]"]
+    more = ["+prior.little={path: pixel, size: 64}"]
+    assert main([*base, *more, "units=['blocks.1:3','0.5*zebra - 0.5*\\'log(zebra)\\'']".replace("\\'", ""), "seeds=2",
+                 "out=first"]) == 0  # fmt: skip
+    run = read_run(Path("first"))
+    assert len(run["rows"]) == 12
+    for row in (run["rows"][1], run["rows"][6], run["rows"][11]):
+        words = shlex.split(reproduce(row, run["manifest"]))
+        out = f"again-{row['prior']}"
+        assert main([*words[1:], "tracking=off", "progress=false", f"out={out}"]) == 0
+        (again,) = read_run(Path(out))["rows"]
+        assert (again["unit"], again["prior"], again["seed"]) == (row["unit"], row["prior"], row["seed"])
+        difference = read_image(Path("first") / row["image"]) - read_image(Path(out) / again["image"])
+        assert float(difference.abs().mean()) < 0.01
+
+
+def test_gallery_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run, several, and a sweep's folder; what is missing is one line."""
+    one = planted(tmp_path / "sweep" / "0", ["a"])
+    two = planted(tmp_path / "sweep" / "1", ["b"])
+    assert main(["gallery", str(one)]) == 0
+    assert capsys.readouterr().out.strip() == str(one / "index.html")
+    assert main(["gallery", str(one), str(two), f"out={tmp_path}/both.html"]) == 0
+    assert main(["gallery", str(tmp_path / "sweep")]) == 0
+    for file in (tmp_path / "both.html", tmp_path / "sweep" / "gallery.html"):
+        text = file.read_text()
+        assert "0 · dgn" in text and "1 · pixel" in text and 'src="http' not in text
+    capsys.readouterr()
+    assert main(["gallery", str(tmp_path)]) == 2
+    assert "no folder of a dgn run" in capsys.readouterr().err
+    assert main(["gallery"]) == 2
+    (two / "results.csv").write_text("a,b\n1,2\n")
+    assert main(["gallery", str(two)]) == 2
+
+
+def test_images_outside_the_run_are_left_out(tmp_path: Path) -> None:
+    run = planted(tmp_path / "run", ["a", "b"])
+    rows = list(csv.DictReader((run / "results.csv").open()))
+    rows[0]["image"] = "../secret.png"
+    shutil.copy(run / rows[1]["image"], tmp_path / "secret.png")
+    with (run / "results.csv").open("w") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    text = page([read_run(run)], "t")
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert [len(unit["x"]) for unit in data["units"]] == [1, 2]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("no browser on this machine")
+    api = pytest.importorskip("playwright.sync_api")
+    with api.sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def open_page(browser: Any, file: Path, **more: Any) -> tuple[Any, list[str]]:
+    """A page without a network, and what it complained about."""
+    context = browser.new_context(offline=True, **more)
+    view = context.new_page()
+    errors: list[str] = []
+    view.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    view.on("pageerror", lambda error: errors.append(str(error)))
+    view.goto(file.as_uri())
+    return view, errors
+
+
+def names(view: Any) -> list[str]:
+    return [str(name) for name in view.locator(".row .name").all_text_contents()]
+
+
+def test_filter_sort_open_keyboard(browser: Any, tmp_path: Path) -> None:
+    evil = '<img src=x onerror="document.title=1">'
+    run = planted(tmp_path / "run", ["goldfish", "zebra", "Goldfinch", evil, "</script><b>bold</b>"])
+    main(["gallery", str(run)])
+    view, errors = open_page(browser, run / "index.html")
+    assert names(view) == ["goldfish", "zebra", "Goldfinch", evil, "</script><b>bold</b>"]
+    assert view.locator("main b").count() == 0 and "small" in view.title()
+    assert view.evaluate("[...document.images].filter(x => x.src).every(x => x.src.startsWith('data:'))")
+    view.keyboard.press("/")
+    view.keyboard.type("gold")
+    assert names(view) == ["goldfish", "Goldfinch"] and "2 of 5" in view.inner_text("#count")
+    view.fill("#filter", "")
+    head = view.locator(".head button")
+    head.nth(1).click()
+    assert names(view)[0] == "</script><b>bold</b>" and head.nth(1).get_attribute("aria-pressed") == "true"
+    head.nth(1).click()
+    assert names(view)[0] == "goldfish"
+    head.nth(2).click()
+    assert names(view)[0] == "goldfish"  # the pixel column holds negative numbers
+    head.nth(0).click()
+    assert names(view)[-1] == "zebra"
+    view.fill("#filter", "zebra")
+    view.locator(".tile").first.focus()
+    view.keyboard.press("Enter")
+    assert view.locator("dialog[open]").count() == 1 and view.inner_text("#what") == "zebra"
+    assert "units=['\"'\"'zebra'\"'\"']" in view.inner_text("#command") and "ascent.steps=3" in view.inner_text(
+        "#command"
+    )
+    assert view.locator("#strip").is_visible() and "dgn" in view.inner_text("#facts")
+    view.keyboard.press("ArrowRight")
+    assert "pixel" in view.inner_text("#facts")
+    view.keyboard.press("Escape")
+    assert view.locator("dialog[open]").count() == 0
+    assert errors == []
+
+
+def test_light_dark_and_hundreds(browser: Any, tmp_path: Path) -> None:
+    run = planted(tmp_path / "run", [f"unit {number}" for number in range(400)])
+    main(["gallery", str(run)])
+    colours = []
+    for scheme in ("light", "dark"):
+        view, errors = open_page(browser, run / "index.html", color_scheme=scheme)
+        colours.append(view.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert view.locator(".row .name").count() == 400
+        view.fill("#filter", "unit 39")
+        assert view.locator(".row .name").count() == 11 and errors == []
+    assert colours[0] != colours[1]
