@@ -16,6 +16,7 @@ from dgn.errors import DgnError, nearest
 from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples
 from dgn.network import Network
 from dgn.network_sources import load_network
+from dgn.receptive import Box
 from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
 from dgn.tracking import check_mode
@@ -110,12 +111,13 @@ def _keep(
                 label = f"{one.unit.name}: {NAMES[kind]}"
                 cells.append(Cell(f"{rank}", label, to_image(square), f"{example.activation:.2f}"))
                 part = ""
-                if example.box is not None and example.box != (0, 0, height, width):
+                if example.box is not None and _area(example.box) < height * width:
                     part = f"images/{one.unit.file_name}--{kind}--{rank}--field.png"
                     seen = to_image(crop_box(square, example.box))
                     folder.write_picture(part, seen)
                     box = f"{example.box[3] - example.box[1]} x {example.box[2] - example.box[0]} px"
-                    cells.append(Cell(f"{rank}", f"{label}, receptive field", _padded(seen), box))
+                    if _area(example.box) < height * width / 2:  # more would show the same picture twice
+                        cells.append(Cell(f"{rank}", f"{label}, receptive field", _padded(seen), box))
                 rows.append({
                     "unit": one.unit.name, "kind": kind, "rank": rank, "activation": round(example.activation, 5),
                     "name": example.name, "index": example.index,
@@ -124,6 +126,10 @@ def _keep(
                     "image": name, "field": part,
                 })  # fmt: skip
     return rows, cells
+
+
+def _area(box: Box) -> int:
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _padded(image: Image.Image) -> Image.Image:

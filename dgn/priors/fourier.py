@@ -97,11 +97,11 @@ class FourierPrior(Prior):
     def decode(self, code: Tensor) -> Tensor:
         code = code.float()
         white = torch.fft.irfft2(torch.complex(code[:, 0], code[:, 1]) * self._scale, s=self.size, norm="ortho")
-        return torch.einsum("ij,njhw->nihw", self._colours, white * 4).sigmoid()
+        return torch.einsum("ij,njhw->nihw", self._colours, white / 4).sigmoid()
 
     def encode(self, images: Tensor) -> Tensor:
         logit = images.float().clamp(1e-3, 1 - 1e-3).logit()
-        white = torch.einsum("ij,njhw->nihw", self._inverse, logit) / 4
+        white = torch.einsum("ij,njhw->nihw", self._inverse, logit) * 4
         spectrum = torch.fft.rfft2(white, norm="ortho") / self._scale
         return torch.stack([spectrum.real, spectrum.imag], 1)
 
