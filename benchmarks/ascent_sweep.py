@@ -1,8 +1,8 @@
 """Which settings of the ascent? python benchmarks/ascent_sweep.py DATA PHOTOS [judge ...]
 
 Changes one thing at a time in the ascent of the shipped prior, shortened, and measures each variant with
-``dgn evaluate``: the same 50 classes, the same seed. Variants that ``benchmarks/results/ascent_sweep`` holds already are left out;
-``--variants`` chooses some.
+``dgn evaluate``: the same 50 classes, the same seed. Variants that
+``benchmarks/results/ascent_sweep`` holds already are left out; ``--variants`` chooses some.
 """
 
 from __future__ import annotations

@@ -139,6 +139,8 @@ def synthesize(
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
+    if not prior.refines:
+        settings = replace(settings, refine_steps=0)
     if settings.rule == "cmaes":
         settings = replace(settings, starts=1, refine_steps=0)
     seeds = [seed] if seeds is None else [int(value) for value in seeds]

@@ -39,6 +39,8 @@ def given_start(prior: Prior, start: Tensor, count: int) -> Tensor:
         if tuple(images.shape[2:]) != prior.size:
             images = F.interpolate(images, size=prior.size, mode="bilinear", antialias=True, align_corners=False)
         code = prior.encode(images)
+    elif (adopted := prior.adopt((start if start.dim() == 4 else start[None]).to(prior.start(1)))) is not None:
+        code = adopted
     else:
         raise DgnError(
             f"a start {list(start.shape)} is neither images [N, {prior.channels}, H, W] nor codes of prior "

@@ -26,6 +26,8 @@ class Prior(ABC):
     channels: int
     size: tuple[int, int]
     ascent: AscentSettings
+    refines: bool = False
+    """Whether :meth:`refine` gives a finer prior."""
     size_step: int = 1
     """Sizes that :meth:`resized` can make are multiples of this."""
 
@@ -58,6 +60,10 @@ class Prior(ABC):
             DgnError: the prior can't encode.
         """
         raise DgnError(f"prior {self.name!r} can't encode images: start it from random codes, without between=")
+
+    def adopt(self, code: Tensor) -> Tensor | None:
+        """A code that :meth:`refine`'s finer prior has made, as nearly as this one can write it; None: no such code."""
+        return None
 
     def resized(self, size: int) -> Prior:
         """The same prior for images of another size, in pixels; itself at its own.

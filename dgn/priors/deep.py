@@ -154,6 +154,8 @@ class ComponentsPrior(Prior):
         refine_radius: how far each element of the spatial code may move in the refinement.
     """
 
+    refines = True
+
     def __init__(
         self,
         generator: Generator,
@@ -195,6 +197,13 @@ class ComponentsPrior(Prior):
 
     def reencode(self, code: Tensor) -> Tensor:
         return self.components.to_coordinates(self.layout.reencode(self.components.to_code(code)))
+
+    def adopt(self, code: Tensor) -> Tensor | None:
+        """The coordinates of a spatial code, its cells shrunk to the layout's."""
+        if code.dim() != 4 or code.shape[1] != self.components.shape[0]:
+            return None
+        cells = self.components.shape[1:]
+        return self.components.to_coordinates(F.interpolate(code, size=cells, mode="bilinear", antialias=True))
 
     def refine(self, code: Tensor, radius: float | None = None) -> tuple[Prior, Tensor]:
         """The spatial code at the final size, each element within ``radius`` of the enlarged layout."""

@@ -15,6 +15,10 @@ from dgn.network import Network
 from dgn.priors.hub import DEEPSIM_MEAN, DeePSiM, load_autoencoder, load_biggan, load_deepsim, load_exported
 
 
+STILL = {"jitter": 0.0, "scale": 0.0, "noise": 0.0, "precision": "fp32"}
+"""No chance inside the loop."""
+
+
 def vivid(module: DeePSiM) -> DeePSiM:
     """Weights under which the code makes a difference of many grey values."""
     torch.manual_seed(0)
@@ -92,7 +96,7 @@ def test_biggan(tmp_path: Path, network: Network) -> None:
     exact = torch.cat([code[:1, :8], embedding], 1)
     expected = module.eval()(code[:1, :8], one_hot, 0.5)
     assert torch.allclose(prior.decode(exact), (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)
-    result = dgn.synthesize(network, "ant", prior=prior, steps=12, starts=1, precision="fp32")
+    result = dgn.synthesize(network, "ant", prior=prior, steps=25, lr=0.05, starts=1, **STILL)
     assert result.history[-3:].mean() > result.history[0]
     with pytest.raises(DgnError, match="truncation is 2"):
         load_biggan(tmp_path, truncation=2.0)
@@ -114,7 +118,7 @@ def test_autoencoder(tmp_path: Path, network: Network) -> None:
     code = prior.encode(images)
     assert torch.allclose(code, model.encode(images * 2 - 1).latent_dist.mode(), atol=1e-5)
     assert torch.allclose(prior.decode(code), (model.decode(code).sample / 2 + 0.5).clamp(0, 1), atol=1e-5)
-    result = dgn.synthesize(network, "ant", prior=prior, steps=10, lr=0.5, start=images[0], precision="fp32")
+    result = dgn.synthesize(network, "ant", prior=prior, steps=10, lr=0.5, start=images[0], **STILL)
     assert result.history[-2:].mean() > result.history[0]
     with pytest.raises(DgnError, match="download one"):
         load_autoencoder(tmp_path)
@@ -141,11 +145,10 @@ def test_exported_and_scripted(tmp_path: Path, network: Network) -> None:
         torch.export.export(module, (code,), dynamic_shapes={"code": {0: batch}}), tmp_path / "painter.pt2"
     )
     torch.jit.trace(module, code).save(str(tmp_path / "painter.ts"))
-    still = {"jitter": 0.0, "scale": 0.0, "noise": 0.0, "precision": "fp32"}
     for name in ("painter.pt2", "painter.ts"):
         prior = load_exported(tmp_path / name, (5,), low=-1.0)
         assert torch.allclose(prior.decode(code), module(code) / 2 + 0.5, atol=1e-6)
-        result = dgn.synthesize(network, ["ant", "bee"], prior=prior, steps=10, **still)
+        result = dgn.synthesize(network, ["ant", "bee"], prior=prior, steps=10, **STILL)
         assert (result.history[-2:].mean(0) > result.history[0]).all()
     with pytest.raises(DgnError, match="failed on a code"):
         load_exported(tmp_path / "painter.pt2", (6,))

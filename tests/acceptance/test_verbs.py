@@ -1,0 +1,240 @@
+"""The verbs around synthesis, as a user calls them: on real pictures and the real network, few steps."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dgn.cli.main import main
+from dgn.images import read_image
+
+QUIET = ["tracking=off", "progress=false"]
+SHORT = ["ascent.steps=2", "ascent.race_steps=1", "ascent.refine_steps=2", "ascent.input_size=96"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures in two labelled folders, smooth noise of two kinds, one file broken."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("pictures")
+    for index in range(12):
+        folder = root / ("zebra" if index % 2 else "goldfish")
+        folder.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        if index % 2:
+            pixels = np.repeat(np.where(np.arange(16)[None, :, None] % 2, 230, 20), 16, 0).repeat(3, 2).astype(np.uint8)
+            pixels = (pixels + rng.integers(0, 20, pixels.shape)).astype(np.uint8)
+        Image.fromarray(pixels).resize((120, 100)).save(folder / f"{index:02d}.png")
+    (root / "zebra" / "broken.png").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["examples", f"data.root={pictures}", "units=[zebra,'blocks.1:3']", "k=3", "kinds=[top,bottom,random]"]
+    assert main([*arguments, "out=found", *QUIET]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.strip() == "found/examples.png" and "broken.png" in printed.err
+    rows = table(Path("found/examples.csv"))
+    best = [float(row["activation"]) for row in rows if row["unit"] == "zebra" and row["kind"] == "top"]
+    assert best == sorted(best, reverse=True) and len(best) == 3
+    for row in rows:
+        assert Path("found", row["image"]).is_file()
+        if row["unit"] == "blocks.1:3":
+            top, left, bottom, right = map(int, row["box"].split(","))
+            with Image.open(Path("found", row["field"])) as field:
+                assert field.size == (right - left, bottom - top) and max(field.size) < 100
+    manifest = json.loads(Path("found/manifest.json").read_text())
+    assert manifest["status"] == "done" and manifest["broken_images"] == ["zebra/broken.png"]
+    before = Path("found/examples.csv").read_bytes()
+    assert main([*arguments, "out=found", *QUIET]) == 0  # it is all there already
+    assert Path("found/examples.csv").read_bytes() == before
+    assert main(["examples", f"data.root={pictures}", "units=[goldfish]", "out=found", *QUIET]) == 2
+    assert "another search" in capsys.readouterr().err
+
+
+def test_examples_of_a_torchvision_data_set(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
+    good = pictures.parent / "good"
+    (good / "a").mkdir(parents=True)
+    for path in (pictures / "goldfish").iterdir():
+        (good / "a" / path.name).write_bytes(path.read_bytes())
+    assert main(["examples", "data.torchvision=ImageFolder", f"data.root={good}", "units=[1]", "k=2", *QUIET]) == 0
+    assert main(["examples", "data.torchvision=FakeData", "+data.options.size=6", "units=[1]", "k=2", *QUIET]) == 2
+    assert "root" in capsys.readouterr().err
+
+
+def test_facets(pictures: Path) -> None:
+    arguments = ["facets", f"data.root={pictures}", "unit=zebra", "examples=8", "members=3", "prior=[dgn,pixel]"]
+    assert main([*arguments, "facets=2", "out=f", *SHORT, *QUIET]) == 0
+    rows = table(Path("f/results.csv"))
+    assert [(row["unit"], row["prior"]) for row in rows] == [
+        (f"zebra, facet {n}", prior) for prior in ("dgn", "pixel") for n in (1, 2)
+    ]
+    for name in ("facets.png", "facets.pdf", "index.html", "codes.safetensors"):
+        assert Path("f", name).stat().st_size > 1000
+    manifest = json.loads(Path("f/manifest.json").read_text())
+    assert manifest["facets"] == 2 and sum(manifest["sizes"]) == 8
+    assert "dgn facets" in Path("f/index.html").read_text()
+    assert main([*arguments, "facets=2", "own_class=true", "prior=pixel", "examples=4", "out=g", *SHORT, *QUIET]) == 0
+    assert sum(json.loads(Path("g/manifest.json").read_text())["sizes"]) == 4
+
+
+def test_ablate(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image = pictures / "zebra" / "01.png"
+    assert (
+        main(["ablate", f"image={image}", "unit=zebra", "size=112", "stride=56", "curve_steps=4", "out=a", *QUIET]) == 0
+    )
+    (row,) = table(Path("a/results.csv"))
+    assert row["unit"] == "zebra" and float(row["insertion_area"]) != 0
+    drops = np.loadtxt("a/images/01--zebra.csv", delimiter=",")
+    assert drops.shape == (3, 3) and float(row["largest_drop"]) == pytest.approx(drops.max(), rel=1e-4)
+    assert Path("a/ablation.png").stat().st_size > 1000 and Path("a/curves.png").stat().st_size > 1000
+    assert main(["synthesize", "prior=pixel", "units=[zebra]", "out=run", *SHORT, *QUIET]) == 0
+    assert main(["ablate", "image=run", "size=224", "curve_steps=0", "out=b", *QUIET]) == 0
+    assert len(table(Path("b/results.csv"))) == 1
+    capsys.readouterr()
+    assert main(["ablate", "-m", f"image={image}", "size=112,300,224", "curve_steps=0", *QUIET]) == 2
+    assert "size=300" in capsys.readouterr().err
+    (sweep,) = Path("runs/ablate").iterdir()
+    assert {path.parent.name for path in sweep.glob("*/ablation.png")} == {"0", "2"}
+
+
+def figure(name: str, *more: str, out: str) -> None:
+    assert main(["figure", f"name={name}", *more, f"out={out}", *SHORT, *QUIET]) == 0, name
+
+
+FIGURES: dict[str, list[str]] = {
+    "priors": ["data.root=PICTURES", "figure.units=[zebra,goldfish]", "ascent.views=1"],
+    "regularisers": ["figure.units=[zebra]"],
+    "layers": [],
+    "facets": ["data.root=PICTURES", "figure.unit=zebra", "figure.examples=8", "figure.facets=2", "figure.shown=2"],
+    "ablation": [
+        "figure.images=[PICTURES/zebra/01.png,PICTURES/goldfish/00.png]",
+        "figure.size=112",
+        "figure.stride=56",
+    ],
+    "convergence": ["figure.units=[zebra]", "figure.seeds=2", "ascent.views=1"],
+    "start": ["figure.images=[PICTURES/goldfish/00.png]", "figure.unit=zebra", "figure.frames=2"],
+    "two_neurons": ["figure.units=[candle,'0.5*candle + 0.5*convertible']"],
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figure(name: str, pictures: Path) -> None:
+    """PDF, PNG and CSV; of the quick ones, a second run gives the same bytes."""
+    more = [word.replace("PICTURES", str(pictures)) for word in FIGURES[name]]
+    figure(name, *more, out="one")
+    rows = table(Path(f"one/{name}.csv"))
+    assert rows and all(value for row in rows for key, value in row.items() if key == "activation")
+    with Image.open(f"one/{name}.png") as picture:
+        assert picture.width == 2100
+    assert Path(f"one/{name}.pdf").read_bytes().startswith(b"%PDF")
+    if name in ("priors", "ablation", "convergence", "start"):
+        figure(name, *more, out="two")
+        for form in ("pdf", "png", "csv"):
+            assert Path(f"one/{name}.{form}").read_bytes() == Path(f"two/{name}.{form}").read_bytes(), form
+
+
+def test_start_from_an_image_and_go_on_from_codes(pictures: Path) -> None:
+    image = pictures / "goldfish" / "00.png"
+    base = ["synthesize", "units=[zebra,'blocks.5:1']", *SHORT, *QUIET]
+    assert main([*base, f"start={image}", "frames=3", "out=one"]) == 0
+    strips = sorted(path.name for path in Path("one/trajectory").iterdir())
+    assert len(strips) == 4 and strips[0].endswith(".png")
+    page = Path("one/index.html").read_text()
+    assert page.count("data:image/webp") == 4
+    assert main([*base, "start=one/codes.safetensors", "out=two"]) == 0
+    for name in ("zebra--pixel--s0.png", "zebra--dgn--s0.png"):
+        first, second = (read_image(Path(run, "images", name)) for run in ("one", "two"))
+        assert float((first - second).abs().mean()) < 0.12  # two steps further on
+    assert main([*base, "prior=fourier", "start=one/codes.safetensors"]) == 2
+    assert not Path("runs").exists()
+
+
+PAINTER = """
+import torch
+
+class Painter(torch.nn.Module):
+    def __init__(self, side):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Linear(8, 3 * side * side)
+        self.side = side
+
+    def forward(self, h):
+        return torch.sigmoid(self.net(h)).unflatten(1, (3, self.side, self.side))
+"""
+
+
+def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "painter.py").write_text(PAINTER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    prior = "+prior.mine={path: module, module: {_target_: painter.Painter, side: 32}, options: {code_shape: [8]}}"
+    assert main(["synthesize", "prior=[]", prior, "units=[zebra]", "out=run", *SHORT, *QUIET]) == 0
+    assert table(Path("run/results.csv"))[0]["prior"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["examples", "units=[zebra]"], "give data.root=FOLDER"),
+        (["examples", "units=[zebra]", "data.root=nowhere"], "no folder or tar file"),
+        (["examples", "units=[zebra]", "data.torchvision=CIFR10"], "did you mean 'CIFAR10'"),
+        (["examples", "units=[zebra]", "data.torchvision=CIFAR10", "data.root=empty"], "CIFAR10 can't be opened"),
+        (["examples", "units=[zebra]", "data.root=PICTURES", "kinds=[worst]"], "no kind of examples 'worst'"),
+        (["examples", "units=[zebra]", "data.root=PICTURES", "k=0"], "above 0"),
+        (["facets", "data.root=PICTURES"], "unit=VALUE"),
+        (["facets", "unit=zebra", "data.root=PICTURES", "facets=40"], "can't make 40 facets"),
+        (["facets", "unit=zebra", "data.root=PICTURES", "examples=0"], "above 0"),
+        (["facets", "unit='blocks.4:1'", "data.root=PICTURES", "own_class=true"], "needs a class"),
+        (["facets", "unit=volcano", "data.root=PICTURES", "own_class=true"], "no image lies in a folder named"),
+        (["ablate"], "give image=VALUE"),
+        (["ablate", "image=nowhere.png"], "no image 'nowhere.png'"),
+        (["ablate", "image=empty"], "no images in 'empty'"),
+        (["ablate", "image=PICTURES/zebra/broken.png"], "can't be read as an image"),
+        (["ablate", "image=PICTURES/zebra/01.png", "size=500"], "doesn't fit"),
+        (["ablate", "image=PICTURES/zebra/01.png", "size=big"], "not 'big'"),
+        (["ablate", "image=PICTURES/zebra/01.png", "fill=gray"], "did you mean 'grey'"),
+        (["figure", "name=prior"], "did you mean 'priors'"),
+        (["figure", "name=start"], "give figure.images"),
+        (["figure", "name=priors"], "give data.root=FOLDER"),
+        (["figure", "name=layers", "width=wide"], "no width 'wide'"),
+        (["gallery", "nowhere"], "no folder 'nowhere'"),
+        (["gallery", "empty"], "no folder of a dgn run"),
+        (["synthesize", "start=nowhere.png"], "no image 'nowhere.png'"),
+        (["synthesize", "start=nowhere.safetensors"], "no weights file"),
+        (["synthesize", "frames=-1"], "frames is -1"),
+        (["synthesize", "ascent.transforms=[shft]"], "did you mean 'shift'"),
+        (["synthesize", "ascent.penalties=[{lp: {q: 2}}]"], "no key 'q'"),
+        (["synthesize", "ascent.between=[{blur: much}]"], "needs a number"),
+        (["synthesize", "ascent.phases=[{stps: 3}]"], "did you mean 'steps'"),
+        (["synthesize", "ascent=pgn"], "did you mean 'ppgn'"),
+        (["synthesize", "prior=deepsim", "prior.deepsim.weights=fc6.pt"], "download upconvGAN_fc6.pt"),
+        (["synthesize", "prior=biggan", "prior.biggan.weights=empty"], "put config.json"),
+        (["synthesize", "prior=autoencoder", "prior.autoencoder.weights=empty"], "download one"),
+        (["synthesize", "prior=deepsim"], "give prior.deepsim.weights"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], expected: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = [word.replace("PICTURES", str(pictures)) for word in arguments]
+    assert main([*arguments, *([] if arguments[0] == "gallery" else QUIET)]) == 2
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if "could not be read" not in line]
+    assert len(lines) == 1 and lines[0].startswith("dgn: ") and expected in lines[0], lines
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["empty"]
