@@ -14,7 +14,6 @@ from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors.hub import DEEPSIM_MEAN, DeePSiM, load_autoencoder, load_biggan, load_deepsim, load_exported
 
-
 STILL = {"jitter": 0.0, "scale": 0.0, "noise": 0.0, "precision": "fp32"}
 """No chance inside the loop."""
 
