@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dgn.ascent.blackbox import cmaes
+from dgn.ascent.named import Part
 from dgn.ascent.objectives import Objective
-from dgn.ascent.operators import centre_mask, operate
+from dgn.ascent.operators import OPERATORS, centre_mask
 from dgn.ascent.rules import State, find_rule
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
@@ -132,6 +133,19 @@ def climb(
                 moved = prior.project(prior.reencode(moved), settings.sigmas)
             code = torch.where(moving, moved, code)
     return Climb(best_code if settings.keep == "best" else code, history, frozen_at)
+
+
+@torch.no_grad()
+def operate(prior: Prior, code: Tensor, parts: Sequence[Part], done: float, step: int) -> Tensor:
+    """The code after the operators; itself where none acts at this step."""
+    if not parts:
+        return code
+    before = after = prior.decode(code)
+    for part in parts:
+        after = OPERATORS[part](after, done, step)
+    if after is before:
+        return code
+    return code + prior.encode(after.clamp(0, 1)) - prior.encode(before)
 
 
 def _search(

@@ -7,14 +7,11 @@ the code moves by what the operator changed: ``code + encode(after) - encode(bef
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
-from dgn.ascent.named import Catalogue, Part
+from dgn.ascent.named import Catalogue
 from dgn.ascent.transforms import gaussian
-from dgn.priors.base import Prior
 
 
 def blur(
@@ -49,19 +46,6 @@ def clip_small(images: Tensor, done: float, step: int, share: float = 0.1, every
 
 
 OPERATORS = Catalogue("operator", [blur, tv_denoise, clip_small], own=3)
-
-
-@torch.no_grad()
-def operate(prior: Prior, code: Tensor, parts: Sequence[Part], done: float, step: int) -> Tensor:
-    """The code after the operators; itself where none acts at this step."""
-    if not parts:
-        return code
-    before = after = prior.decode(code)
-    for part in parts:
-        after = OPERATORS[part](after, done, step)
-    if after is before:
-        return code
-    return code + prior.encode(after.clamp(0, 1)) - prior.encode(before)
 
 
 def denoise_tv(images: Tensor, weight: float, *, iterations: int = 100, eps: float = 1e-3) -> Tensor:

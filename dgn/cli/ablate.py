@@ -12,16 +12,14 @@ import torch
 from tqdm import tqdm
 
 from dgn.ablation import Ablation, Curve, ablate, curves
-from dgn.cli.common import choose_device, new_manifest, open_run, open_tracker, plain
+from dgn.cli.common import new_manifest, open_network, open_run, open_tracker, plain
 from dgn.errors import DgnError
 from dgn.images import SUFFIXES, read_image
 from dgn.network import Network
-from dgn.network_sources import load_network
 from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.report.heat import overlay
 from dgn.runs import Run, now, to_image
 from dgn.storage import write_atomic
-from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
 
 Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
@@ -30,12 +28,8 @@ Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
 
 def run(config: Any) -> None:
     """One heat map, overlay and pair of curves an image, and one overview."""
-    check_mode(str(config.tracking.mode))
     values = plain(config)
-    device = choose_device(config.device, config.threads)
-    network = load_network(
-        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
-    )
+    network, device = open_network(config)
     jobs = _jobs(values, network)
     folder = open_run(config)
     manifest = new_manifest("ablate", device, network)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from dgn.cli.schema import PriorConfig
 from dgn.errors import DgnError, nearest
 from dgn.network import Network
+from dgn.network_sources import load_network
 from dgn.priors import Prior, load_prior
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
@@ -24,7 +25,7 @@ from dgn.runs import Run, new_folder, now, surroundings, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import Synthesis, choose_ascent
-from dgn.tracking import Tracker
+from dgn.tracking import Tracker, check_mode
 from dgn.units import Unit
 
 
@@ -43,6 +44,14 @@ def choose_device(name: str, threads: int | None) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise DgnError(f"device={name} was asked for, but this machine has no CUDA; use device=cpu")
     return name
+
+
+def open_network(config: Any) -> tuple[Network, str]:
+    """The network under study on its device; the device and the tracking mode are checked first."""
+    check_mode(str(config.tracking.mode))
+    device = choose_device(config.device, config.threads)
+    chosen = config.network
+    return load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device), device
 
 
 def choose_seeds(config: Any) -> list[int]:

@@ -11,15 +11,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import choose_device, new_manifest, open_run, open_tracker, plain
+from dgn.cli.common import new_manifest, open_network, open_run, open_tracker, plain
 from dgn.errors import DgnError, nearest
 from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples
 from dgn.network import Network
-from dgn.network_sources import load_network
 from dgn.receptive import Box
 from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
-from dgn.tracking import check_mode
 from dgn.units import parse_units
 
 NAMES = {"top": "best", "bottom": "least", "random": "random, above 0"}
@@ -27,12 +25,8 @@ NAMES = {"top": "best", "bottom": "least", "random": "random, above 0"}
 
 def run(config: Any) -> None:
     """See the data once, then write the table, the pictures and one overview."""
-    check_mode(str(config.tracking.mode))
     values = plain(config)
-    device = choose_device(config.device, config.threads)
-    network = load_network(
-        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
-    )
+    network, device = open_network(config)
     units = parse_units(values["units"], network)
     kinds = list(config.kinds)
     for kind in kinds:

@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from dgn.cli.common import (
     Bar,
-    choose_device,
     choose_priors,
     keep_images,
     new_manifest,
+    open_network,
     open_run,
     open_tracker,
     plain,
@@ -28,22 +28,16 @@ from dgn.evaluation.real import class_of
 from dgn.examples import Squares, find_examples
 from dgn.facets import Facets, find_facets, late_features, mean_codes, mean_images
 from dgn.network import Network
-from dgn.network_sources import load_network
 from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
 from dgn.synthesis import synthesize
-from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
 
 
 def run(config: Any) -> None:
     """Examples, clusters, starts, one ascent a facet; a figure with the real examples beside their synthesis."""
-    check_mode(str(config.tracking.mode))
-    device = choose_device(config.device, config.threads)
-    network = load_network(
-        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
-    )
+    network, device = open_network(config)
     (unit,) = parse_units([plain(config)["unit"]], network)
     climbs = choose_priors(config, network.channels)
     data = (

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from dgn.ablation import ablate, curves
 from dgn.cli.ablate import curve_panels, overview
 from dgn.cli.common import (
-    choose_device,
     choose_priors,
     new_manifest,
+    open_network,
     open_run,
     open_tracker,
     plain,
@@ -30,12 +30,10 @@ from dgn.examples import find_examples
 from dgn.facets import find_facets, late_features, mean_codes, mean_images
 from dgn.images import read_image
 from dgn.network import Network
-from dgn.network_sources import load_network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
 from dgn.synthesis import Synthesis, synthesize
-from dgn.tracking import check_mode
 from dgn.units import parse_units
 
 Rows = list[dict[str, Any]]
@@ -101,17 +99,13 @@ class Studio:
 
 def run(config: Any) -> None:
     """Make the pictures, draw, write."""
-    check_mode(str(config.tracking.mode))
     values = plain(config)["figure"]
     kind = str(values.get("kind"))
     if kind not in MAKERS:
         raise DgnError(f"no kind of figure {kind!r}{nearest(kind, MAKERS) or '; expected ' + ', '.join(MAKERS)}")
     if config.width not in WIDTHS:
         raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
-    device = choose_device(config.device, config.threads)
-    network = load_network(
-        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
-    )
+    network, device = open_network(config)
     folder = open_run(config)
     manifest = new_manifest("figure", device, network, figure=values)
     tracker = None

@@ -12,11 +12,11 @@ import torch
 
 from dgn.cli.common import (
     Bar,
-    choose_device,
     choose_priors,
     choose_seeds,
     keep_images,
     new_manifest,
+    open_network,
     open_run,
     open_tracker,
     plain,
@@ -25,24 +25,19 @@ from dgn.cli.common import (
 )
 from dgn.errors import DgnError
 from dgn.images import read_image
-from dgn.network_sources import load_network
 from dgn.priors import Prior
 from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
 from dgn.storage import digest, read_tensors
 from dgn.synthesis import Synthesis, synthesize
-from dgn.tracking import Tracker, check_mode
+from dgn.tracking import Tracker
 from dgn.units import parse_units
 
 
 def run(config: Any) -> None:
     """Everything is checked before the run folder is made; results are written after each prior."""
-    check_mode(str(config.tracking.mode))
     values = plain(config)
-    device = choose_device(config.device, config.threads)
-    network = load_network(
-        config.network.name, weights=config.network.weights, input_size=config.network.input_size, device=device
-    )
+    network, device = open_network(config)
     units = parse_units(values["units"], network)
     seeds = choose_seeds(config)
     climbs = choose_priors(config, network.channels)

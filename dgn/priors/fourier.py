@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgn.ascent.transforms import TRANSFORMS
 from dgn.errors import DgnError
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_tensors
@@ -130,9 +129,8 @@ class MacoPrior(Prior):
     """
 
     ascent = AscentSettings(
-        rule="adam", steps=256, lr=1.0, lr_end=0.05, input_size=160, noise=0.05, views=2,
-        transforms=TRANSFORMS.parse([{"crop": {"smallest": 0.4, "largest": 0.9}}]),
-    )  # fmt: skip
+        rule="adam", steps=256, lr=1.0, lr_end=0.05, input_size=160, noise=0.05, views=2
+    ).with_changes({"transforms": [{"crop": {"smallest": 0.4, "largest": 0.9}}]})
 
     def __init__(self, size: int = 128, channels: int = 3, *, statistics: ImageStatistics | None = None) -> None:
         if channels != 3 or size < 2 or size % 2:

@@ -7,7 +7,8 @@ import torch
 from conftest import small_generator
 
 import dgn
-from dgn.ascent.operators import OPERATORS, centre_mask, denoise_tv, operate
+from dgn.ascent.loop import operate
+from dgn.ascent.operators import OPERATORS, centre_mask, denoise_tv
 from dgn.ascent.penalties import PENALTIES, penalise
 from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, gaussian, transform
 from dgn.errors import DgnError
