@@ -156,7 +156,11 @@ def _matrix(studio: Studio) -> tuple[Any, Rows]:
                 caption = f"{facts['activation']:.1f}"
                 matrix.captions[row, column] = caption if units else f"{facts['unit'].split(':')[-1]}:  {caption}"
                 table.append({"row": entry["label"], **facts})
-    return draw_matrix(matrix, width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
+    if values.get("transposed"):
+        matrix = matrix.transposed()
+    points = float(values.get("points", 7.0))
+    width = WIDTHS[studio.config.width]
+    return draw_matrix(matrix, width=width, title=str(values.get("title", "")), points=points), table
 
 
 def _facets(studio: Studio) -> tuple[Any, Rows]:

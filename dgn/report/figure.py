@@ -25,6 +25,13 @@ class Matrix:
     pictures: dict[tuple[int, int], Image.Image] = field(default_factory=dict)
     captions: dict[tuple[int, int], str] = field(default_factory=dict)
 
+    def transposed(self) -> Matrix:
+        """Rows as columns."""
+        return Matrix(
+            self.columns, self.rows, {(b, a): picture for (a, b), picture in self.pictures.items()},
+            {(b, a): caption for (a, b), caption in self.captions.items()},
+        )  # fmt: skip
+
 
 @dataclass
 class Lines:
