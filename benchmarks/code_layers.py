@@ -11,7 +11,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from collect import known, merge, run, strip
+from collect import compose, known, merge, run, strip
+
+from dgn.cli.evaluate import most_frequent
+from dgn.network_sources import load_network
 
 LAYERS = {
     "blocks.2": ("spatial", [192, 96], [3, 2]),
@@ -54,6 +57,10 @@ def main() -> None:
         )  # fmt: skip
         merge(results, evaluated, ["real", *(key.replace(".", "_") for key in LAYERS)])
         strip(results, evaluated, method, max(1, options.classes // 8))
+    network = load_network()
+    classes = most_frequent(Path(options.data), network, options.classes)[:: max(1, options.classes // 8)]
+    names = [network.class_names[int(index)] for index in classes]
+    compose(results, [name.replace(".", "_") for name in LAYERS], names, "Generators of four code layers")
 
 
 if __name__ == "__main__":

@@ -76,3 +76,17 @@ def strip(results: Path, evaluated: Path, method: str, every: int) -> None:
     for place, image in enumerate(images):
         sheet.paste(to_image(image).convert("RGB"), (place * side, 0))
     sheet.save(results / f"{method}.png", optimize=True)
+
+
+def compose(results: Path, methods: list[str], columns: list[str], title: str) -> None:
+    """The strips of several methods below each other, with names, as ``figure.png``."""
+    from dgn.report.figure import Matrix, draw_matrix, render
+
+    shown = [method for method in methods if (results / f"{method}.png").exists()]
+    matrix = Matrix([method.replace("_", ".") for method in shown], columns)
+    for row, method in enumerate(shown):
+        with Image.open(results / f"{method}.png") as sheet:
+            side = sheet.height
+            for column in range(min(len(columns), sheet.width // side)):
+                matrix.pictures[row, column] = sheet.crop((column * side, 0, (column + 1) * side, side))
+    (results / "figure.png").write_bytes(render(draw_matrix(matrix, title=title), "png"))

@@ -68,7 +68,7 @@ def run(config: Any) -> None:
         methods = past["methods"]
         climbs = []
     else:
-        units = parse_units(values["units"] or _frequent(root, network, config.classes), network)
+        units = parse_units(values["units"] or most_frequent(root, network, config.classes), network)
         seeds = choose_seeds(config)
         climbs = choose_priors(config, network.channels)
         methods = [prior.name for prior, _ in climbs]
@@ -111,7 +111,7 @@ def run(config: Any) -> None:
     print(folder.folder / "panels.png")
 
 
-def _frequent(root: Path, network: Network, count: int) -> list[str | int]:
+def most_frequent(root: Path, network: Network, count: int) -> list[str | int]:
     """The classes with the most images."""
     counts: collections.Counter[str] = collections.Counter()
     example = {}

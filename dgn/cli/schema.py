@@ -245,7 +245,7 @@ class TrainConfig(JobConfig):
     """``dgn train``."""
 
     verb: str = "train"
-    network: str = "efficientnet_lite0"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     compile: bool | None = None

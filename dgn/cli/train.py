@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgn.cli.common import choose_device, open_run, open_tracker, plain
+from dgn.errors import DgnError
 from dgn.images import list_images
 from dgn.runs import now, surroundings
 from dgn.tracking import check_mode
@@ -21,7 +22,9 @@ def run(config: Any) -> None:
     device = choose_device(config.device, config.threads)
     chosen = {key: value for key, value in values["training"].items() if value is not None}
     chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
-    settings = TrainSettings(network=config.network, seed=config.seed, **chosen)
+    if config.network.weights is not None or config.network.input_size is not None:
+        raise DgnError("a generator's encoder is known by its name alone: leave out network.weights and input_size")
+    settings = TrainSettings(network=config.network.name, seed=config.seed, **chosen)
     settings.check()
     data = Path(config.data.root)
     list_images(data)

@@ -150,6 +150,7 @@ def test_sweep_goes_on_past_a_failing_job(tmp_path: Path) -> None:
         (["synthesize", "units=[["], ""),
         (["train"], "data.root"),
         (["train", "data.root=nowhere"], "no folder or tar file"),
+        (["train", "data.root=empty", "network.weights=none"], "known by its name alone"),
         (["train", "data.root=empty"], "no images"),
         (["units", "find=zzzz"], "no class"),
     ],

@@ -1,0 +1,53 @@
+"""Every command that README and docs show composes: keys, groups and quoting are right."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from dgn.cli import schema
+from dgn.cli.main import VERBS, _positional
+from dgn.resources import resource
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "pretrained").glob("*/card.md"))]
+
+
+def commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
+            found += [line.strip() for line in block.replace("\\\n", " ").splitlines() if line.startswith("dgn ")]
+    return list(dict.fromkeys(found))
+
+
+def test_there_are_commands_of_every_verb() -> None:
+    assert {command.split()[1] for command in commands()} >= set(VERBS)
+
+
+def test_every_page_is_linked_and_every_picture_is_there() -> None:
+    readme = PAGES[0].read_text()
+    for page in PAGES:
+        if page.parent.name == "docs":
+            assert f"docs/{page.name}" in readme, page.name
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_command_composes(command: str) -> None:
+    words = shlex.split(command, comments=True)
+    verb, rest = words[1], words[2:]
+    overrides = [word.replace("$PHOTOS", "photos") for word in _positional(verb, rest) if not word.startswith("-")]
+    OverridesParser.create().parse_overrides(overrides)
+    if "-m" in rest:
+        return
+    schema.register()
+    with initialize_config_dir(str(resource("conf")), version_base="1.3"):
+        compose(verb, overrides)
