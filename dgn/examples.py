@@ -327,7 +327,8 @@ class _BatchReader:
         return values, peaks
 
 
-def crop_box(square: Tensor, box: Box) -> Tensor:
-    """The part of a square ``[3, S, S]`` that a receptive field covers."""
+def crop_box(square: Tensor, box: Box, input_size: tuple[int, int]) -> Tensor:
+    """The part of a square ``[3, S, S]`` that a receptive field covers; fields are in pixels of the network's input."""
+    height, width = (side / full for side, full in zip(square.shape[1:], input_size, strict=True))
     top, left, bottom, right = box
-    return square[:, top:bottom, left:right]
+    return square[:, round(top * height) : round(bottom * height), round(left * width) : round(right * width)]

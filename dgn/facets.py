@@ -66,18 +66,20 @@ def find_facets(
 
     if count is not None and count < 1:
         raise DgnError(f"facets is {count}, expected a whole number above 0")
-    if members < 1:
-        raise DgnError(f"members is {members}, expected a whole number above 0")
+    for name, value in (("members", members), ("components", components), ("most", most)):
+        if value < 1:
+            raise DgnError(f"{name} is {value}, expected a whole number above 0")
     images = len(features)
     if images < max(1, count or 1):
         raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
     x = features.double().numpy()
     keep = min(components, images - 1, x.shape[1])
-    points = PCA(keep, random_state=seed).fit_transform(x) if keep >= 1 else x
+    points = PCA(keep, random_state=seed).fit_transform(x) if keep >= 1 else x  # of one image there is none
     if tsne and images >= 5:
         from sklearn.manifold import TSNE
 
-        points = TSNE(2, perplexity=min(30.0, (images - 1) / 3), init="pca", random_state=seed).fit_transform(points)
+        init = "pca" if points.shape[1] >= 2 else "random"
+        points = TSNE(2, perplexity=min(30.0, (images - 1) / 3), init=init, random_state=seed).fit_transform(points)
     scores: dict[int, float] = {}
     fits = {}
     choices = [count] if count is not None else list(range(2, min(most, images - 1) + 1)) or [1]

@@ -76,7 +76,8 @@ def decode(data: bytes) -> Image.Image:
     image = ImageOps.exif_transpose(image) or image
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if values.max() > 255 else 255.0 if values.max() > 1 or image.mode != "F" else 1.0
+        sixteen = image.mode.startswith("I;16") or values.max() > 255
+        top = 65535.0 if sixteen else 255.0 if values.max() > 1 or image.mode != "F" else 1.0
         return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         seen = image.convert("RGBA")

@@ -15,6 +15,9 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     AVX512-BF16 alone is not enough: convolutions were measured to be slower with it than in float32.
     """
     if precision == "auto":
-        fast = torch.cpu._is_amx_tile_supported() if device.type == "cpu" else torch.cuda.is_bf16_supported()
+        if device.type == "cpu":
+            fast = torch.cpu._is_amx_tile_supported()
+        else:
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if fast else "fp32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -72,10 +72,12 @@ class Run:
         writer.writerows(rows)
         write_atomic(self.folder / "results.csv", table.getvalue().encode())
 
-    def write_codes(self, codes: Mapping[str, Tensor]) -> None:
-        """``codes.safetensors``: one tensor a prior, rows as in the table."""
-        tensors = {name: code.detach().cpu().contiguous() for name, code in codes.items()}
-        write_atomic(self.folder / "codes.safetensors", save(tensors))
+    def write_codes(
+        self, codes: Mapping[str, Tensor], coordinates: Mapping[str, str], name: str = "codes.safetensors"
+    ) -> None:
+        """One tensor a prior, rows as in the table; the metadata say in which coordinates each is written."""
+        tensors = {prior: code.detach().cpu().contiguous() for prior, code in codes.items()}
+        write_atomic(self.folder / name, save(tensors, dict(coordinates)))
 
     def write_picture(self, name: str, image: Image.Image) -> Path:
         """A PNG under the run folder; returns its path."""

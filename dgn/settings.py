@@ -9,6 +9,9 @@ from typing import Any
 from dgn.ascent.named import Part
 from dgn.errors import DgnError, nearest
 
+COUNTS = ("steps", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
+"""Settings that are whole numbers."""
+
 Phase = tuple[tuple[str, Any], ...]
 """The settings that one phase of an ascent changes."""
 
@@ -110,13 +113,15 @@ class AscentSettings:
         for name, catalogue in (("transforms", TRANSFORMS), ("penalties", PENALTIES), ("between", OPERATORS)):
             if name in given:
                 given[name] = catalogue.parse(given[name])
-        if "phases" in given:
-            given["phases"] = tuple(_phase(phase) for phase in given["phases"])
         try:
+            if "phases" in given:
+                given["phases"] = tuple(_phase(phase) for phase in given["phases"])
             changed = replace(self, **given)
             changed.check()
             changed.stages()
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
+            if isinstance(error, DgnError):
+                raise
             raise DgnError(f"an ascent setting has the wrong type: {error}") from error
         return changed
 
@@ -149,6 +154,9 @@ class AscentSettings:
 
     def check(self) -> None:
         """Raise :class:`DgnError` on values that can't work."""
+        for name in COUNTS:
+            if not isinstance(getattr(self, name), int):
+                raise DgnError(f"{name} is {getattr(self, name)!r}, expected a whole number")
         for name, count in (("steps", self.steps), ("starts", self.starts), ("race_steps", self.race_steps),
                             ("views", self.views), ("octaves", self.octaves)):  # fmt: skip
             if count < 1:

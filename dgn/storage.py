@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from dgn.errors import DgnError
@@ -36,6 +37,17 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def read_notes(path: Path) -> dict[str, str]:
+    """The metadata of a ``.safetensors`` file; empty of any other."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            return dict(file.metadata() or {})
+    except Exception:
+        return {}
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -39,6 +39,8 @@ class Synthesis:
         frozen_at: ``[N]``, step at which a row stopped because its gradient was zero or not finite; -1 where it didn't.
         prior: name of the prior.
         settings: of the ascent.
+        coordinates: what the codes are written in; see :meth:`dgn.priors.base.Prior.convert`.
+        notes: what a reader of the images should know, a line each.
         frames, frame_steps: float32 ``[F, N, C, H, W]``, images on the way, and the rows of ``history`` they belong to;
             empty where none were asked for.
     """
@@ -54,11 +56,13 @@ class Synthesis:
     settings: AscentSettings
     frames: Tensor = field(default_factory=lambda: torch.zeros(0))
     frame_steps: list[int] = field(default_factory=list)
+    coordinates: str = "own"
+    notes: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
         """One line for each row that stopped moving, and what might help."""
-        lines = []
+        lines = list(self.notes)
         for unit, seed, step in zip(self.units, self.seeds, self.frozen_at.tolist(), strict=True):
             if step >= 0:
                 line = (
@@ -139,6 +143,7 @@ def synthesize(
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
+    check_ability(prior, settings)
     if not prior.refines:
         settings = replace(settings, refine_steps=0)
     if settings.rule == "cmaes":
@@ -147,12 +152,18 @@ def synthesize(
     if not seeds or batch < 1:
         raise DgnError("give at least one seed, and a batch above 0")
     rows = [(unit, value) for unit in parsed for value in seeds]
+    if settings.diversity:
+        if len(seeds) < 2 or batch < len(seeds):
+            raise DgnError(
+                f"diversity is between seeds of a unit in one batch: give 2 to {batch} seeds, not {len(seeds)}"
+            )
+        batch -= batch % len(seeds)
     if settings.rule == "ppgn":
         rows = [(_as_log(unit), value) for unit, value in rows]
     codes = None
     if start is not None:
         settings = replace(settings, starts=1)
-        codes = given_start(prior.resized(_sizes(prior, settings)[0]), start, len(rows))
+        codes = given_start(_sized(prior, _sizes(prior, settings)[0]), start, len(rows))
     parts = []
     for first in range(0, len(rows), batch):
         piece = slice(first, first + batch)
@@ -164,7 +175,37 @@ def synthesize(
         torch.cat(images), torch.cat(activations), torch.cat(found), torch.cat(history, 1),
         [unit for unit, _ in rows], [value for _, value in rows], torch.cat(frozen), prior.name, settings,
         torch.cat(kept, 1) if frames else torch.zeros(0), _Frames(frames, settings).steps,
+        "code" if prior.refines else prior.coordinates, _before_the_code(network, parsed, prior),
     )  # fmt: skip
+
+
+def check_ability(prior: Prior, settings: AscentSettings) -> None:
+    """Raise :class:`DgnError` where the settings ask of the prior what it can't do."""
+    stages = [stage for _, stage in settings.stages()]
+    for name, wanted in (
+        ("reencode", any(stage.reencode for stage in stages)), ("epsilon1", any(stage.epsilon1 for stage in stages)),
+        ("between", any(stage.between for stage in stages)),
+    ):  # fmt: skip
+        able = prior.encodes and (name == "between" or type(prior).reencode is not Prior.reencode)
+        if wanted and not able:
+            raise DgnError(
+                f"prior {prior.name!r} has no encoder, which ascent.{name} needs; leave it out, or use prior=dgn"
+            )
+
+
+def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[str]:
+    """A line where a unit lies before the layer that the generator inverts: the prior then adds its own structure."""
+    if prior.code_layer is None or prior.code_layer[0] != network.name or prior.code_layer[1] not in network.layers:
+        return []
+    order = list(network.layers)
+    code = order.index(prior.code_layer[1])
+    early = [unit.name for unit in units if max(order.index(layer) for layer in unit.layers) < code]
+    if not early:
+        return []
+    return [
+        f"{', '.join(early)}: before {prior.code_layer[1]}, whose code prior {prior.name!r} inverts; the prior adds "
+        "structure of its own there: compare prior=fourier"
+    ]
 
 
 def _as_log(unit: Unit) -> Unit:
@@ -182,6 +223,11 @@ def _sizes(prior: Prior, settings: AscentSettings) -> list[int]:
         sizes.append(sizes[-1] / grow)
     step = prior.size_step
     return [max(step, round(size / step) * step) for size in reversed(sizes)]
+
+
+def _sized(prior: Prior, size: int) -> Prior:
+    """The prior at the size of a phase's canvas; itself, of whatever shape, at its own."""
+    return prior if size == prior.size[0] else prior.resized(size)
 
 
 class _Frames:
@@ -220,7 +266,7 @@ def _piece(
     units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
     total, offset = settings.total_steps, 0
     sizes = _sizes(prior, settings)
-    prior = prior.resized(sizes[0])
+    prior = _sized(prior, sizes[0])
 
     def shifted() -> OnStep:
         done = offset

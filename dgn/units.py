@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dgn.errors import DgnError, nearest
 from dgn.network import OUTPUT, Network
+from dgn.storage import read_tensors
 
 Position = tuple[int, int] | Literal["center"] | None
 
@@ -22,6 +24,7 @@ _MOST_PREFIX_TOKENS = 5
 """A class token, a distillation token or class and four registers stand before the patches."""
 
 _SIGN = re.compile(r"\s+([+-])\s+")
+_DIRECTION = re.compile(r"^([^:]+):(.+\.safetensors)(?:\^(\d+(?:\.\d+)?))?$")
 _FORM = re.compile(r"^(log|p)\((.+)\)$")
 _WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
 
@@ -85,7 +88,8 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
         specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
             ``LAYER:INDEX@center`` for one position of a map (without it the spatial mean); ``LAYER:*`` for the mean
             square over a whole layer; ``log(UNIT)`` and ``p(UNIT)`` for the log-probability and the probability of a
-            unit among all of its layer (softmax); weighted sums of these,
+            unit among all of its layer (softmax); ``LAYER:FILE.safetensors`` or ``LAYER:FILE.safetensors^2`` for a
+            direction, the file's one vector, times a power of the cosine; weighted sums of these,
             ``0.5*candle + 0.5*convertible - 0.2*lampshade``, with blanks around the signs.
         network: whose layers and classes are meant.
 
@@ -164,9 +168,22 @@ def _parse_unit(spec: str, network: Network) -> Unit:
         form, inner = "", _FORM.match(rest)
         if inner and _class_index(rest, network) is None:
             form, rest = inner[1], inner[2].strip()
+        inner = _DIRECTION.match(rest)
+        if inner and not form:
+            terms.append(replace(_direction(inner[1], inner[2], inner[3], network), weight=weight))
+            continue
         layer, number, position = _parse_term(rest, network)
         terms.append(Term(layer, number, position, weight, form))
     return Unit(spec, tuple(terms))
+
+
+def _direction(layer: str, file: str, power: str | None, network: Network) -> Term:
+    """``LAYER:FILE.safetensors^POWER``."""
+    tensors = read_tensors(Path(file))
+    if len(tensors) != 1:
+        raise DgnError(f"{file!r} holds {len(tensors)} tensors, expected one vector")
+    (vector,) = tensors.values()
+    return direction(network, layer, vector.flatten(), cosine=float(power or 0)).terms[0]
 
 
 def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
@@ -242,6 +259,8 @@ def _check_term(term: Term, network: Network) -> None:
     where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
     if term.index == WHOLE and not term.form and not term.direction:
         return
+    if term.index == WHOLE:
+        raise DgnError(f"{term.form or 'a direction'} of a whole layer means nothing: give {term.layer}:INDEX")
     if not 0 <= term.index < features:
         raise DgnError(f"unit {term.index} is out of range: {where} has {features} units, 0 to {features - 1}")
     if term.position is None:

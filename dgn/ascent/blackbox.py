@@ -12,8 +12,8 @@ from dgn.errors import DgnError
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
 
-See = Callable[[Tensor, Tensor], Tensor]
-"""Codes ``[N * P, ...]`` and the sample each belongs to, ``[N * P]`` -> activations ``[N * P]``."""
+See = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Codes ``[N * P, ...]``, sample by sample -> activations and what is climbed, ``[N * P]`` each."""
 
 
 def cmaes(
@@ -26,6 +26,8 @@ def cmaes(
 ) -> Tensor:
     """Climb with separable CMA-ES (Hansen 2016, arXiv 1604.00772; Ros & Hansen 2008), one search a sample.
 
+    Of the loop's settings it knows the transformations, views and penalties, and ``sigmas``.
+
     The covariance is diagonal: codes have hundreds of numbers. ``settings.lr`` is the first step size, in the code's
     own units, ``settings.steps`` the number of generations, ``settings.population`` their size.
 
@@ -37,28 +39,39 @@ def cmaes(
 
     Returns:
         The last generation's best code, ``[N, ...]``.
+
+    Raises:
+        DgnError: pycma is not installed; settings that only gradients can follow; a population under 4.
     """
     try:
         import cma
     except ImportError as error:
         raise DgnError("rule=cmaes needs pycma; run: pip install cma") from error
+    for name in ("decay", "between", "centre_mask", "diversity", "epsilon1", "epsilon3"):
+        if getattr(settings, name) != getattr(AscentSettings(), name):
+            raise DgnError(f"rule=cmaes knows no {name}: leave ascent.{name} out")
     count, size = len(code), settings.population
+    if size < 4:
+        raise DgnError(f"population is {size}, cmaes needs 4 or more")
     searches = []
     for row, seed in zip(code, seeds, strict=True):
-        options = {"CMA_diagonal": True, "popsize": size, "seed": seed % 2**31 + 1, "verbose": -9, "maxiter": np.inf}
+        options = {
+            "CMA_diagonal": True, "popsize": size, "verbose": -9, "maxiter": np.inf,
+            "seed": np.nan, "randn": np.random.RandomState(seed % 2**32).randn,  # a stream of its own
+        }  # fmt: skip
         searches.append(cma.CMAEvolutionStrategy(row.flatten().double().cpu().numpy(), settings.lr, options))
-    sample = torch.arange(count, device=code.device).repeat_interleave(size)
     best = code
     for step in range(settings.steps):
         asked = [np.stack(search.ask()) for search in searches]
         candidates = torch.from_numpy(np.concatenate(asked)).to(code).view(count * size, *code.shape[1:])
         seen = prior.project(candidates, settings.sigmas)
-        value = see(seen, sample).float().view(count, size)
+        activation, climbed = (each.float().view(count, size) for each in see(seen))
+        value = climbed
         cost = torch.where(value.isfinite(), -value, torch.full_like(value, 1e30)).double().cpu().numpy()
         for search, asked_of, cost_of in zip(searches, asked, cost, strict=True):
             search.tell(list(asked_of), list(cost_of))
         first = value.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(1)
         rows = torch.arange(count, device=code.device)
         best = seen.view(count, size, *code.shape[1:])[rows, first]
-        note(step, value[rows, first], best)
+        note(step, activation[rows, first], best)
     return best

@@ -73,7 +73,7 @@ def climb(
     rule = find_rule(settings.rule)
     seen = network if settings.input_size is None else network.at(settings.input_size)
     views, steps, count = settings.views, settings.steps, len(code)
-    objective = Objective(seen, [*units] * views, settings, code.device)
+    objective = Objective(seen, [*units] * views, [*range(count)] * views, settings, code.device)
     draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in seeds], code.device)
     own = Draws(seeds, code.device, salt=104_729)
     mask = None
@@ -83,10 +83,13 @@ def climb(
         with autocast(h.device, settings.precision):
             images = prior.decode(h)
             x = images if mask is None else images * mask + images.detach() * (1 - mask)
-            x = x.repeat(views, 1, 1, 1) if views > 1 else x
+            written = (x, h)
+            if views > 1:
+                written = (x.repeat(views, 1, 1, 1), h.repeat(views, *one))
+                x = written[0]
             x = shift_and_zoom(x, draws, settings.jitter, settings.scale)
             x = add_noise(transform(x, draws, settings.transforms), draws, settings.noise)
-            activation, climbed = objective(x, *((images, h) if views == 1 else (x, h.repeat(views, *one))))
+            activation, climbed = objective(x, *written)
             if views > 1:
                 activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
         return images, activation, climbed
@@ -114,7 +117,8 @@ def climb(
             break
         g = _gradient(climbed, h, units)
         flat = g.flatten(1)
-        sound = flat.isfinite().all(1) & (flat != 0).any(1) & history[i].isfinite()
+        moves = (flat != 0).any(1) | (settings.epsilon1 > 0)  # the reconstruction pulls without a gradient too
+        sound = flat.isfinite().all(1) & moves & history[i].isfinite()
         frozen_at = torch.where((frozen_at < 0) & ~sound, i, frozen_at)
         moving = _spread(frozen_at < 0, code)
         g = torch.where(moving, g, torch.zeros_like(g))
@@ -163,13 +167,14 @@ def _search(
     """The black-box rule: the network is asked for activations alone."""
     size, views = settings.population, settings.views
     repeated = [unit for unit in units for _ in range(size)]
-    objective = Objective(seen, repeated * views, settings, code.device)
+    samples = [row for row in range(len(units)) for _ in range(size)]
+    objective = Objective(seen, repeated * views, samples * views, settings, code.device)
     many = [seed for seed in seeds for _ in range(size)]
     draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in many], code.device)
 
     @torch.no_grad()
-    def see(candidates: Tensor, _sample: Tensor) -> Tensor:
-        return look(candidates, objective, draws)[2]
+    def see(candidates: Tensor) -> tuple[Tensor, Tensor]:
+        return look(candidates, objective, draws)[1:]
 
     @torch.no_grad()
     def note(step: int, activations: Tensor, best: Tensor) -> None:

@@ -19,20 +19,27 @@ class Objective:
     """One number a sample, to be climbed.
 
     Args:
-        network, units: sample ``i`` climbs ``units[i]``.
+        network, units: row ``i`` climbs ``units[i]``.
+        samples: the sample each row belongs to: views of one image are one sample.
         settings: penalties; weight and layer of the diversity term.
     """
 
     def __init__(
-        self, network: Network, units: Sequence[Unit], settings: AscentSettings, device: torch.device | str
+        self,
+        network: Network,
+        units: Sequence[Unit],
+        samples: Sequence[int],
+        settings: AscentSettings,
+        device: torch.device | str,
     ) -> None:
         self.network, self.settings = network, settings
         self.read = Reader(units, device=device)
         self.layers = self.read.layers
         names = [unit.name for unit in units]
-        self._same = torch.tensor([[a == b for b in names] for a in names], device=device)
         if settings.diversity:
-            if not bool((self._same.sum(1) > 1).any()):
+            pairs = list(zip(names, samples, strict=True))
+            self._others = torch.tensor([[a[0] == b[0] and a[1] != b[1] for b in pairs] for a in pairs], device=device)
+            if not bool(self._others.any()):
                 raise DgnError("diversity needs at least two seeds of a unit in one batch: give seeds=4")
             self._layer = settings.diversity_layer or self.layers[0]
             self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
@@ -64,5 +71,4 @@ class Objective:
         else:
             flat = features.float()
         cosine = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
-        others = self._same[: len(flat), : len(flat)] & ~torch.eye(len(flat), dtype=torch.bool, device=flat.device)
-        return (cosine * others).sum(1) / others.sum(1).clamp(min=1)
+        return (cosine * self._others).sum(1) / self._others.sum(1).clamp(min=1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dgn.ascent.named import Catalogue
 from dgn.ascent.transforms import gaussian
+from dgn.errors import DgnError
 
 
 def blur(
@@ -59,11 +60,14 @@ def denoise_tv(images: Tensor, weight: float, *, iterations: int = 100, eps: flo
         iterations, eps: at most so many, fewer where no image moves by more than ``eps`` (in [0, 255], root mean
             square) any more.
     """
+    if weight <= 0:
+        raise DgnError(f"the weight of tv_denoise is {weight}, expected a number above 0")
     x = images.float() * 255
     u = x.clone()
     lam = 2 * weight  # how firmly d = grad u is held; it changes the speed, not the result
     dx, dy, bx, by = (torch.zeros_like(u) for _ in range(4))
     height, width = u.shape[2:]
+    done = torch.zeros(len(u), dtype=torch.bool, device=u.device)
     parity = (torch.arange(height, device=u.device)[:, None] + torch.arange(width, device=u.device)) % 2
     for _ in range(iterations):
         before = u
@@ -80,7 +84,10 @@ def denoise_tv(images: Tensor, weight: float, *, iterations: int = 100, eps: flo
         shrink = (norm - 1 / lam).clamp(min=0) / norm.clamp(min=1e-12)
         dx, dy = shrink * sx, shrink * sy
         bx, by = sx - dx, sy - dy
-        if float((u - before).square().mean((1, 2, 3)).max()) < eps**2:
+        still = (u - before).square().mean((1, 2, 3)) < eps**2
+        u = torch.where(done[:, None, None, None], before, u)  # an image does not depend on the others of its batch
+        done = done | still
+        if bool(done.all()):
             break
     return (u / 255).to(images.dtype)
 

@@ -29,17 +29,17 @@ def given_start(prior: Prior, start: Tensor, count: int) -> Tensor:
     Raises:
         DgnError: neither codes of this prior nor images; another number than 1 or ``count``; no encoder.
     """
-    shape = tuple(prior.start(1).shape[1:])
-    rows = start if start.dim() == len(shape) + 1 else start[None]
-    is_image = rows.dim() == 4 and rows.shape[1] == prior.channels
-    if tuple(rows.shape[1:]) == shape:
-        code = rows.to(prior.start(1))
-    elif is_image:
-        images = rows.float().clamp(0, 1).to(prior.start(1).device)
+    like = prior.start(1)
+    shape = tuple(like.shape[1:])
+    given = start.to(like)
+    if tuple(given.shape) == shape or tuple(given.shape[1:]) == shape:
+        code = given if given.dim() == like.dim() else given[None]
+    elif given.dim() in (3, 4) and given.shape[-3] == prior.channels:
+        images = (given if given.dim() == 4 else given[None]).clamp(0, 1)
         if tuple(images.shape[2:]) != prior.size:
             images = F.interpolate(images, size=prior.size, mode="bilinear", antialias=True, align_corners=False)
         code = prior.encode(images)
-    elif (adopted := prior.adopt((start if start.dim() == 4 else start[None]).to(prior.start(1)))) is not None:
+    elif (adopted := prior.adopt(given if given.dim() == 4 else given[None])) is not None:
         code = adopted
     else:
         raise DgnError(

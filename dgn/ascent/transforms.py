@@ -86,7 +86,7 @@ def crop(images: Tensor, draws: Draws, smallest: float = 0.4, largest: float = 0
 
 def blur(images: Tensor, draws: Draws, sigma: float = 1.0) -> Tensor:
     """Gaussian blur of a width from 0 to ``sigma`` pixels, each sample its own."""
-    return gaussian(images, sigma * (draws.uniform(1)[:, 0] + 1) / 2)
+    return gaussian(images, sigma * (draws.uniform(1)[:, 0] + 1) / 2, sigma)
 
 
 def noise(images: Tensor, draws: Draws, std: float = 0.05) -> Tensor:
@@ -120,9 +120,12 @@ def transform(images: Tensor, draws: Draws, parts: Sequence[Part]) -> Tensor:
     return images
 
 
-def gaussian(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with a width in pixels a sample, ``[N]``; borders reflected. A width of 0 changes nothing."""
-    radius = min(math.ceil(3 * float(sigma.max())), min(images.shape[2:]) - 1)
+def gaussian(images: Tensor, sigma: Tensor, widest: float | None = None) -> Tensor:
+    """Gaussian blur with a width in pixels a sample, ``[N]``; borders reflected. A width of 0 changes nothing.
+
+    ``widest`` sizes the kernel (None: the widest of the batch), so that a sample does not depend on the others.
+    """
+    radius = min(math.ceil(3 * (float(sigma.max()) if widest is None else widest)), min(images.shape[2:]) - 1)
     if radius < 1:
         return images
     at = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def run(config: Any) -> None:
         found: list[Found] = []
         bar = tqdm(desc="patches", unit="patch", disable=not config.progress)
         with bar:
-            for path, image, unit in jobs:
+            for name, image, unit in jobs:
                 base = int(bar.n)
 
                 def note(done: int, total: int, base: int = int(base)) -> None:
@@ -53,10 +54,15 @@ def run(config: Any) -> None:
                 both = None
                 if config.curve_steps:
                     both = curves(
-                        network, one, steps=config.curve_steps, fill=str(config.curve_fill), batch=config.batch
+                        network,
+                        one,
+                        steps=config.curve_steps,
+                        fill=str(config.curve_fill),
+                        seed=config.seed,
+                        batch=config.batch,
                     )
-                found.append((path.stem, one, both))
-                _keep(folder, path.stem, one, both)
+                found.append((name, one, both))
+                _keep(folder, name, one, both)
         folder.write_text("results.csv", results(found))
         canvas = draw_matrix(overview(found), title=f"What {network.name} needs: drop of the activation when covered")
         write_atomic(folder.folder / "ablation.pdf", render(canvas, "pdf"))
@@ -74,8 +80,11 @@ def run(config: Any) -> None:
     print(folder.folder / "ablation.png")
 
 
-def _jobs(values: dict[str, Any], network: Network) -> list[tuple[Path, torch.Tensor, Unit]]:
-    """Images with the unit to look for: the one that was given, or each image's first choice of the network."""
+def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Tensor, Unit]]:
+    """Images with their names and the unit to look for: the one that was given, or the network's first choice.
+
+    An image that can't be read is named and left out; only if none is left, it is an error.
+    """
     given = values["image"] if isinstance(values["image"], list) else [values["image"]]
     paths: list[Path] = []
     for entry in given:
@@ -89,14 +98,21 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[Path, torch.Te
         else:
             paths.append(path)
     unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
-    jobs = []
-    for path in paths:
-        image = read_image(path, network.input_size[0])
+    jobs: list[tuple[str, torch.Tensor, Unit]] = []
+    stems = [path.stem for path in paths]
+    for number, path in enumerate(paths, 1):
+        try:
+            image = read_image(path, network.input_size[0])
+        except DgnError as error:
+            if len(paths) == 1 or (number == len(paths) and not jobs):
+                raise
+            print(f"dgn: left out: {error}", file=sys.stderr)
+            continue
         chosen = unit
         if chosen is None:
             with torch.no_grad():
                 chosen = parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
-        jobs.append((path, image, chosen))
+        jobs.append((path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}", image, chosen))
     return jobs
 
 

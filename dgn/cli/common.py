@@ -24,7 +24,7 @@ from dgn.report.grid import Cell
 from dgn.runs import Run, new_folder, now, surroundings, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import Synthesis, choose_ascent
+from dgn.synthesis import Synthesis, check_ability, choose_ascent
 from dgn.tracking import Tracker, check_mode
 from dgn.units import Unit
 
@@ -75,7 +75,9 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
         )  # fmt: skip
         prior.name = str(name)
         prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
-        climbs.append((prior, choose_ascent(prior, config.ascent.preset, **changes)))
+        chosen = choose_ascent(prior, config.ascent.preset, **changes)
+        check_ability(prior, chosen)
+        climbs.append((prior, chosen))
     return climbs
 
 

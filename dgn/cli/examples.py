@@ -107,7 +107,7 @@ def _keep(
                 part = ""
                 if example.box is not None and _area(example.box) < height * width:
                     part = f"images/{one.unit.file_name}--{kind}--{rank}--field.png"
-                    seen = to_image(crop_box(square, example.box))
+                    seen = to_image(crop_box(square, example.box, network.input_size))
                     folder.write_picture(part, seen)
                     box = f"{example.box[3] - example.box[1]} x {example.box[2] - example.box[0]} px"
                     if _area(example.box) < height * width / 2:  # more would show the same picture twice

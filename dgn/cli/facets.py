@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from dgn.ascent.rules import IN_RAW_CODE
 from dgn.cli.common import (
     Bar,
     choose_priors,
@@ -53,10 +54,12 @@ def run(config: Any) -> None:
         images, facets = _cluster(config, network, unit, data)
         rows: list[dict[str, Any]] = []
         matrix = _examples_matrix(images, facets, config.shown)
-        codes = {}
+        codes, coordinates, begun, begun_in = {}, {}, {}, {}
         for prior, chosen in climbs:
             started = time.perf_counter()
-            starts = mean_codes(prior.to(device), images, facets)
+            climbed = prior.raw() if chosen.rule in IN_RAW_CODE else prior
+            starts = mean_codes(climbed.to(device), images, facets)
+            begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
             with Bar(prior.name, [unit] * facets.count, [config.seed], config.batch, config.progress, tracker) as bar:
                 result = synthesize(
                     network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
@@ -68,21 +71,23 @@ def run(config: Any) -> None:
                 row["unit"] = f"{unit.name}, facet {facet + 1}"
             keep_images(folder, result, new, 1)
             rows += new
-            codes[prior.name] = result.codes
+            codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
             manifest["ascent"][prior.name] = asdict(chosen)
             manifest["warnings"] += result.warnings
             matrix.columns.append(prior.name)
             for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):
                 place = (facet, len(matrix.columns) - 1)
                 matrix.pictures[place], matrix.captions[place] = to_image(image), f"{row['activation']:.1f}"
-            folder.write_codes(codes)
+            folder.write_codes(codes, coordinates)
+            folder.write_codes(begun, begun_in, "starts.safetensors")
             folder.write_table(rows)
         title = f"{facets.count} facets of {unit.name}"
         canvas = draw_matrix(matrix, title=title)
         write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
         write_atomic(folder.folder / "facets.png", render(canvas, "png"))
+        scores = {count: None if score != score else round(score, 4) for count, score in facets.scores.items()}
         folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": facets.scores,
+            **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": scores,
             "sizes": torch.bincount(facets.labels).tolist(),
         })  # fmt: skip
         write_gallery([folder.folder], folder.folder / "index.html", title)

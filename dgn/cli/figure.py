@@ -13,7 +13,8 @@ import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
-from dgn.ablation import ablate, curves
+from dgn.ablation import Curve, ablate, curves
+from dgn.ascent.rules import IN_RAW_CODE
 from dgn.cli.ablate import curve_panels, overview
 from dgn.cli.common import (
     choose_priors,
@@ -53,11 +54,13 @@ class Studio:
         config = OmegaConf.merge(self.config, {"ascent": entry.get("ascent") or {}})
         OmegaConf.update(config, "prior", entry["prior"], merge=False)
         results = []
+        start_of = more.pop("start_of", None)
         for prior, settings in choose_priors(config, self.network.channels):
             self.bar.set_description(f"{entry.get('label', prior.name)}")
             steps = settings.total_steps * -(-len(units) * len(more.get("seeds") or [0]) // self.config.batch)
             self.bar.total = (self.bar.total or 0) + steps
-            start = more.pop("start_of")(prior) if "start_of" in more else None
+            climbed = prior.raw() if settings.rule in IN_RAW_CODE else prior
+            start = None if start_of is None else start_of(climbed)
             result = synthesize(
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
                 batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
@@ -156,7 +159,7 @@ def _matrix(studio: Studio) -> tuple[Any, Rows]:
                 caption = f"{facts['activation']:.1f}"
                 matrix.captions[row, column] = caption if units else f"{facts['unit'].split(':')[-1]}:  {caption}"
                 table.append({"row": entry["label"], **facts})
-    if values.get("transposed"):
+    if values.get("transposed") and studio.config.width == "page":  # a column is too narrow for so many
         matrix = matrix.transposed()
     points = float(values.get("points", 7.0))
     width = WIDTHS[studio.config.width]
@@ -205,14 +208,23 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
             network, image, unit, size=int(values["size"]), stride=int(values["stride"]), fill=str(values["fill"]),
             seed=int(studio.config.seed), batch=studio.config.batch, note=lambda *_: studio.bar.update(),
         )  # fmt: skip
-        both = curves(network, one, batch=studio.config.batch)
+        both: tuple[Curve, Curve] | None = None
+        if values.get("curves"):
+            both = curves(network, one, seed=int(studio.config.seed), batch=studio.config.batch)
+            for curve in both:
+                for share, value in zip(curve.shares, curve.activations, strict=True):
+                    table.append({
+                        "image": path.stem, "unit": one.unit.name, "curve": curve.kind, "share": round(share, 5),
+                        "activation": round(value, 5),
+                    })  # fmt: skip
+        else:
+            for y, row in enumerate(one.drops.tolist()):
+                for x, drop in enumerate(row):
+                    table.append({
+                        "image": path.stem, "unit": one.unit.name, "activation": round(one.activation, 5),
+                        "top": y * one.stride[0], "left": x * one.stride[1], "drop": round(drop, 5),
+                    })  # fmt: skip
         found.append((path.stem, one, both))
-        for y, row in enumerate(one.drops.tolist()):
-            for x, drop in enumerate(row):
-                table.append({
-                    "image": path.stem, "unit": one.unit.name, "activation": round(one.activation, 5),
-                    "top": y * one.stride[0], "left": x * one.stride[1], "drop": round(drop, 5),
-                })  # fmt: skip
     if values.get("curves"):
         return draw_lines(curve_panels(found), width=WIDTHS[studio.config.width]), table
     return draw_matrix(overview(found), width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table

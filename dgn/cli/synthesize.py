@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dgn.ascent.rules import IN_RAW_CODE
 from dgn.cli.common import (
     Bar,
     choose_priors,
@@ -28,7 +30,7 @@ from dgn.images import read_image
 from dgn.priors import Prior
 from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
-from dgn.storage import digest, read_tensors
+from dgn.storage import digest, read_notes, read_tensors
 from dgn.synthesis import Synthesis, synthesize
 from dgn.tracking import Tracker
 from dgn.units import parse_units
@@ -41,7 +43,7 @@ def run(config: Any) -> None:
     units = parse_units(values["units"], network)
     seeds = choose_seeds(config)
     climbs = choose_priors(config, network.channels)
-    starts = [_start(config.start, prior) for prior, _ in climbs]
+    starts = [_start(config.start, prior, chosen.rule) for prior, chosen in climbs]
     frames = (0 if config.start in (None, "random") else 8) if config.frames is None else int(config.frames)
     if frames < 0:
         raise DgnError(f"frames is {frames}, expected 0 or more")
@@ -56,6 +58,7 @@ def run(config: Any) -> None:
         rows: list[dict[str, Any]] = []
         cells: list[Cell] = []
         codes: dict[str, torch.Tensor] = {}
+        coordinates: dict[str, str] = {}
         for (prior, chosen), start in zip(climbs, starts, strict=True):
             started = time.perf_counter()
             with Bar(prior.name, units, seeds, config.batch, config.progress, tracker) as bar:
@@ -69,14 +72,14 @@ def run(config: Any) -> None:
             if frames:
                 _strips(folder, result, new)
             rows += new
-            codes[prior.name] = result.codes
+            codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
             manifest["ascent"][prior.name] = asdict(chosen)
             if prior.weights():
                 manifest["weights"][prior.name] = digest(prior.weights())
             manifest["warnings"] += result.warnings
             for line in result.warnings:
                 print(f"dgn: {line}", file=sys.stderr)
-            folder.write_codes(codes)
+            folder.write_codes(codes, coordinates)
             folder.write_table(rows)
             folder.write_manifest(manifest)
         title = f"What units of {network.name} want to see"
@@ -97,17 +100,29 @@ def run(config: Any) -> None:
     print(picture)
 
 
-def _start(given: Any, prior: Prior) -> torch.Tensor | None:
-    """Where to begin: an image file, the codes of a past run, or None for random codes."""
+def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
+    """Where to begin: an image, codes of a past run (``FILE`` or ``FILE@ROW``), a facets run (``FOLDER@FACET``)."""
     if given is None or str(given) == "random":
         return None
-    path = Path(str(given))
+    name, _, row = str(given).partition("@") if re.search(r"@\d+$", str(given)) else (str(given), "", "")
+    path = Path(name)
+    if path.is_dir():
+        path = path / "starts.safetensors"
+        if not path.is_file():
+            raise DgnError(f"{name!r} is no folder of a dgn facets run: it lacks starts.safetensors")
     if path.suffix != ".safetensors":
         return read_image(path, max(256, *prior.size))
     codes = read_tensors(path)
     if prior.name not in codes:
         raise DgnError(f"{str(path)!r} holds no codes of prior {prior.name!r}; it has {', '.join(codes)}")
-    return codes[prior.name]
+    code = codes[prior.name]
+    if row:
+        first = 1 if path.name == "starts.safetensors" else 0  # facets are counted from 1
+        if not first <= int(row) < len(code) + first:
+            raise DgnError(f"{str(path)!r} holds {len(code)} codes of {prior.name!r}, no {row}")
+        code = code[int(row) - first][None]
+    climbed = prior.raw() if rule in IN_RAW_CODE else prior
+    return climbed.convert(code, read_notes(path).get(prior.name, climbed.coordinates))
 
 
 def _strips(folder: Run, result: Synthesis, rows: list[dict[str, Any]]) -> None:

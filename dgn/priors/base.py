@@ -26,6 +26,12 @@ class Prior(ABC):
     channels: int
     size: tuple[int, int]
     ascent: AscentSettings
+    coordinates: str = "own"
+    """What its codes are written in; codes in others are not mixed with them."""
+    encodes: bool = True
+    """Whether :meth:`encode` works."""
+    code_layer: tuple[str, str] | None = None
+    """Of a generator: the network and the layer that it inverts."""
     refines: bool = False
     """Whether :meth:`refine` gives a finer prior."""
     size_step: int = 1
@@ -61,6 +67,16 @@ class Prior(ABC):
         """
         raise DgnError(f"prior {self.name!r} can't encode images: start it from random codes, without between=")
 
+    def convert(self, code: Tensor, coordinates: str) -> Tensor:
+        """Codes written in other coordinates of the same prior, in this one's.
+
+        Raises:
+            DgnError: there is no way from one to the other.
+        """
+        if coordinates != self.coordinates:
+            raise DgnError(f"codes in {coordinates!r} coordinates are none of prior {self.name!r} as it is set up here")
+        return code
+
     def adopt(self, code: Tensor) -> Tensor | None:
         """A code that :meth:`refine`'s finer prior has made, as nearly as this one can write it; None: no such code."""
         return None
@@ -90,7 +106,7 @@ class Prior(ABC):
         Raises:
             DgnError: the prior has none.
         """
-        raise DgnError(f"prior {self.name!r} has no encoder: use ascent.reencode=0")
+        raise DgnError(f"prior {self.name!r} has no encoder: use ascent.reencode=0 and ascent.epsilon1=0")
 
     def refine(self, code: Tensor, radius: float | None = None) -> tuple[Prior, Tensor] | None:
         """A finer prior and the codes at which to enter it, for a second ascent from where the first ended.

@@ -76,6 +76,8 @@ class GeneratorPrior(Prior):
         cells = size // cell
         self.code_shape = (config.code_shape[0], cells, cells)
         self.size_step = cell
+        self.coordinates = "raw code" if raw else "code"
+        self.encodes, self.code_layer = encoder is not None, (config.network, config.layer)
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
         """N(0, 1) in the units of the code: real codes' standard deviations around their mean, or the encoder's own."""
@@ -100,6 +102,11 @@ class GeneratorPrior(Prior):
         return GeneratorPrior(
             self.generator, self.size[0], name=self.name, encoder=self.encoder, sigmas=self.sigmas, raw=True
         )
+
+    def convert(self, code: Tensor, coordinates: str) -> Tensor:
+        if {coordinates, self.coordinates} == {"code", "raw code"}:
+            return self.generator.normalise(code) if coordinates == "raw code" else self.generator.denormalise(code)
+        return super().convert(code, coordinates)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -175,6 +182,7 @@ class ComponentsPrior(Prior):
         self.final = GeneratorPrior(generator, size, name=name, encoder=encoder)
         self.components, self.radius, self.refine_radius = components, radius, refine_radius
         self.name, self.channels, self.size = name, 3, self.layout.size
+        self.coordinates, self.encodes, self.code_layer = "components", encoder is not None, self.layout.code_layer
         self.ascent = COMPONENTS_ASCENT if encoder is not None else replace(COMPONENTS_ASCENT, reencode=0.0)
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
@@ -197,6 +205,12 @@ class ComponentsPrior(Prior):
 
     def reencode(self, code: Tensor) -> Tensor:
         return self.components.to_coordinates(self.layout.reencode(self.components.to_code(code)))
+
+    def convert(self, code: Tensor, coordinates: str) -> Tensor:
+        """Spatial codes stay what they are, normalised: :meth:`adopt` reads them."""
+        if coordinates in ("code", "raw code"):
+            return self.final.convert(code, coordinates)
+        return super().convert(code, coordinates)
 
     def adopt(self, code: Tensor) -> Tensor | None:
         """The coordinates of a spatial code, its cells shrunk to the layout's."""

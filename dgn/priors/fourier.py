@@ -32,12 +32,14 @@ class ImageStatistics:
         self.mean, self.colours, self.magnitude = mean.float(), colours.float(), magnitude.float()
 
     def spectrum(self, size: int) -> Tensor:
-        """The magnitude at another size, ``[3, size, size // 2 + 1]``.
+        """The magnitude at a size, ``[3, size, size // 2 + 1]``: as measured at its own, else its radial mean.
 
         Frequencies are counted in cycles an image, so a larger image is the same scene in finer detail; beyond the
         measured ones the magnitude falls on as ``1 / f``.
         """
         measured = self.magnitude.shape[1]
+        if size == measured:
+            return self.magnitude
         radius = _frequencies(size)
         shown = radius.clamp(max=measured / 2)
         along = _radial(self.magnitude)

@@ -61,11 +61,11 @@ class ModulePrior(Prior):
         self.low, self.high, self.bounds, self.spread, self._encode = low, high, bounds, spread, encode
         self.ascent = ascent or AscentSettings(rule="adam", steps=200, lr=0.05, jitter=0.04, scale=0.1, noise=0.02)
         self._device: torch.device | str = "cpu"
-        self._size = size
+        self._size, self.encodes = size, encode is not None
         self.channels, self.size = 3, (0, 0)
         try:
             with torch.no_grad():
-                image = self.decode(self.start(1))
+                image = self.decode(self.start(2))
         except DgnError:
             raise
         except Exception as error:
@@ -280,14 +280,19 @@ def load_biggan(path: Path, *, truncation: float = 0.4, size: int | None = None)
         from pytorch_pretrained_biggan import BigGAN, BigGANConfig
     except ImportError as error:
         raise DgnError("BigGAN needs its package; run: pip install pytorch-pretrained-biggan") from error
-    config = BigGANConfig.from_json_file(str(path / "config.json"))
-    module = BigGAN(config)
     try:
-        module.load_state_dict(read_tensors(weights), strict=False)
+        config = BigGANConfig.from_json_file(str(path / "config.json"))
+        module = BigGAN(config)
+    except Exception as error:
+        raise DgnError(f"{str(path / 'config.json')!r} describes no BigGAN: {str(error).splitlines()[0]}") from error
+    try:
+        found = module.load_state_dict(read_tensors(weights), strict=False)
     except RuntimeError as error:
         raise DgnError(
             f"the weights {str(weights)!r} don't fit their config.json: {str(error).splitlines()[-1]}"
         ) from error
+    if found.missing_keys:
+        raise DgnError(f"{str(weights)!r} is no BigGAN of its config.json: it lacks {found.missing_keys[0]!r}")
     return _BigGanPrior(
         module, truncation, config.z_dim, config.z_dim, name="biggan", size=size,
         ascent=AscentSettings(
@@ -317,7 +322,10 @@ def load_autoencoder(path: Path, *, size: int | None = None) -> Prior:
         raise DgnError("an autoencoder needs diffusers; run: pip install diffusers") from error
     import json
 
-    kind = json.loads((path / "config.json").read_text()).get("_class_name", "AutoencoderKL")
+    try:
+        kind = json.loads((path / "config.json").read_text()).get("_class_name", "AutoencoderKL")
+    except (ValueError, AttributeError):
+        raise DgnError(f"{str(path / 'config.json')!r} is no configuration of diffusers") from None
     if not str(kind).startswith(("Autoencoder", "VQModel", "ConsistencyDecoderVAE")) or not hasattr(diffusers, kind):
         raise DgnError(f"{str(path)!r} holds a {kind!r}, not an autoencoder that diffusers knows")
     try:

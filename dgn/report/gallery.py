@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,22 +41,35 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {"folder": folder, "rows": rows, "manifest": facts}
 
 
-def reproduce(row: Mapping[str, str], manifest: Mapping[str, Any]) -> str:
-    """The command that makes one image again: the run's own overrides, with this unit, prior and seed alone."""
+def reproduce(row: Mapping[str, str], manifest: Mapping[str, Any], place: int = 0) -> str:
+    """The command that makes one image again: the run's own overrides, with this unit, prior and seed alone.
+
+    Args:
+        row: of ``results.csv``.
+        manifest: of the run.
+        place: of the row among those of its prior.
+    """
     if manifest.get("verb") != "synthesize":
         return shlex.join(["dgn", str(manifest.get("verb", "synthesize")), *manifest.get("overrides", [])])
     unit = row["unit"].replace("\\", "\\\\").replace("'", "\\'")
-    kept = []
+    kept: list[str] = []
+    together = any(override.lstrip("+").startswith("ascent.diversity=") for override in manifest.get("overrides", []))
     for override in manifest.get("overrides", []):
         key = override.lstrip("+~").split("=", 1)[0]
-        if key in ("units", "seed", "seeds", "prior", "out", "tracking", "progress", "frames", "batch"):
+        if key in ("units", "prior", "out", "tracking", "progress", "frames", "batch"):
             continue
+        if key in ("seed", "seeds") and not together:  # seeds that are to differ can't be made alone
+            continue
+        if key == "start" and override.endswith(".safetensors"):
+            override = f"{override}@{place}"
         if key.startswith("prior.") and key.split(".")[1] != row["prior"]:
             continue
         kept.append(override)
     known = (resource("conf") / "prior" / f"{row['prior']}.yaml").is_file()
     chosen = f"prior={row['prior']}" if known else "prior=[]"
-    return shlex.join(["dgn", "synthesize", f"units=['{unit}']", chosen, f"seed={row['seed']}", *kept])
+    return shlex.join(
+        ["dgn", "synthesize", f"units=['{unit}']", chosen, *([] if together else [f"seed={row['seed']}"]), *kept]
+    )
 
 
 def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -67,14 +81,19 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
         runs: see :func:`read_run`.
         title: heading.
     """
-    several = len(runs) > 1
-    methods: dict[tuple[str, str], int] = {}
+    folders = [Path(run["folder"]).resolve() for run in runs]
+    plain = [folder.name for folder in folders]
+    names = [
+        folder.name if plain.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}" for folder in folders
+    ]
+    methods: dict[tuple[int, str], int] = {}
     units: dict[str, list[dict[str, Any]]] = {}
     missing = []
-    for run in runs:
-        name = Path(run["folder"]).resolve().name
+    for number, run in enumerate(runs):
+        place: dict[str, int] = {}
         for row in run["rows"]:
-            key = (name if several else "", row["prior"])
+            key = (number, row["prior"])
+            place[row["prior"]] = place.get(row["prior"], -1) + 1
             column = methods.setdefault(key, len(methods))
             file = Path(run["folder"]) / row["image"]
             if not file.is_file() or not file.resolve().is_relative_to(Path(run["folder"]).resolve()):
@@ -82,7 +101,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
                 continue
             cell: dict[str, Any] = {
                 "m": column, "s": row["seed"], "a": _number(row["activation"]), "p": _number(row.get("probability")),
-                "i": _uri(file), "c": reproduce(row, run["manifest"]),
+                "i": _uri(file), "c": reproduce(row, run["manifest"], place[row["prior"]]),
             }  # fmt: skip
             strip = Path(run["folder"]) / "trajectory" / file.name
             if strip.is_file():
@@ -90,16 +109,17 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
             units.setdefault(row["unit"], []).append(cell)
     if not units:
         raise DgnError("the runs hold no image; let them finish first")
-    names = [" · ".join(part for part in key if part) for key in methods]
-    data = {"title": title, "methods": names, "units": [{"n": unit, "x": cells} for unit, cells in units.items()]}
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
+    heads = [prior if len(runs) == 1 else f"{names[number]} · {prior}" for number, prior in methods]
+    data = {"title": title, "methods": heads, "units": [{"n": unit, "x": cells} for unit, cells in units.items()]}
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     return template.replace("/*DATA*/", text)
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text not in (None, "") else None
+        value = float(text) if text not in (None, "") else None
+        return value if value is not None and math.isfinite(value) else None
     except ValueError:
         return None
 

@@ -49,6 +49,10 @@ def test_commands_reproduce_one_image() -> None:
         "dgn synthesize 'units=['\"'\"'it\\'\"'\"'s a:1'\"'\"']' prior=dgn seed=2 prior.dgn.size=64 ascent.steps=9 "
         "network.name=timm/resnet18"
     )
+    from_codes = {"verb": "synthesize", "overrides": ["start=a/codes.safetensors", "seed=3"]}
+    assert reproduce(row, from_codes, 4).endswith("seed=2 start=a/codes.safetensors@4")
+    apart = {"verb": "synthesize", "overrides": ["ascent.diversity=1", "seeds=4"]}
+    assert reproduce(row, apart).endswith("prior=dgn ascent.diversity=1 seeds=4")
     mine = reproduce({**row, "unit": "zebra", "prior": "mine"}, manifest)
     assert "'prior=[]'" in mine and "'+prior.mine.path=runs/my run'" in mine and "prior.dgn" not in mine
 
@@ -100,6 +104,7 @@ def test_images_outside_the_run_are_left_out(tmp_path: Path) -> None:
     run = planted(tmp_path / "run", ["a", "b"])
     rows = list(csv.DictReader((run / "results.csv").open()))
     rows[0]["image"] = "../secret.png"
+    rows[2]["activation"], rows[3]["activation"] = "nan", "-inf"
     shutil.copy(run / rows[1]["image"], tmp_path / "secret.png")
     with (run / "results.csv").open("w") as file:
         writer = csv.DictWriter(file, COLUMNS)

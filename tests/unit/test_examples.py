@@ -127,6 +127,8 @@ def test_odd_images(tmp_path: Path) -> None:
     exif[0x0112] = 6
     turned.save(tmp_path / "turned.jpg", exif=exif, quality=95)
     assert read_image(tmp_path / "turned.jpg").shape == (3, 10, 8)
+    Image.fromarray(grey.astype(np.uint16)).save(tmp_path / "dark.png")
+    assert float(read_image(tmp_path / "dark.png").max()) <= 1 / 255  # 255 of 65535 is nearly black
     one_bit = Image.fromarray(grey > 128)
     one_bit.save(tmp_path / "bit.png")
     assert decode((tmp_path / "bit.png").read_bytes()).mode == "RGB"

@@ -86,6 +86,11 @@ def test_biggan(tmp_path: Path, network: Network) -> None:
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     module = biggan.BigGAN(biggan.BigGANConfig.from_dict(config))
+    module.generator.bn.weight.data.fill_(0.1)  # the package leaves these two uninitialised
+    module.generator.bn.bias.data.zero_()
+    for _ in range(30):  # the spectral norms are found while it trains
+        module.train()(torch.randn(2, 8), torch.eye(10)[:2], 0.5)
+    module.eval()
     torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
     prior = load_biggan(tmp_path, truncation=0.5)
     code = prior.start(3)
@@ -99,6 +104,9 @@ def test_biggan(tmp_path: Path, network: Network) -> None:
     assert result.history[-3:].mean() > result.history[0]
     with pytest.raises(DgnError, match="truncation is 2"):
         load_biggan(tmp_path, truncation=2.0)
+    torch.save({"other": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(DgnError, match="it lacks"):
+        load_biggan(tmp_path)
     with pytest.raises(DgnError, match="put config"):
         load_biggan(tmp_path / "none")
 

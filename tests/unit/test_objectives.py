@@ -1,8 +1,9 @@
-"""One property for every objective, rule, start and parameterisation: on a real network it is climbed."""
+"""One property for every objective, rule, start and parameterisation: on a small network it is climbed."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,11 @@ def test_black_box_needs_no_gradient(cnn: SmallCNN) -> None:
     assert torch.equal(result.codes, again.codes)
     with pytest.raises(DgnError, match="no gradient"):
         dgn.synthesize(opaque, 0, prior=PixelPrior(8), steps=3)
+    both = dgn.synthesize(opaque, [0, 1], prior=PixelPrior(8), rule="cmaes", **settings)
+    assert torch.equal(both.codes[0], result.codes[0])  # each sample has draws of its own
+    for wrong, message in (({"population": 3}, "needs 4 or more"), ({"decay": 0.9}, "knows no decay")):
+        with pytest.raises(DgnError, match=message):
+            dgn.synthesize(opaque, 0, prior=PixelPrior(8), rule="cmaes", **{**settings, **wrong})
 
 
 @pytest.mark.parametrize("prior", [FourierPrior(16), PixelPrior(16)])
@@ -117,8 +123,38 @@ def test_diversity_drives_seeds_apart(network: Network) -> None:
     plain = dgn.synthesize(network, "ant", prior=PixelPrior(16), **settings)
     apart = dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=5.0, diversity_layer="late", **settings)
     assert likeness(apart) < likeness(plain)
-    with pytest.raises(DgnError, match="two seeds"):
+    with pytest.raises(DgnError, match="between seeds of a unit"):
         dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=1.0)
+
+
+def test_diversity_keeps_a_unit_together(network: Network) -> None:
+    """Whatever the batch; views of one image are no other seeds."""
+    settings = {"steps": 6, "seeds": [0, 1, 2], "diversity": 2.0, "diversity_layer": "late", "precision": "fp32"}
+    whole = dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(16), batch=32, **settings)
+    cut = dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(16), batch=5, **settings)
+    assert torch.allclose(whole.images, cut.images, atol=1e-4)
+    with pytest.raises(DgnError, match="2 to 2 seeds, not 3"):
+        dgn.synthesize(network, "ant", prior=PixelPrior(16), batch=2, **settings)
+    with pytest.raises(DgnError, match="not 1"):
+        dgn.synthesize(network, "ant", prior=PixelPrior(16), views=2, diversity=1.0)
+
+
+def test_penalties_see_the_image_as_it_is_written(network: Network) -> None:
+    """Noise and crops of the views cost nothing."""
+    from dgn.ascent.penalties import PENALTIES, penalise
+
+    seen: list[torch.Tensor] = []
+    original = PENALTIES.functions["lp"]
+    PENALTIES.functions["lp"] = lambda images, code, weight=1.0, p=2.0: (seen.append(images), original(images, code))[1]
+    try:
+        dgn.synthesize(
+            network, "ant", prior=PixelPrior(16, noise=0.0), steps=1, views=3, noise=0.3, penalties=["lp"],
+            precision="fp32",
+        )  # fmt: skip
+    finally:
+        PENALTIES.functions["lp"] = original
+    assert seen[0].shape[0] == 3 and torch.all(seen[0] == 0.5)
+    assert float(penalise(seen[0][:1], seen[0][:1], PENALTIES.parse(["lp"]))) < 1e-6
 
 
 def test_penalty_changes_what_is_found(network: Network) -> None:
@@ -155,6 +191,45 @@ def test_ppgn_direction(network: Network, cnn: SmallCNN) -> None:
     expected = prior.project(h.detach() + 0.3 * d / d.abs().mean())
     assert torch.allclose(result.codes, expected, atol=1e-5)
     assert float(result.history[0]) == pytest.approx(float(log_p.detach()), abs=1e-5)
+
+
+def test_start_images_for_codes_of_any_shape(network: Network) -> None:
+    """Images one for each row, for a prior whose codes are no images."""
+    images = torch.rand(2, 3, 16, 16)
+    result = dgn.synthesize(network, ["ant", "bee"], prior=FourierPrior(16), start=images, steps=1)
+    assert torch.allclose(result.images, images, atol=2e-3)
+    one = dgn.synthesize(network, ["ant", "bee"], prior=FourierPrior(16), start=result.codes[0], steps=1)
+    assert torch.allclose(one.images, images[:1].expand(2, -1, -1, -1), atol=2e-3)
+
+
+def test_direction_from_a_file(network: Network, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    vector = torch.randn(12)
+    save_file({"v": vector}, tmp_path / "v.safetensors")
+    (unit,) = parse_units(f"2*late:{tmp_path}/v.safetensors^2", network)
+    features = {"late": torch.randn(1, 12, 2, 2)}
+    expected = 2 * Reader([dgn.direction(network, "late", vector, cosine=2)])(features)
+    assert torch.allclose(Reader([unit])(features), expected)
+    with pytest.raises(DgnError, match="has 5 numbers"):
+        parse_units(f"output:{tmp_path}/v.safetensors", network)
+    with pytest.raises(DgnError, match="means nothing"):
+        parse_units("log(late:*)", network)
+
+
+def test_units_before_the_code_layer_are_said(network: Network) -> None:
+    prior = GeneratorPrior(small_generator(), 16)
+    prior.code_layer = ("small", "block")
+    result = dgn.synthesize(network, ["stem:1", "ant"], prior=prior, steps=1, fit="resize")
+    assert len(result.warnings) == 1 and result.warnings[0].startswith("stem:1: before block")
+
+
+def test_abilities_are_checked_first(network: Network) -> None:
+    for settings in ({"reencode": 0.5}, {"epsilon1": 0.1}):
+        with pytest.raises(DgnError, match="no encoder, which ascent"):
+            dgn.synthesize(network, "ant", prior=PixelPrior(16), **settings)
+    with pytest.raises(DgnError, match=r"ascent\.between"):
+        dgn.synthesize(network, "ant", prior=GeneratorPrior(small_generator(), 16), between=["clip_small"])
 
 
 def test_start_from_an_image_and_frames(network: Network) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from dgn.errors import DgnError
 from dgn.images import crop, decode, list_images
 from dgn.network_sources import load_network
+from dgn.precision import autocast
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.resources import resource
@@ -217,7 +218,7 @@ def test_measured_statistics_are_those_of_the_encoder(images: Path, tmp_path: Pa
     """What the checkpoint says of the code is what the encoder gives for the images that were measured."""
     training = _Training(replace(SMALL, encoder_size=64), images, tmp_path, "cpu", False)
     training.resume()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast(torch.device("cpu")):
         codes = torch.cat([training.code_of(x) for x in training._real(12, 101, random=True)]).double()
     assert len(codes) == 12 and codes.shape[1:] == (112, 4, 4)
     generator = training.generator

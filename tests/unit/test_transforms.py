@@ -105,6 +105,30 @@ def test_tv_denoising_is_the_known_minimiser() -> None:
     assert float(denoise_tv(noisy, 0.05)[inside].std()) < 0.2 * float(noisy[inside].std())
 
 
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    """Wide blurs and slow denoising included."""
+    images = torch.cat([torch.rand(1, 3, 24, 24), pictures(2)])
+    parts = TRANSFORMS.parse([{"blur": 4}])
+    assert torch.allclose(transform(images, Draws([1, 2, 3]), parts)[1:2], transform(images[1:2], Draws([2]), parts))
+    assert torch.allclose(denoise_tv(images, 0.3, eps=0.3)[2:], denoise_tv(images[2:], 0.3, eps=0.3))
+    with pytest.raises(DgnError, match="above 0"):
+        denoise_tv(images, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"phases": 3}, "wrong type"),
+        ({"phases": [{"grow": "big"}]}, "wrong type"),
+        ({"phases": [{"steps": 2.5}]}, "expected a whole number"),
+        ({"views": 1.5}, "expected a whole number"),
+    ],
+)
+def test_settings_of_the_wrong_type(changes: dict[str, object], expected: str) -> None:
+    with pytest.raises(DgnError, match=expected):
+        preset("distill2017").with_changes(changes)
+
+
 def test_operators_on_pixels_and_on_a_generator() -> None:
     """On pixels the code becomes the smoothed image; on a generator it moves by what the operator changed."""
     prior = PixelPrior(24)
