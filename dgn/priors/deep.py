@@ -206,6 +206,13 @@ class ComponentsPrior(Prior):
     def reencode(self, code: Tensor) -> Tensor:
         return self.components.to_coordinates(self.layout.reencode(self.components.to_code(code)))
 
+    def resized(self, size: int) -> ComponentsPrior:
+        if self.size == (size, size):
+            return self
+        raise DgnError(
+            f"the components of prior {self.name!r} fit one size: octaves and grow need prior.dgn.space=code"
+        )
+
     def convert(self, code: Tensor, coordinates: str) -> Tensor:
         """Spatial codes stay what they are, normalised: :meth:`adopt` reads them."""
         if coordinates in ("code", "raw code"):
