@@ -134,6 +134,7 @@ def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
 
 def _examples_matrix(images: torch.Tensor, facets: Facets, shown: int) -> Matrix:
     sizes = torch.bincount(facets.labels).tolist()
+    shown = min(shown, max(len(members) for members in facets.nearest))
     rows = [f"facet {number + 1}: {size} images" for number, size in enumerate(sizes)]
     matrix = Matrix(rows, [f"real {place + 1}" for place in range(shown)] + ["mean image"])
     means = mean_images(images, facets)

@@ -172,7 +172,7 @@ def _facets(studio: Studio) -> tuple[Any, Rows]:
     unit = parse_units([values["unit"]], studio.network)[0]
     images, _ = studio.best_examples([values["unit"]], int(values["examples"]))
     facets = find_facets(late_features(studio.network, images), values.get("facets"), seed=int(studio.config.seed))
-    shown = int(values.get("shown", 4))
+    shown = min(int(values.get("shown", 4)), max(len(members) for members in facets.nearest))
     matrix = Matrix([f"facet {i + 1}" for i in range(facets.count)], [f"real {i + 1}" for i in range(shown)] + ["mean"])
     means = mean_images(images, facets)
     table: Rows = []
