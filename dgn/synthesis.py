@@ -199,7 +199,11 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
         return []
     order = list(network.layers)
     code = order.index(prior.code_layer[1])
-    early = [unit.name for unit in units if max(order.index(layer) for layer in unit.layers) < code]
+    inside = prior.code_layer[1] + "."  # parts of the layer itself: the last of them is the code
+    early = [
+        unit.name for unit in units
+        if all(order.index(layer) < code and not layer.startswith(inside) for layer in unit.layers)
+    ]  # fmt: skip
     if not early:
         return []
     return [

@@ -154,7 +154,7 @@ def test_penalties_see_the_image_as_it_is_written(network: Network) -> None:
     finally:
         PENALTIES.functions["lp"] = original
     assert seen[0].shape[0] == 3 and torch.all(seen[0] == 0.5)
-    assert float(penalise(seen[0][:1], seen[0][:1], PENALTIES.parse(["lp"]))) < 1e-6
+    assert float(penalise(seen[0][:1].detach(), seen[0][:1].detach(), PENALTIES.parse(["lp"]))) < 1e-6
 
 
 def test_penalty_changes_what_is_found(network: Network) -> None:
