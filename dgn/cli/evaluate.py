@@ -64,9 +64,12 @@ def run(config: Any) -> None:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
     root = Path(str(config.data.root))
     if past is not None:
-        units = parse_units(list(dict.fromkeys(row["unit"] for row in past["rows"])), network)
+        specs = list(dict.fromkeys(row["unit"] for row in past["rows"]))
+        units = parse_units(specs, network)
+        by_spec = dict(zip(specs, units, strict=True))
         methods = past["methods"]
         climbs = []
+        seeds = sorted({int(row["seed"]) for row in past["rows"]})
     else:
         units = parse_units(values["units"] or most_frequent(root, network, config.classes), network)
         seeds = choose_seeds(config)
@@ -80,10 +83,10 @@ def run(config: Any) -> None:
         tracker = open_tracker(config, folder)
         folder.write_manifest(manifest)
         reference = _reference(folder, config, root, network, judges, units)
-        real = best_examples(reference, units, 1 if past is not None else len(seeds))
+        real = best_examples(reference, units, len(seeds))
         made = [real]
         if past is not None:
-            made += [_read_past(past, method, units) for method in methods]
+            made += [_read_past(past, method, by_spec) for method in methods]
         for prior, settings in climbs:
             made.append(_synthesized(folder, config, network, units, seeds, prior, settings))
         figures: list[Figure] = []
@@ -189,19 +192,22 @@ def _synthesized(
 
 
 def _past(folder: Path) -> dict[str, Any]:
-    """What a run of ``dgn synthesize`` holds."""
+    """What a run of ``dgn synthesize`` or ``dgn facets`` holds."""
     if not (folder / "results.csv").is_file() or not (folder / "config.yaml").is_file():
-        raise DgnError(f"{str(folder)!r} is no folder of a dgn synthesize run: it lacks results.csv or config.yaml")
+        raise DgnError(f"{str(folder)!r} is no folder of a dgn synthesize or facets run: it lacks results.csv or config.yaml")
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     config = OmegaConf.load(folder / "config.yaml")
+    if config.get("verb") == "facets":  # facets of the one unit take the place of seeds
+        for row in rows:
+            row["seed"] = str(int(row["unit"].rpartition(" ")[2]) - 1)
+            row["unit"] = str(config.unit)
     methods = list(dict.fromkeys(row["prior"] for row in rows))
     return {"folder": folder, "rows": rows, "network": config.network, "methods": methods}
 
 
-def _read_past(past: dict[str, Any], method: str, units: list[Unit]) -> Made:
+def _read_past(past: dict[str, Any], method: str, by_spec: dict[str, Unit]) -> Made:
     """One prior's images of a past run."""
-    by_name = {unit.name: unit for unit in units}
     rows = [row for row in past["rows"] if row["prior"] == method]
     images = []
     for row in rows:
@@ -213,7 +219,7 @@ def _read_past(past: dict[str, Any], method: str, units: list[Unit]) -> Made:
             raise DgnError(f"can't read {str(past['folder'] / row['image'])!r}: {error}") from error
     seconds = [float(row["seconds"]) for row in rows if row["seconds"]]
     return Made(
-        method, torch.stack(images), [by_name[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
+        method, torch.stack(images), [by_spec[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
         sum(seconds) / len(seconds) if seconds else 0.0,
     )  # fmt: skip
 

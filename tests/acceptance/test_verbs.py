@@ -89,6 +89,11 @@ def test_facets(pictures: Path) -> None:
     manifest = json.loads(Path("f/manifest.json").read_text())
     assert manifest["facets"] == 2 and sum(manifest["sizes"]) == 8
     assert "dgn facets" in Path("f/index.html").read_text()
+    judged = ["evaluate", "run=f", f"data.root={pictures}", "judges=[efficientnet_lite0]", "out=e", *QUIET]
+    assert main(judged) == 0  # how unlike each other are the facets?
+    found = {(row["method"], row["metric"]): row for row in table(Path("e/figures.csv"))}
+    for method in ("real", "dgn", "pixel"):
+        assert float(found[method, "diversity"]["value"]) > 0 and found[method, "diversity"]["n"] == "1"
     assert main([*arguments, "facets=2", "own_class=true", "prior=pixel", "examples=4", "out=g", *SHORT, *QUIET]) == 0
     assert sum(json.loads(Path("g/manifest.json").read_text())["sizes"]) == 4
 
