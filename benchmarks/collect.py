@@ -12,6 +12,8 @@ from dgn.cli.main import main as dgn
 from dgn.runs import to_image
 
 COLUMNS = {
+    ("top1", "efficientnet_lite0"): "lite0, top-1",
+    ("top5", "efficientnet_lite0"): "top-5",
     ("top1", "efficientnet_lite2"): "lite2, top-1",
     ("top5", "efficientnet_lite2"): "top-5",
     ("top1", "mobilenet_v1_0.75_192"): "MobileNet, top-1",
