@@ -220,15 +220,16 @@ def test_a_step_waits_for_nothing(prior: str, change: dict[str, Any], network: N
 
 
 def test_bf16_and_float32_agree_within_a_percent(network: Network) -> None:
-    """The same start and transformations in the loop; what comes out is looked at in float32."""
-    options = {"prior": PixelPrior(16), "steps": 30, "seeds": [0, 1], "jitter": 0.1, "noise": 0.02}
-    found = [
-        dgn.synthesize(network, ["ant", "late:2", "stem:3@center"], precision=precision, **options)
-        for precision in ("fp32", "bf16")
-    ]
-    assert not torch.equal(found[0].history, found[1].history)
-    assert bool((found[0].activations > found[0].history[0] + 0.1).all())
-    torch.testing.assert_close(found[1].activations, found[0].activations, rtol=0.01, atol=0.0)
+    """The same starts and transformations in the loop, seen in float32: apart by a hundredth of what units rise by."""
+    names, seeds = ["ant", "bee", "sea urchin", "late:2", "late:5", "stem:3@center"], [0, 1, 2, 3]
+    options = {"prior": PixelPrior(16), "steps": 30, "seeds": seeds, "jitter": 0.1, "noise": 0.02}
+    full, half = (dgn.synthesize(network, names, precision=one, **options) for one in ("fp32", "bf16"))
+    assert not torch.equal(full.history, half.history)
+    rise = (full.activations - full.history[0]).view(-1, len(seeds)).mean(1)
+    apart = (half.activations - full.activations).view(-1, len(seeds)).mean(1)
+    assert bool((rise > 0.1).all())
+    assert float(apart.abs().mean()) < 0.01 * float(rise.mean()), apart / rise
+    assert bool((apart.abs() < 0.02 * rise).all()), apart / rise  # of a single small unit
 
 
 def test_functional_activations_stay() -> None:
