@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dgn.errors import DgnError, nearest
+from dgn.fused import FusedCopies
 
 OUTPUT = "output"
 """The name under which a network's final output is read."""
@@ -73,6 +75,9 @@ class Network:
         self.std = tuple(float(value) for value in std)
         self.class_names = tuple(class_names)
         self.name = name
+        self._fused = FusedCopies()
+        self._original: Network | None = None
+        self._uploaded: dict[Any, tuple[Tensor, Tensor]] = {}
 
     # --- where and how it runs -------------------------------------------------------------------------------
 
@@ -97,9 +102,34 @@ class Network:
 
     def at(self, input_size: int) -> Network:
         """The same frozen module seen at another input size, in pixels; the weights are shared."""
+        if self.input_size == (input_size, input_size):
+            return self
         view = copy.copy(self)
         view.__dict__.pop("layers", None)  # shapes depend on the size
-        view.input_size = (input_size, input_size)
+        view.input_size, view._original = (input_size, input_size), self._original or self
+        return view
+
+    @property
+    def largest_layer(self) -> float:
+        """Numbers in its largest layer's output for one image; of a view, estimated from the original's."""
+        if self._original is not None:
+            area, own = (height * width for height, width in (self.input_size, self._original.input_size))
+            return self._original.largest_layer * area / own
+        return max((math.prod(shape) for shape in self.layers.values()), default=1)
+
+    def fast(self, layers: Sequence[str]) -> Network:
+        """The same network for a loop that reads these layers alone: equal within float error, and faster.
+
+        BatchNorm and activation functions are done by the convolutions before them (see :mod:`dgn.fused`); layers
+        other than those asked for may show something else. Itself where that can't be done.
+        """
+        blank = torch.full((1, self.channels, *self.input_size), 0.5, device=self.device)
+        module = self._fused.get(self.module, self.prepare(blank), layers)
+        if module is self.module:
+            return self
+        view = copy.copy(self)
+        view.__dict__.pop("_modules", None)
+        view.module = module
         return view
 
     def prepare(self, images: Tensor, fit: Fit = "resize") -> Tensor:
@@ -130,9 +160,17 @@ class Network:
             images = F.interpolate(
                 images, size=self.input_size, mode="bilinear", align_corners=False, antialias=shrinks
             )
-        mean = images.new_tensor(self.mean)[:, None, None]
-        std = images.new_tensor(self.std)[:, None, None]
+        mean, std = self._normalisation(images)
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def _normalisation(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation where the images are; uploaded once, for an upload waits for the device."""
+        key = (images.device, images.dtype, self.mean, self.std)
+        if key not in self._uploaded:
+            self._uploaded[key] = (
+                images.new_tensor(self.mean)[:, None, None], images.new_tensor(self.std)[:, None, None]
+            )  # fmt: skip
+        return self._uploaded[key]
 
     # --- reading layers --------------------------------------------------------------------------------------
 

@@ -283,30 +283,34 @@ class Reader:
         self.count = len(units)
         groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
         self._special: list[tuple[int, Term, Tensor]] = []
+        self._at: list[Tensor] = []
         for row, unit in enumerate(units):
             for term in unit.terms:
                 if term.direction or term.index == WHOLE:
                     self._special.append((row, term, torch.tensor(term.direction, device=device)))
+                    self._at.append(torch.tensor([row], device=device))
                 else:
                     key = (term.layer, term.position, term.form)
                     groups.setdefault(key, []).append((row, term.index, term.weight))
-        self._groups = [
-            (*key, torch.tensor(terms, dtype=torch.float64, device=device).unbind(1)) for key, terms in groups.items()
-        ]
+        # Uploaded once: nothing of a unit travels to the device while a loop runs.
+        self._groups: list[tuple[str, Position, str, Tensor, Tensor, Tensor]] = []
+        for (layer, position, form), terms in groups.items():
+            rows, indices, weights = (torch.tensor(column, device=device) for column in zip(*terms, strict=True))
+            self._groups.append((layer, position, form, rows, indices, weights.float()))
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
         """Activations ``[N]`` (float32) from the layers' outputs, ``[N, ...]`` each."""
         parts = []
-        for layer, position, form, (rows, indices, weights) in self._groups:
+        for layer, position, form, rows, indices, weights in self._groups:
             output = features[layer]
             if form:
                 output = output.float().log_softmax(2 if output.dim() == 3 else 1)
                 output = output.exp() if form == "p" else output
-            value = _read(output, rows.long(), indices.long(), position).float() * weights.float()
-            parts.append(value.new_zeros(self.count).index_add(0, rows.long(), value))
-        for row, term, vector in self._special:
+            value = _read(output, rows, indices, position).float() * weights
+            parts.append(value.new_zeros(self.count).index_add(0, rows, value))
+        for (row, term, vector), at in zip(self._special, self._at, strict=True):
             value = _special(features[term.layer][row : row + 1], term, vector) * term.weight
-            parts.append(value.new_zeros(self.count).index_add(0, torch.tensor([row], device=value.device), value))
+            parts.append(value.new_zeros(self.count).index_add(0, at, value))
         return torch.stack(parts).sum(0)
 
 
@@ -315,8 +319,8 @@ def _special(output: Tensor, term: Term, vector: Tensor) -> Tensor:
     if term.index == WHOLE:
         return output.float().square().flatten(1).mean(1)
     features, _ = _axes(tuple(output.shape[1:]))
-    rows, indices = torch.zeros(features, dtype=torch.long), torch.arange(features)
-    values = _read(output, rows.to(output.device), indices.to(output.device), term.position).float()
+    indices = torch.arange(features, device=output.device)
+    values = _read(output, torch.zeros_like(indices), indices, term.position).float()
     dot = (values * vector).sum()
     if term.cosine:
         cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)

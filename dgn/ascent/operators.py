@@ -21,7 +21,8 @@ def blur(
     """Gaussian blur every so many steps, its width in pixels falling linearly (Yosinski et al. 2015)."""
     if (step + 1) % max(1, round(every)):
         return images
-    return gaussian(images, images.new_full((len(images),), sigma + (sigma_end - sigma) * done))
+    width = sigma + (sigma_end - sigma) * done
+    return gaussian(images, images.new_full((len(images),), width), width)
 
 
 def tv_denoise(

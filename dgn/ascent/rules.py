@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
 
-State = dict[str, Tensor]
+State = dict[str, Any]
 Rule = Callable[[Tensor, Tensor, State, float], Tensor]
 
 
@@ -44,10 +45,10 @@ def adam(
     """
     if not state:
         state["m"], state["v"] = torch.zeros_like(g), torch.zeros_like(g)
-        state["t"] = torch.zeros((), dtype=torch.float64)
+        state["t"] = 0
         state["scale"] = _per_sample(g.abs().flatten(1).mean(1), g)
     state["t"] += 1
-    t = float(state["t"])
+    t = state["t"]
     g = g / state["scale"]
     m = state["m"].lerp_(g, 1 - beta1)
     v = state["v"].lerp_(g * g, 1 - beta2)

@@ -23,17 +23,25 @@ class Draws:
         distinct = list(dict.fromkeys(int(seed) for seed in seeds))
         self._streams = [torch.Generator().manual_seed((seed * 1_000_003 + salt) % 2**63) for seed in distinct]
         self._rows = torch.tensor([distinct.index(int(seed)) for seed in seeds])
-        self.device = device
+        self._plain = len(distinct) == len(self._rows)
+        self.device = torch.device(device)
 
     def uniform(self, *shape: int) -> Tensor:
         """``[N, *shape]`` in [-1, 1]."""
-        rows = torch.stack([torch.rand(shape, generator=stream) * 2 - 1 for stream in self._streams])
-        return rows[self._rows].to(self.device)
+        return self._rows_of([torch.rand(shape, generator=stream) * 2 - 1 for stream in self._streams])
 
     def normal(self, *shape: int) -> Tensor:
         """``[N, *shape]``, standard normal."""
-        rows = torch.stack([torch.randn(shape, generator=stream) for stream in self._streams])
-        return rows[self._rows].to(self.device)
+        return self._rows_of([torch.randn(shape, generator=stream) for stream in self._streams])
+
+    def _rows_of(self, streams: list[Tensor]) -> Tensor:
+        """A row a sample, on the device; the upload waits for nothing."""
+        rows = torch.stack(streams)
+        if not self._plain:
+            rows = rows[self._rows]
+        if self.device.type == "cuda":
+            rows = rows.pin_memory()
+        return rows.to(self.device, non_blocking=True)
 
 
 def shift_and_zoom(images: Tensor, draws: Draws, jitter: float, scale: float) -> Tensor:

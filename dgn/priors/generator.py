@@ -143,11 +143,18 @@ class Generator(nn.Module):
         A code that is never negative on real images (it follows a ReLU) keeps to [0, sigmas * std] in its own units,
         as in Nguyen et al. 2016; any other to ``mean +- sigmas * std``.
         """
-        if bool((self.code_min >= 0).all()):
+        if self._never_negative():
             lower = self.normalise(torch.zeros_like(self.code_mean))
             return lower, self.normalise(sigmas * self.code_std)
         wide = torch.full_like(self.code_mean, float(sigmas))
         return -wide, wide
+
+    def _never_negative(self) -> bool:
+        """Whether real codes are; looked up once a state of the buffer, for a look waits for the device."""
+        state = (self.code_min.data_ptr(), self.code_min._version)
+        if getattr(self, "_sign", (None,))[0] != state:
+            self._sign = (state, bool((self.code_min >= 0).all()))
+        return self._sign[1]
 
 
 def encode(features: Tensor, kind: CodeKind) -> Tensor:

@@ -1,0 +1,166 @@
+"""A frozen convolution with its activation function: one kernel forward, the fastest known one for its gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_LAST = torch.channels_last
+
+
+class Activation(NamedTuple):
+    """An activation function that a convolution's kernel can do: its name in oneDNN and its numbers."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+
+def activation_of(module: nn.Module) -> Activation | None:
+    """How a kernel is told to do it; None for those that it can't, or whose gradient needs more than the output."""
+    if type(module) is nn.ReLU:
+        return Activation("relu")
+    if type(module) in (nn.ReLU6, nn.Hardtanh):
+        return Activation("hardtanh", (float(module.min_val), float(module.max_val)))  # type: ignore[arg-type]
+    return None
+
+
+def can_be_fast(module: nn.Module) -> bool:
+    """Whether :class:`Convolution` can do the same: zero padding on a plain or timm's "same" convolution."""
+    if type(module) is nn.Conv2d:
+        return module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module).__name__ == "Conv2dSame" and getattr(module, "dilation", None) == (1, 1)
+
+
+class _Plan(NamedTuple):
+    """Of one size of input: the kernel's weights and geometry."""
+
+    weight: Tensor
+    back: Tensor | None
+    padding: list[int]
+    back_padding: list[int]
+
+
+class Convolution(nn.Module):
+    """A convolution whose weights hold a BatchNorm, with the activation function behind it.
+
+    Args:
+        like: the convolution it stands for: stride, padding, dilation and groups are taken from it.
+        weight, bias: frozen; ``[O, I / groups, h, w]`` and ``[O]``.
+        act: done to the output; None for none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __init__(self, like: nn.Module, weight: Tensor, bias: Tensor | None, act: Activation | None) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.contiguous(memory_format=_LAST), persistent=False)
+        self.register_buffer("bias", bias, persistent=False)
+        self.act, self.same = act, type(like).__name__ == "Conv2dSame"
+        self.kernel = tuple(weight.shape[2:])
+        self.stride, self.padding, self.dilation = (
+            tuple(getattr(like, key)) for key in ("stride", "padding", "dilation")
+        )
+        self.groups = int(like.groups)  # type: ignore[arg-type]
+        self._plans: dict[tuple[int, ...], _Plan] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        native = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
+        if native and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+            y: Tensor = _Native.apply(x.contiguous(memory_format=_LAST), self._plan(x), self)
+        else:
+            if self.same:
+                (top, bottom), (left, right) = self._edges(x)
+                x = F.pad(x, [left, right, top, bottom])
+            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+            if self.act is not None:
+                y = (
+                    F.relu(y)
+                    if self.act.name == "relu"
+                    else F.hardtanh(y, min_val=self.act.numbers[0], max_val=self.act.numbers[1])
+                )
+        if self.act is not None:
+            y.activated = (self.act, y._version)  # type: ignore[attr-defined]  # until it is changed in place
+        return y
+
+    def _edges(self, x: Tensor) -> list[tuple[int, int]]:
+        """Padding in front and behind, of height and width."""
+        if not self.same:
+            return [(side, side) for side in self.padding]
+        edges = []
+        for side, kernel, stride in zip(x.shape[2:], self.kernel, self.stride, strict=True):
+            whole = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+            edges.append((whole // 2, whole - whole // 2))
+        return edges
+
+    def _plan(self, x: Tensor) -> _Plan:
+        edges = self._edges(x)
+        key = tuple(side for pair in edges for side in pair)
+        if key not in self._plans:
+            # Kernels pad both sides alike: rows and columns of zeros in front of the weights do the rest.
+            more = [behind - front for front, behind in edges]
+            weight = F.pad(self.weight, [more[1], 0, more[0], 0]).contiguous(memory_format=_LAST)
+            padding = [behind for _, behind in edges]
+            reach = [(side - 1) * step for side, step in zip(weight.shape[2:], self.dilation, strict=True)]
+            back_padding = [far - side for far, side in zip(reach, padding, strict=True)]
+            back = None
+            if self.groups == 1 and self.stride == (1, 1) and min(back_padding) >= 0:
+                back = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=_LAST)
+            self._plans[key] = _Plan(weight, back, padding, back_padding)
+        return self._plans[key]
+
+
+class _Native(torch.autograd.Function):
+    """The convolution by oneDNN in float32; its gradient with respect to the input alone."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: _Plan, own: Convolution) -> Tensor:
+        name, numbers = own.act or ("none", ())
+        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, plan.weight, own.bias, plan.padding, own.stride, own.dilation, own.groups, name, list(numbers), ""
+        )
+        ctx.plan, ctx.own, ctx.shape = plan, own, x.shape
+        ctx.save_for_backward(*[y] * (own.act is not None))
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        plan, own = ctx.plan, ctx.own
+        if own.act is not None:
+            (y,) = ctx.saved_tensors
+            if own.act.name == "relu":
+                g = torch.ops.aten.threshold_backward(g, y, 0)
+            else:
+                g = torch.ops.aten.hardtanh_backward(g, y, *own.act.numbers)
+        g = g.contiguous(memory_format=_LAST)
+        if plan.back is not None:
+            back: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                g, plan.back, None, plan.back_padding, [1, 1], own.dilation, 1, "none", [], ""
+            )
+            return back, None, None
+        like = torch.empty(ctx.shape, dtype=g.dtype, memory_format=_LAST)  # its shape is asked for, not its values
+        back = torch.ops.aten.convolution_backward(
+            g, like, plan.weight, None, own.stride, plan.padding, own.dilation, False, [0, 0], own.groups,
+            [True, False, False],
+        )[0]  # fmt: skip
+        return back, None, None
+
+
+class Once(nn.Module):
+    """An activation function that lets pass what a convolution's kernel has already activated."""
+
+    def __init__(self, act: nn.Module) -> None:
+        super().__init__()
+        self.act, self.kind = [act], activation_of(act)  # in a list: no submodule, for it has this one's name
+
+    def forward(self, x: Tensor) -> Tensor:
+        if getattr(x, "activated", None) == (self.kind, x._version):
+            return x
+        y: Tensor = self.act[0](x)
+        return y

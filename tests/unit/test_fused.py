@@ -1,0 +1,250 @@
+"""The ascent's faster copy of a network: the same numbers under the same names, whatever the module does."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SmallCNN, small_generator
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import dgn
+from dgn.ascent.loop import climb
+from dgn.ascent.objectives import Objective
+from dgn.convolution import Convolution
+from dgn.fused import find_groups, fuse
+from dgn.network import Network
+from dgn.network_sources import load_network
+from dgn.priors.deep import GeneratorPrior
+from dgn.priors.pixel import PixelPrior
+from dgn.settings import AscentSettings
+from dgn.units import parse_units
+
+
+def fused_parts(network: Network) -> list[str]:
+    return [name for name, part in network.module.named_modules() if isinstance(part, Convolution)]
+
+
+def statistics(module: nn.Module) -> nn.Module:
+    """BatchNorms that do something."""
+    generator = torch.Generator().manual_seed(5)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None:
+            for tensor, low in (
+                (part.running_mean, -0.5),
+                (part.running_var, 0.5),
+                (part.weight, 0.5),
+                (part.bias, -0.5),
+            ):
+                tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + low)
+    return module
+
+
+def both(network: Network, layers: list[str], images: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Values and gradients, of the network itself and of its faster copy."""
+    found = []
+    for one in (network, network.fast(layers)):
+        x = images.clone().requires_grad_()
+        read = one.features(x, layers)
+        weights = [torch.linspace(0.5, 1.5, value.numel()).view_as(value) for value in read.values()]
+        total = sum((value * weight).sum() for value, weight in zip(read.values(), weights, strict=True))
+        found.append([*(read[layer] for layer in layers), torch.autograd.grad(total, x)[0]])
+    return list(zip(*found, strict=True))
+
+
+NETWORKS = ["timm/test_resnet", "timm/test_efficientnet", "torchvision/mobilenet_v2"]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_layer_has_its_own_value(name: str) -> None:
+    """Read one at a time, as units are, and with a gradient."""
+    torch.manual_seed(0)
+    network = load_network(name, weights="none", input_size=37)
+    statistics(network.module)
+    assert len(fused_parts(network.fast(["output"]))) > 5
+    images = torch.rand(2, 3, 37, 37)
+    layers = list(network.layers)
+    for layer in [*layers[:24], *layers[-8:]]:
+        for expected, found in both(network, [layer], images):
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.detach().abs().max()))
+
+
+def test_a_layer_inside_a_group_leaves_that_group_alone(cnn: SmallCNN) -> None:
+    network = Network(statistics(cnn), 16)
+    assert "block.conv" in fused_parts(network.fast(["output"]))
+    parts = dict(network.fast(["block.conv"]).module.named_modules())
+    assert isinstance(parts["block.norm"], nn.BatchNorm2d) and isinstance(parts["stem"], Convolution)
+    images = torch.rand(2, 3, 16, 16)
+    for expected, found in both(network, ["block.conv", "block.norm", "late", "output"], images):
+        torch.testing.assert_close(found, expected)
+
+
+class Odd(nn.Module):
+    """Each of its convolutions gives something that a fused one could not."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.conv, self.norm, self.act = kind, nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU6()
+        self.hidden = [self.conv] if kind == "hidden" else []
+        if kind == "batch statistics":
+            self.norm = nn.BatchNorm2d(4, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "hidden":
+            return self.act(self.norm(self.hidden[0](x)))
+        y = self.conv(x)
+        z = self.norm(y)
+        if self.kind == "read twice":
+            return self.act(z) + y
+        if self.kind == "norm read twice":
+            return self.act(z) - z
+        if self.kind == "value read":
+            return self.act(z) * y.detach().mean().item()
+        if self.kind == "changed in place":
+            return self.act(z).mul_(-1)
+        if self.kind == "conv twice":
+            return self.act(z) + self.act(self.norm(self.conv(x.flip(3))))
+        if self.kind == "activated twice":
+            first = self.act(z)
+            first.sub_(0.3)
+            return self.act(first)
+        return self.act(z)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["plain", "hidden", "batch statistics", "read twice", "norm read twice", "value read", "changed in place",
+     "conv twice", "activated twice"],
+)  # fmt: skip
+def test_odd_modules_give_what_they_give(kind: str) -> None:
+    torch.manual_seed(1)
+    network = Network(statistics(Odd(kind)), 9)
+    for expected, found in both(network, ["output"], torch.rand(2, 3, 9, 9)):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.2, 0.7), nn.SiLU(), None])
+@pytest.mark.parametrize(
+    "geometry",
+    [{"kernel_size": 1}, {"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "stride": 2, "padding": 1},
+     {"kernel_size": 3, "padding": 1, "groups": 4}, {"kernel_size": 5, "stride": 2, "padding": 2, "groups": 4},
+     {"kernel_size": 3, "padding": 2, "dilation": 2}, {"kernel_size": (1, 3), "padding": (0, 3)},
+     {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}, {"kernel_size": 3, "padding": "same", "bias": False}],
+)  # fmt: skip
+def test_values_and_gradients_of_every_geometry(geometry: dict[str, Any], act: nn.Module | None) -> None:
+    torch.manual_seed(2)
+    first = nn.Conv2d(3, 8, 1)
+    module = nn.Sequential(first, nn.Conv2d(8, 8, **geometry), nn.BatchNorm2d(8), act or nn.Identity())
+    network = Network(statistics(module), 11)
+    assert len(fused_parts(network.fast(["output"]))) >= 1
+    for expected, found in both(network, ["output"], torch.rand(2, 3, 11, 11)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_changed_weights_and_hooks_are_seen(cnn: SmallCNN) -> None:
+    network = Network(statistics(cnn), 16)
+    images = torch.rand(1, 3, 16, 16)
+    before = network.fast(["output"])(images)
+    network.module.block.norm.bias.add_(1)
+    torch.testing.assert_close(network.fast(["output"])(images), network(images))
+    assert not torch.allclose(before, network(images))
+    handle = network.module.stem.register_forward_hook(lambda _m, _i, y: y * 0)
+    assert network.fast(["output"]) is network
+    handle.remove()
+    assert network.fast(["output"]) is not network
+
+
+def test_the_module_itself_stays_as_it_is(cnn: SmallCNN) -> None:
+    network = Network(statistics(cnn), 16)
+    state = copy.deepcopy(network.module.state_dict())
+    names = [name for name, _ in network.module.named_modules()]
+    network.fast(["output"])(torch.rand(1, 3, 16, 16))
+    assert names == [name for name, _ in network.module.named_modules()]
+    assert all(torch.equal(state[key], value) for key, value in network.module.state_dict().items())
+    copied = fuse(network.module, find_groups(network.module, torch.rand(1, 3, 16, 16)))
+    assert copied.head.weight.data_ptr() == network.module.head.weight.data_ptr()  # what doesn't change is shared
+
+
+def test_pieces_give_the_gradient_of_the_whole(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    units = parse_units(["ant", "stem:3", "late:1@1,2", "block:*", "0.5*bee - stem:1"], network)
+    settings = AscentSettings()
+    x = torch.rand(5, 3, 16, 16)
+    found = []
+    for size in (1e9, 1):
+        monkeypatch.setattr("dgn.ascent.objectives.PIECE", size)
+        h = x.clone().requires_grad_()
+        objective = Objective(network, units, range(5), settings, "cpu")
+        assert len(objective._pieces) == (0 if size > 1 else 5)
+        activation, climbed = objective(h, h, h)
+        found.append((activation.detach(), torch.autograd.grad(climbed.sum(), h)[0]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+class NoLooking(TorchDispatchMode):
+    """Fails where the host asks for a tensor's value: it would wait for the device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket._qualified_op_name
+        assert name not in {"aten::_local_scalar_dense", "aten::nonzero", "aten::item", "aten::is_nonzero"}, name
+        return func(*args, **(kwargs or {}))
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {}, {"rule": "nguyen2016", "decay": 0.9}, {"keep": "best", "views": 2}, {"jitter": 0.1, "scale": 0.1, "noise": 0.1},
+    {"transforms": ["pad", "shift", "scale", "rotate", "crop", "blur", "noise", "brightness", "contrast"]},
+    {"penalties": ["lp", "total_variation", "code_l2"]}, {"centre_mask": 0.2, "centre_from": 0.5},
+    {"between": [{"blur": {"every": 1}}]}, {"lr_end": 0.01, "epsilon3": 1e-3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SETTINGS, ids=lambda change: "-".join(change) or "default")
+@pytest.mark.parametrize("prior", ["pixel", "generator"])
+def test_a_step_waits_for_nothing(prior: str, change: dict[str, Any], network: Network) -> None:
+    if prior == "generator":
+        written: Any = GeneratorPrior(small_generator())
+        change = {key: value for key, value in change.items() if key != "between"}
+    else:
+        written = PixelPrior(16)
+    units = parse_units(["ant", "late:1", "stem:2@center", "0.5*bee - ant", "p(ant)", "block:*"], network)
+    units.append(dgn.direction(network, "late", range(12), cosine=2))
+    settings = AscentSettings(steps=4).with_changes(change)
+    seeds = range(len(units))
+    start = written.start(len(units), list(seeds))
+    climb(network, units, written, start, settings, list(seeds))  # what is made once may look
+    with NoLooking():
+        climb(network, units, written, start, settings, list(seeds))
+
+
+def test_bf16_and_float32_agree_within_a_percent(network: Network) -> None:
+    """The same starts and transformations in the loop, seen in float32: apart by a hundredth of what units rise by."""
+    names, seeds = ["ant", "bee", "sea urchin", "late:2", "late:5", "stem:3@center"], [0, 1, 2, 3]
+    options = {"prior": PixelPrior(16), "steps": 30, "seeds": seeds, "jitter": 0.1, "noise": 0.02}
+    full, half = (dgn.synthesize(network, names, precision=one, **options) for one in ("fp32", "bf16"))
+    assert not torch.equal(full.history, half.history)
+    rise = (full.activations - full.history[0]).view(-1, len(seeds)).mean(1)
+    apart = (half.activations - full.activations).view(-1, len(seeds)).mean(1)
+    assert bool((rise > 0.1).all())
+    assert float(apart.abs().mean()) < 0.01 * float(rise.mean()), apart / rise
+    assert bool((apart.abs() < 0.02 * rise).all()), apart / rise  # of a single small unit
+
+
+def test_functional_activations_stay() -> None:
+    """What is no module is not looked for, and not lost."""
+
+    class Functional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(self.norm(self.conv(x)), inplace=True)
+
+    torch.manual_seed(0)
+    network = Network(statistics(Functional()), 9)
+    assert fused_parts(network.fast(["output"])) == ["conv"]
+    for expected, found in both(network, ["output"], torch.rand(2, 3, 9, 9)):
+        torch.testing.assert_close(found, expected)
