@@ -140,6 +140,7 @@ class JobConfig:
     threads: int | None = None
     out: str | None = None
     progress: bool = True
+    launcher: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -244,6 +245,15 @@ class GalleryConfig:
 
 
 @dataclass
+class GatherConfig:
+    """``dgn gather``."""
+
+    verb: str = "gather"
+    sweep: Any = MISSING
+    title: str | None = None
+
+
+@dataclass
 class TrainConfig(JobConfig):
     """``dgn train``."""
 
@@ -299,3 +309,4 @@ def register() -> None:
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="figure_schema", node=FigureConfig)
     store.store(name="gallery_schema", node=GalleryConfig)
+    store.store(name="gather_schema", node=GatherConfig)
