@@ -140,6 +140,7 @@ class JobConfig:
     threads: int | None = None
     out: str | None = None
     progress: bool = True
+    launcher: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -158,9 +159,12 @@ class SynthesizeConfig(AscentJobConfig):
 
     verb: str = "synthesize"
     units: Any = MISSING
+    shard: str | None = None
     seeds: int = 1
     start: str | None = None
     frames: int | None = None
+    resume: bool = True
+    objective: str = "activation"
 
 
 @dataclass
@@ -241,6 +245,15 @@ class GalleryConfig:
 
 
 @dataclass
+class GatherConfig:
+    """``dgn gather``."""
+
+    verb: str = "gather"
+    sweep: Any = MISSING
+    title: str | None = None
+
+
+@dataclass
 class TrainConfig(JobConfig):
     """``dgn train``."""
 
@@ -296,3 +309,4 @@ def register() -> None:
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="figure_schema", node=FigureConfig)
     store.store(name="gallery_schema", node=GalleryConfig)
+    store.store(name="gather_schema", node=GatherConfig)
