@@ -95,7 +95,7 @@ def climb_batch(
             code = random_start(prior, [seed + lap * START_STRIDE for seed in seeds], settings)
             runners.append(climb(network, units, prior, code, short, seeds, on_step=shifted()))
             offset += short.steps
-        stages.append(_winners(runners))
+        stages.append(_winners(runners, _standing(network, units, prior, runners, settings)))
         code = stages[-1].code
     for size, (_, phase) in zip(sizes, settings.stages(), strict=True):
         if size != prior.size[0]:
@@ -128,11 +128,33 @@ def climb_batch(
     return images.cpu(), activations.cpu(), code.cpu(), history.cpu(), frozen.cpu(), kept
 
 
-def _winners(runners: list[Climb]) -> Climb:
-    """Of each sample's runners the one with the highest mean activation over the last quarter of its steps."""
-    steps = len(runners[0].history)
-    last = torch.stack([runner.history[-max(1, steps // 4) :].mean(0) for runner in runners])
-    winner = last.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(0)
+RACE_SIZES = (0.6, 0.8, 1.0, 1.2, 1.4)
+"""Sizes at which the runners of a race are looked at, as shares of the loop's input size."""
+
+
+@torch.no_grad()
+def _standing(
+    network: Network, units: list[Unit], prior: Prior, runners: list[Climb], settings: AscentSettings
+) -> Tensor:
+    """How well each sample's runners did, ``[runners, N]``; see ``race_by`` of :class:`AscentSettings`."""
+    if settings.race_by == "activation":
+        last = max(1, len(runners[0].history) // 4)
+        return torch.stack([runner.history[-last:].mean(0) for runner in runners])
+    own = settings.input_size or network.input_size[0]
+    sizes = dict.fromkeys(max(32, round(own * share / 32) * 32) for share in RACE_SIZES)
+    seen = [network.at(size) for size in sizes if network.takes(size)] or [network]
+    read = Reader([unit.as_log() for unit in units], device=runners[0].code.device)
+    standing = []
+    for runner in runners:
+        images = prior.decode(runner.code)
+        looks = [read(at.features(images, read.layers, settings.fit)) for at in seen]  # type: ignore[arg-type]
+        standing.append(torch.stack(looks).mean(0))
+    return torch.stack(standing)
+
+
+def _winners(runners: list[Climb], standing: Tensor) -> Climb:
+    """Of each sample's runners the one that stands highest, ``standing`` being ``[runners, N]``."""
+    winner = standing.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(0)
     sample = torch.arange(len(winner), device=winner.device)
     return Climb(
         torch.stack([runner.code for runner in runners])[winner, sample],

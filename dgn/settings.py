@@ -51,8 +51,11 @@ class AscentSettings:
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor multiplies in it), for the loop only;
             the returned image and its activation are always computed in float32.
-        starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before the one
-            with the highest activation over the last quarter of these steps goes on alone (1 start: no race).
+        starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before one goes
+            on alone (1 start: no race).
+        race_by: which one: with ``"activation"`` that of the highest activation over the last quarter of these steps;
+            with ``"probability"`` the one whose image the network names best, by the mean log-probability at several
+            input sizes (for units that are no class: the mean activation there).
         start_scale: distance of the start code from the mean code, as a multiple of the prior's own (0: all start
             from the mean code).
         refine_steps, refine_lr: a second ascent in the prior's finer code, where it has one (0: none).
@@ -90,6 +93,7 @@ class AscentSettings:
     precision: str = "auto"
     starts: int = 1
     race_steps: int = 30
+    race_by: str = "activation"
     start_scale: float = 1.0
     refine_steps: int = 0
     refine_lr: float = 0.04
@@ -188,6 +192,8 @@ class AscentSettings:
             raise DgnError(f"input_size is {self.input_size}, expected pixels above 0")
         if self.keep not in ("last", "best"):
             raise DgnError(f"unknown keep {self.keep!r}, expected 'last' or 'best'")
+        if self.race_by not in ("activation", "probability"):
+            raise DgnError(f"unknown race_by {self.race_by!r}, expected 'activation' or 'probability'")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise DgnError(f"unknown precision {self.precision!r}, expected 'auto', 'bf16' or 'fp32'")
         if self.fit not in ("resize", "crop"):

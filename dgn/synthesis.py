@@ -221,7 +221,7 @@ def plan(
         raise DgnError("give at least one seed, and a batch above 0")
     notes = _before_the_code(network, parsed, prior)
     if settings.rule == "ppgn":
-        parsed = [_as_log(unit) for unit in parsed]
+        parsed = [unit.as_log() for unit in parsed]  # PPGN climbs a class's log-probability
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
     if settings.diversity:
@@ -383,10 +383,3 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
         f"{', '.join(early)}: before {prior.code_layer[1]}, whose code prior {prior.name!r} inverts; the prior adds "
         "structure of its own there: compare prior=fourier"
     ]
-
-
-def _as_log(unit: Unit) -> Unit:
-    """PPGN climbs a class's log-probability; other units as they are."""
-    if unit.class_index is None:
-        return unit
-    return replace(unit, terms=(replace(unit.terms[0], form="log"),))

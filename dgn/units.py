@@ -70,6 +70,10 @@ class Unit:
             return None if term.direction or term.index == WHOLE else term.index
         return None
 
+    def as_log(self) -> Unit:
+        """A class's log-probability; other units as they are."""
+        return self if self.class_index is None else replace(self, terms=(replace(self.terms[0], form="log"),))
+
     @property
     def file_name(self) -> str:
         """The name in letters, digits, ``.``, ``_`` and ``-``; names that differ stay different."""

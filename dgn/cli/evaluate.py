@@ -198,10 +198,10 @@ def _past(folder: Path) -> dict[str, Any]:
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     config = OmegaConf.load(folder / "config.yaml")
-    if config.get("verb") == "facets":  # facets of the one unit take the place of seeds
+    if OmegaConf.select(config, "verb") == "facets":  # facets of the one unit take the place of seeds
         for row in rows:
             row["seed"] = str(int(row["unit"].rpartition(" ")[2]) - 1)
-            row["unit"] = str(config.unit)
+            row["unit"] = str(OmegaConf.select(config, "unit"))
     methods = list(dict.fromkeys(row["prior"] for row in rows))
     return {"folder": folder, "rows": rows, "network": config.network, "methods": methods}
 

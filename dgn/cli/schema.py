@@ -69,6 +69,7 @@ class AscentConfig:
     precision: str | None = None
     starts: int | None = None
     race_steps: int | None = None
+    race_by: str | None = None
     start_scale: float | None = None
     refine_steps: int | None = None
     refine_lr: float | None = None
