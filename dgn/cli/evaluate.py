@@ -194,7 +194,9 @@ def _synthesized(
 def _past(folder: Path) -> dict[str, Any]:
     """What a run of ``dgn synthesize`` or ``dgn facets`` holds."""
     if not (folder / "results.csv").is_file() or not (folder / "config.yaml").is_file():
-        raise DgnError(f"{str(folder)!r} is no folder of a dgn synthesize or facets run: it lacks results.csv or config.yaml")
+        raise DgnError(
+            f"{str(folder)!r} is no folder of a dgn synthesize or facets run: it lacks results.csv or config.yaml"
+        )
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     config = OmegaConf.load(folder / "config.yaml")
