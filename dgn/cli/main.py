@@ -160,6 +160,9 @@ def explain(error: Exception, verb: str) -> str:
         return f"no key {str(full[1] if full else key)!r}{nearest(key, _keys(verb, conf))}"
     found = re.search(r"Could not find '([^']+)/([^/']+)'", text)
     if found:
+        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm"}.get(found[2])
+        if extra:
+            return f"launcher={extra} needs a plugin: pip install 'dgn[{extra}]'"
         options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
         return f"no {found[1]} {found[2]!r}{nearest(found[2], options)}; expected one of: {', '.join(options)}"

@@ -79,6 +79,18 @@ def job_config(context: HydraContext, config: DictConfig, overrides: Sequence[st
     return job
 
 
+def run_composed(callbacks: Any, task: TaskFunction, config: DictConfig) -> JobReturn:
+    """Run a job whose configuration was composed elsewhere."""
+    setup_globals()
+    JobRuntime.instance().set("name", "dgn")
+    context: Any = HydraContext(config_loader=None, callbacks=callbacks)
+    done: JobReturn = run_job(
+        hydra_context=context, task_function=task, config=config, job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )  # fmt: skip
+    return done
+
+
 def visible_gpus() -> list[str]:
     """Ids of the GPUs that this process may use."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -177,14 +189,8 @@ def work(pipe: connection.Connection, callbacks: Any, task: TaskFunction) -> Non
     signal.signal(signal.SIGINT, stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        setup_globals()
-        JobRuntime.instance().set("name", "dgn")
-        context: Any = HydraContext(config_loader=None, callbacks=callbacks)  # jobs come composed
         while (config := pipe.recv()) is not None:
-            done = run_job(
-                hydra_context=context, task_function=task, config=config, job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )  # fmt: skip
+            done = run_composed(callbacks, task, config)
             sound = done.status == JobStatus.COMPLETED and not getattr(task, "broken", False)
             pipe.send((done.return_value if done.status == JobStatus.COMPLETED else float("nan"), sound))
     except (KeyboardInterrupt, EOFError):
