@@ -30,7 +30,7 @@ CONFIG = {"_target_": "hydra_plugins.dgn_launchers.local.LocalLauncher", "slots"
 ConfigStore.instance().store(group="hydra/launcher", name="dgn_local", node=CONFIG, provider="dgn")
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(Launcher):  # type: ignore[misc]
     """Feeds jobs to workers; one that dies is replaced, and its job alone counts as failed."""
 
     def __init__(self, slots: int | None = None, threads: int | None = None) -> None:

@@ -15,16 +15,17 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 CONFIG = {
-    "_target_": "hydra_plugins.dgn_launchers.on_ray.RayLauncher", "address": "auto", "gpus": 1.0, "cpus": 1.0, "init": {},
+    "_target_": "hydra_plugins.dgn_launchers.on_ray.RayLauncher",
+    "address": "auto", "gpus": 1.0, "cpus": 1.0, "init": {},
 }  # fmt: skip
-"""``address``: of the cluster (``auto``: the one that RAY_ADDRESS or this machine knows; ``local``: one for this sweep).
-``gpus``, ``cpus``: of each job. ``init``: further keywords of ``ray.init``. Workers see the driver's files: a cluster of
-several machines needs the same folder on all."""
+"""``address``: of the cluster (``auto``: the one that RAY_ADDRESS or this machine knows; ``local``: one of its own).
+``gpus``, ``cpus``: of each job. ``init``: further keywords of ``ray.init``. Jobs run in the folder in which the sweep
+was started: a cluster of several machines needs it on all."""
 
 ConfigStore.instance().store(group="hydra/launcher", name="dgn_ray", node=CONFIG, provider="dgn")
 
 
-class RayLauncher(Launcher):
+class RayLauncher(Launcher):  # type: ignore[misc]
     """One task a job; a task that dies fails alone."""
 
     def __init__(

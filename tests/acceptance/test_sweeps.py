@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SmallCNN
+from hydra import compose, initialize_config_dir
 
+from dgn.cli import schema
 from dgn.cli.main import main
+from dgn.resources import resource
 
 TINY = [
     "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",
@@ -248,24 +251,14 @@ def test_submitit(small: str, tmp_path: Path) -> None:
     assert {row["job"] for row in rows(tmp_path / "sweep" / "results.csv")} == {"0"}
 
 
-def test_slurm_composes(small: str, tmp_path: Path) -> None:
+def test_slurm_composes() -> None:
     """The configuration that goes to Slurm."""
-    job = [
-        "synthesize",
-        "-m",
-        "launcher=slurm",
-        "launcher.partition=gpu",
-        "launcher.gpus=2",
-        "--cfg",
-        "hydra",
-        "--resolve",
-    ]
-    process = start(*job, "seed=0,1", cwd=tmp_path)
-    printed, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "submitit_launcher.SlurmLauncher" in printed
-    assert "partition: gpu" in printed and "gpus_per_node: 2" in printed
-    assert not list(tmp_path.iterdir())
+    schema.register()
+    with initialize_config_dir(str(resource("conf")), version_base="1.3"):
+        overrides = ["launcher=slurm", "launcher.partition=gpu", "launcher.gpus=2", "hydra.launcher.account=me"]
+        chosen = compose("synthesize", overrides, return_hydra_config=True).hydra.launcher
+    assert chosen._target_.endswith("submitit_launcher.SlurmLauncher")
+    assert (chosen.partition, chosen.gpus_per_node, chosen.account, chosen.mem_gb) == ("gpu", 2, "me", 32)
 
 
 def test_ray(small: str, tmp_path: Path) -> None:
