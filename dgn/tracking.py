@@ -18,6 +18,10 @@ ALLOWANCE, SHARE = 0.5, 0.01
 """Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out."""
 
 
+MOST_PICTURES = 512
+"""In the table of results."""
+
+
 class Tracker:
     """Logs curves, pictures, the results table and the configuration of one job, from a thread of its own.
 
@@ -121,12 +125,11 @@ class Tracker:
             columns = list(rows[0])
             table = wandb.Table(columns=["picture", *columns])
             began = time.monotonic()
-            for row in rows:
+            left = max(ALLOWANCE, ALLOWANCE + SHARE * (began - self._began) - (self.seconds - self._started))
+            for number, row in enumerate(rows):
                 values = [None if row[column] == "" else row[column] for column in columns]
-                spent = time.monotonic() - began
-                left = ALLOWANCE + SHARE * (began - self._began) - (self.seconds - self._started)
-                picture = wandb.Image(str(folder / str(row["image"]))) if spent <= max(left, ALLOWANCE) else None
-                table.add_data(picture, *values)
+                shown = number < MOST_PICTURES and time.monotonic() - began <= left
+                table.add_data(wandb.Image(str(folder / str(row["image"]))) if shown else None, *values)
             run.log({"results": table})
 
         if rows:

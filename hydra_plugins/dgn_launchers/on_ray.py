@@ -14,6 +14,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from dgn.errors import DgnError
+
 CONFIG = {
     "_target_": "hydra_plugins.dgn_launchers.on_ray.RayLauncher",
     "address": "auto", "gpus": 1.0, "cpus": 1.0, "init": {},
@@ -44,7 +46,10 @@ class RayLauncher(Launcher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
-        import ray
+        try:
+            import ray
+        except ImportError:
+            raise DgnError("launcher=ray needs Ray: pip install 'dgn[ray]'") from None
 
         from hydra_plugins.dgn_launchers.local import job_config
 
