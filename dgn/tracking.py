@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dgn.errors import DgnError, nearest
+from dgn.writer import Writer
 
 MODES = ("offline", "online", "off")
 
+ALLOWANCE, SHARE = 0.5, 0.01
+"""Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out."""
+
+
+MOST_PICTURES = 512
+"""In the table of results."""
+
 
 class Tracker:
-    """Logs curves, pictures, the results table and the configuration of one job.
+    """Logs curves, pictures, the results table and the configuration of one job, from a thread of its own.
+
+    Curves and the pictures of the table are thinned out where logging would cost more than :data:`SHARE` of the time;
+    the summary, the grid and the table's numbers are always complete.
 
     Args:
         mode: ``"offline"`` (no account, no network), ``"online"``, or ``"off"``. Online falls back to offline, with a
@@ -41,6 +53,11 @@ class Tracker:
     ) -> None:
         check_mode(mode)
         self._run: Any = None
+        self._writer: Writer | None = None
+        self._began = time.monotonic()
+        self.seconds = 0.0
+        """Spent in Weights & Biases so far, its start included."""
+        self._started = 0.0
         if mode == "off":
             return
         import wandb
@@ -52,18 +69,33 @@ class Tracker:
                     project=project, entity=entity, name=name, group=group, job_type=job_type,
                     reinit="finish_previous", settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
                 )  # fmt: skip
+                self._writer = Writer(most=256)
+                self.seconds = self._started = time.monotonic() - self._began
                 return
             except Exception as error:
                 warnings.warn(f"Weights & Biases ({attempt}) did not start: {_line(error)}", stacklevel=2)
 
-    def _guard(self, action: str, call: Any) -> None:
-        if self._run is None:
+    def _guard(self, action: str, call: Callable[[Any], None], *, optional: bool = False) -> None:
+        """Have the thread do it; what goes wrong ends the tracking, and nothing else."""
+        if self._writer is None:
             return
-        try:
-            call(self._run)
-        except Exception as error:
-            self._run = None
-            warnings.warn(f"Weights & Biases stopped at {action}: {_line(error)}", stacklevel=3)
+
+        def work() -> None:
+            if self._run is None or (optional and self._dear()):
+                return
+            began = time.monotonic()
+            try:
+                call(self._run)
+            except Exception as error:
+                self._run = None
+                warnings.warn(f"Weights & Biases stopped at {action}: {_line(error)}", stacklevel=3)
+            self.seconds += time.monotonic() - began
+
+        self._writer.put(work)
+
+    def _dear(self) -> bool:
+        """Whether logging has cost more than it may."""
+        return self.seconds - self._started > ALLOWANCE + SHARE * (time.monotonic() - self._began)
 
     def curves(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step; each prefix has a step axis of its own, ``PREFIX/step``."""
@@ -72,7 +104,7 @@ class Tracker:
             run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
             run.log({f"{prefix}/step": step, **{f"{prefix}/{name}": value for name, value in values.items()}})
 
-        self._guard("curves", log)
+        self._guard("curves", log, optional=True)
 
     def picture(self, name: str, path: Path, caption: str = "") -> None:
         """A picture from a file."""
@@ -85,16 +117,19 @@ class Tracker:
         self._guard("a picture", log)
 
     def table(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """The results with their images."""
+        """The results with their images; of very many images, with those of the first rows."""
 
         def log(run: Any) -> None:
             import wandb
 
             columns = list(rows[0])
             table = wandb.Table(columns=["picture", *columns])
-            for row in rows:
+            began = time.monotonic()
+            left = max(ALLOWANCE, ALLOWANCE + SHARE * (began - self._began) - (self.seconds - self._started))
+            for number, row in enumerate(rows):
                 values = [None if row[column] == "" else row[column] for column in columns]
-                table.add_data(wandb.Image(str(folder / str(row["image"]))), *values)
+                shown = number < MOST_PICTURES and time.monotonic() - began <= left
+                table.add_data(wandb.Image(str(folder / str(row["image"]))) if shown else None, *values)
             run.log({"results": table})
 
         if rows:
@@ -120,8 +155,12 @@ class Tracker:
         self._guard("the summary", lambda run: run.summary.update(dict(values)))
 
     def finish(self, *, failed: bool = False) -> None:
-        """End the run, marked as failed where it did."""
+        """End the run, marked as failed where it did; all that was logged before is written."""
+        if self._writer is None:
+            return
         self._guard("the end", lambda run: run.finish(exit_code=1 if failed else 0))
+        writer, self._writer = self._writer, None
+        writer.close()
         self._run = None
 
 

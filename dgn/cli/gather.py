@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
             job = one["folder"].name
             overrides = " ".join(manifest.get("overrides", []))
             group["rows"].append({**row, "image": f"{job}/{row['image']}", "job": job, "overrides": overrides})
+    for group in merged.values():
+        group["rows"] = _unit_by_unit(group["rows"])
     rows = [row for group in merged.values() for row in group["rows"]]
     joined = Run(folder)
     joined.write_table(rows, (*COLUMNS, "job", "overrides"))
@@ -94,6 +97,19 @@ def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
             labels[index] = f"{labels[index]} {one['folder'].name}".strip()
         seen.setdefault(labels[index], set()).update(samples)
     return labels
+
+
+def _unit_by_unit(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows in the order of one run: by prior, then by unit, those of shards in turn, as they were dealt out."""
+    priors = list(dict.fromkeys(row["prior"] for row in rows))
+    units: dict[str, dict[str, int]] = {}
+    places: dict[str, int] = {}
+    for row in rows:
+        of_job = units.setdefault(row["job"], {})
+        place = of_job.setdefault(row["unit"], len(of_job))
+        shard = re.search(r"(?:^| )shard=(\d+)/(\d+)", row["overrides"])
+        places.setdefault(row["unit"], place * int(shard[2]) + int(shard[1]) - 1 if shard else place)
+    return sorted(rows, key=lambda row: (priors.index(row["prior"]), places[row["unit"]], row["unit"]))
 
 
 def _order(path: Path) -> tuple[int, str]:

@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     except DgnError as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        return _fail("interrupted; the same command continues", stop.args[0] if stop.args else 130)
+        goes_on = verb == "synthesize" or "-m" in rest or "--multirun" in rest
+        line = "interrupted; the same command continues" if goes_on else "interrupted"
+        return _fail(line, stop.args[0] if stop.args else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -160,6 +162,9 @@ def explain(error: Exception, verb: str) -> str:
         return f"no key {str(full[1] if full else key)!r}{nearest(key, _keys(verb, conf))}"
     found = re.search(r"Could not find '([^']+)/([^/']+)'", text)
     if found:
+        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm"}.get(found[2])
+        if extra:
+            return f"launcher={extra} needs a plugin: pip install 'dgn[{extra}]'"
         options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
         return f"no {found[1]} {found[2]!r}{nearest(found[2], options)}; expected one of: {', '.join(options)}"

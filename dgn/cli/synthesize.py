@@ -104,7 +104,7 @@ class _Job:
         self.seeds, self.manifest = seeds, manifest
         self.rows: list[dict[str, Any]] = []
         self.done: dict[str, list[Part]] = {job.prior.name: [] for job in plans}
-        self.tabled = time.monotonic()
+        self.tabled, self.began = time.monotonic(), time.perf_counter()
 
     def run(self) -> dict[str, float]:
         """Climb what is left to climb, and write everything; returns the summary."""
@@ -194,7 +194,8 @@ class _Job:
         tracker.table(self.rows, folder.folder)
         tracker.summary(summary)
         tracker.finish()
-        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary})
+        cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.seconds, 3)}
+        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary, **cost})
         return summary
 
     def _give_up(self, error: BaseException) -> None:

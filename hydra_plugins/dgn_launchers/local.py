@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, ru
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+from tqdm import tqdm
 
 PATIENCE = 30.0
 """Seconds that a worker has to write what it has when it is told to stop."""
@@ -30,7 +31,7 @@ CONFIG = {"_target_": "hydra_plugins.dgn_launchers.local.LocalLauncher", "slots"
 ConfigStore.instance().store(group="hydra/launcher", name="dgn_local", node=CONFIG, provider="dgn")
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(Launcher):  # type: ignore[misc]
     """Feeds jobs to workers; one that dies is replaced, and its job alone counts as failed."""
 
     def __init__(self, slots: int | None = None, threads: int | None = None) -> None:
@@ -50,20 +51,26 @@ class LocalLauncher(Launcher):
         threads = self.threads or max(1, (os.cpu_count() or 1) // slots)
         waiting = deque(enumerate(job_overrides))
         results: dict[int, JobReturn] = {}
+        bar = tqdm(total=len(job_overrides), unit="job", disable=not self.config.get("progress", True))
         pool = [_Worker(self, gpus[slot % len(gpus)] if gpus else None, threads) for slot in range(slots)]
         try:
             while len(results) < len(job_overrides):
                 for worker in pool:
                     if worker.job is None and waiting:
                         place, overrides = waiting.popleft()
-                        worker.send(place, job_config(self.context, self.config, overrides, initial_job_idx + place))
+                        job = job_config(self.context, self.config, overrides, initial_job_idx + place)
+                        if "progress" in job:
+                            job.progress = False  # the bars of several processes would overwrite each other
+                        worker.send(place, job)
                 busy = [worker for worker in pool if worker.job is not None]
                 ready = connection.wait([worker.pipe for worker in busy])
                 for worker in busy:
                     if worker.pipe in ready and worker.job is not None:
                         place, number = worker.job, initial_job_idx + worker.job
                         results[place] = worker.receive(number, list(job_overrides[place]))
+                        bar.update()
         finally:
+            bar.close()
             for worker in pool:
                 worker.stop()
             for worker in pool:
@@ -77,6 +84,18 @@ def job_config(context: HydraContext, config: DictConfig, overrides: Sequence[st
     with open_dict(job):
         job.hydra.job.id = job.hydra.job.num = number
     return job
+
+
+def run_composed(callbacks: Any, task: TaskFunction, config: DictConfig) -> JobReturn:
+    """Run a job whose configuration was composed elsewhere."""
+    setup_globals()
+    JobRuntime.instance().set("name", "dgn")
+    context: Any = HydraContext(config_loader=None, callbacks=callbacks)
+    done: JobReturn = run_job(
+        hydra_context=context, task_function=task, config=config, job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )  # fmt: skip
+    return done
 
 
 def visible_gpus() -> list[str]:
@@ -177,14 +196,8 @@ def work(pipe: connection.Connection, callbacks: Any, task: TaskFunction) -> Non
     signal.signal(signal.SIGINT, stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        setup_globals()
-        JobRuntime.instance().set("name", "dgn")
-        context: Any = HydraContext(config_loader=None, callbacks=callbacks)  # jobs come composed
         while (config := pipe.recv()) is not None:
-            done = run_job(
-                hydra_context=context, task_function=task, config=config, job_dir_key="hydra.sweep.dir",
-                job_subdir_key="hydra.sweep.subdir",
-            )  # fmt: skip
+            done = run_composed(callbacks, task, config)
             sound = done.status == JobStatus.COMPLETED and not getattr(task, "broken", False)
             pipe.send((done.return_value if done.status == JobStatus.COMPLETED else float("nan"), sound))
     except (KeyboardInterrupt, EOFError):
