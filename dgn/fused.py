@@ -60,6 +60,15 @@ def close(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())  # false for not-a-number
 
 
+class _Packed:
+    """A weight as oneDNN orders it, shared by copies of a module."""
+
+    weight: Any = None
+
+    def __deepcopy__(self, _memo: Any) -> _Packed:
+        return self
+
+
 class FusedConv(nn.Module):
     """A convolution with the norm and the activation function that followed it, in one pass of oneDNN."""
 
@@ -72,12 +81,17 @@ class FusedConv(nn.Module):
         self.kernel, self.stride, self.dilation = conv.kernel_size, list(conv.stride), list(conv.dilation)
         self.padding = [0, 0] if self.same else [int(side) for side in conv.padding]
         self.groups = conv.groups
+        self.packed = _Packed()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.same:
             x = pad_same(x, list(self.kernel), self.stride, self.dilation)
+        how = (self.padding, self.stride, self.dilation, self.groups)
+        if self.packed.weight is None:  # in oneDNN's own order for the shape that comes first; others may come later
+            weight = self.weight.detach()
+            self.packed.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, list(x.shape))
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.act
+            x, self.packed.weight, self.bias, self.padding, self.stride, self.dilation, self.groups, *self.act
         )
 
 

@@ -27,6 +27,9 @@ MOST_WORKERS = 8
 FEW = 48
 """For fewer patches, looking for cuts takes longer than it saves."""
 
+CLASSES = 3
+"""Sizes of crops along an axis."""
+
 WORTH = 1.15
 """How much cheaper a patch has to be than an image, by the count of multiplications, for cuts to be used."""
 
@@ -48,7 +51,7 @@ class _Span:
 
 
 _known: WeakKeyDictionary[Network, dict[tuple[str, ...], tuple[Network, list[Cut], float]]] = WeakKeyDictionary()
-"""What was found out about networks: it takes as long as some twenty images. Each image's check says if it still holds."""
+"""What was found out about networks, at the price of some twenty images; each image's check says if it still holds."""
 
 
 class PatchReader:
@@ -79,7 +82,7 @@ class PatchReader:
             self.image, self.cover = network.prepare(image[None]), network.prepare(cover[None])
             for base, chain in self._ways(network):
                 self._set(base, chain)
-                if base is network and len(chain) == 1 or self._agrees(network, image, cover):
+                if (base is network and len(chain) == 1) or self._agrees(network, image, cover):
                     break
         self.how = "crops" if len(self.chain) > 1 else "whole images"
 
@@ -147,14 +150,15 @@ class PatchReader:
             batch: patches a forward pass.
             note: called with the number of patches done.
         """
-        spans = [{at: self._span(axis, at) for at in {place[axis] for place in self.places}} for axis in (0, 1)]
-        ranks = [_ranks(spans[axis]) for axis in (0, 1)]
-        # Patches whose crops have much the same size go together: the largest sets the size for all.
-        order = sorted(
-            range(len(self.places)),
-            key=lambda n: (ranks[0][self.places[n][0]] // 2, ranks[1][self.places[n][1]], self.places[n]),
-        )
-        parts = [order[first : first + batch] for first in range(0, len(order), batch)]
+        spans = [{at: self._span(axis, at) for at in sorted({place[axis] for place in self.places})} for axis in (0, 1)]
+        classes = [_classes(spans[axis]) for axis in (0, 1)]
+        for axis in (0, 1):
+            _widen(spans[axis], classes[axis])
+        together: dict[tuple[int, int], list[int]] = {}
+        for n, (top, left) in enumerate(self.places):
+            together.setdefault((classes[0][top], classes[1][left]), []).append(n)
+        parts = [part.tolist() for group in together.values()
+                 for part in torch.tensor(group).tensor_split(-(-len(group) // batch))]  # fmt: skip
         values = torch.zeros(len(self.places))
         done = 0
         with _workers(self, min(self.threads, MOST_WORKERS, len(parts))) as submit:
@@ -180,21 +184,43 @@ def _cuts(network: Network, layers: Sequence[str]) -> tuple[list[Cut], float]:
         return [], 0.0
 
 
-def _ranks(spans: dict[int, _Span]) -> dict[int, int]:
-    """Places along an axis in order of the size of their crops."""
+def _classes(spans: dict[int, _Span]) -> dict[int, int]:
+    """Places along an axis in a few classes by the size of their crops, which are then as large as the class's largest.
+
+    Near the border a patch changes less. Few classes, for each size of a map has to be prepared by oneDNN.
+    """
     size = {at: sum(high - low for low, high in span.crops) for at, span in spans.items()}
-    sizes = sorted(set(size.values()))
-    return {at: sizes.index(value) for at, value in size.items()}
+    order = sorted(size, key=lambda at: (size[at], at))
+    classes = {at: rank * CLASSES // len(order) for rank, at in enumerate(order)}
+    first = {size[at]: classes[at] for at in reversed(order)}  # the same size, the same class
+    return {at: first[size[at]] for at in order}
+
+
+def _widen(spans: dict[int, _Span], classes: dict[int, int]) -> None:
+    """Make the crops of each class equally large."""
+    for chosen in set(classes.values()):
+        inside = [at for at in spans if classes[at] == chosen]
+        sides = [
+            max(high - low for low, high in level) for level in zip(*(spans[at].crops for at in inside), strict=True)
+        ]
+        for at in inside:
+            crops = tuple((low, low + side) for (low, _), side in zip(spans[at].crops, sides, strict=True))
+            spans[at] = _Span(spans[at].touched, crops)
 
 
 @contextmanager
 def _workers(reader: PatchReader, count: int) -> Iterator[Any]:
-    """A function that gives parts to so many threads, each with a copy of the module's structure, not of its weights."""
+    """A function that gives parts to so many threads, each with its own copy of the module, but for the weights."""
     shared = {id(tensor): tensor for tensor in [*reader.module.parameters(), *reader.module.buffers()]}
     try:
         modules = [reader.module, *(copy.deepcopy(reader.module, dict(shared)) for _ in range(count - 1))]
     except Exception:
         modules = [reader.module]
+    if len(modules) == 1:
+        alone = _Worker(reader, reader.module)
+        with alone.hooked(), torch.inference_mode():
+            yield lambda work, parts: (work(alone, part) for part in parts)
+        return
     before = torch.get_num_threads()
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     pool = ThreadPoolExecutor(
