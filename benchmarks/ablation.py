@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--stride", type=int, default=8)
     parser.add_argument("--batches", type=int, nargs="+", default=[8])
+    parser.add_argument("--bare", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -56,7 +57,7 @@ def main() -> None:
     theirs = []
     calls = {
         "captum, default": lambda: theirs.append(Occlusion(network.module).attribute(prepared, **windows)),
-        **{f"bare forward, batch {batch}": lambda batch=batch: bare(batch) for batch in (4, 16)},
+        **{f"bare forward, batch {batch}": lambda batch=batch: bare(batch) for batch in options.bare},
         **{f"dgn, batch {batch}": lambda batch=batch: mine(batch, False) for batch in options.batches},
         "dgn, first image of a network": lambda: mine(options.batches[0], True),
     }

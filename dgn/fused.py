@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from dgn.errors import DgnError
 from dgn.network import Network
 
-TOLERANCE = 1e-4
+TOLERANCE = 2e-5
 """Largest difference, as a share of the largest number of a layer, that a change of the order of sums may make."""
 
 
@@ -72,11 +72,14 @@ class _Packed:
 class FusedConv(nn.Module):
     """A convolution with the norm and the activation function that followed it, in one pass of oneDNN."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor, act: nn.Module | None) -> None:
         super().__init__()
         self.register_buffer("weight", weight)
         self.register_buffer("bias", bias)
-        self.act = _NAMES[type(act)](act)
+        self.act: tuple[Any, ...] = _NAMES[type(act)](act)
         self.same = isinstance(conv, Conv2dSame)
         self.kernel, self.stride, self.dilation = conv.kernel_size, list(conv.stride), list(conv.dilation)
         self.padding = [0, 0] if self.same else [int(side) for side in conv.padding]

@@ -101,6 +101,7 @@ def test_ablate(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = table(Path("a/results.csv"))
     assert row["unit"] == "zebra" and float(row["insertion_area"]) != 0
     drops = np.loadtxt("a/images/01--zebra.csv", delimiter=",")
+    assert set(json.loads(Path("a/manifest.json").read_text())["computed"].values()) == {"whole images"}
     assert drops.shape == (3, 3) and float(row["largest_drop"]) == pytest.approx(drops.max(), rel=1e-4)
     assert Path("a/ablation.png").stat().st_size > 1000 and Path("a/curves.png").stat().st_size > 1000
     assert main(["synthesize", "prior=pixel", "units=[zebra]", "out=run", *SHORT, *QUIET]) == 0
