@@ -1,41 +1,37 @@
 """Region ablation against Captum's Occlusion at its defaults: python benchmarks/ablation.py [--threads N]
 
-The same network, image, windows and strides, in one process; each is run twice and the faster run counts.
+The same network, image, windows and strides, in one process; all take turns, and each one's fastest run counts. A bare
+loop of the network's forward pass over as many preloaded images is measured with them, at the batch that is fastest.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from captum.attr import Occlusion
+from machine import alternate, machine
 
 import dgn
+from dgn import patches
 from dgn.ablation import ablate
-
-
-def best(call: Callable[[], object], repeats: int = 2) -> float:
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--network", default="efficientnet_lite0")
+    parser.add_argument("--weights", default=None)
     parser.add_argument("--size", type=int, default=16)
     parser.add_argument("--stride", type=int, default=8)
+    parser.add_argument("--batches", type=int, nargs="+", default=[8])
+    parser.add_argument("--bare", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    network = dgn.load_network(options.network)
+    network = dgn.load_network(options.network, weights=options.weights)
     image = torch.rand(3, *network.input_size, generator=torch.Generator().manual_seed(0))
     prepared = network.prepare(image[None])
     windows = {
@@ -43,14 +39,43 @@ def main() -> None:
         "strides": (3, options.stride, options.stride),
         "target": 0,
     }
-    found = {
-        f"dgn, batch {batch}": best(
-            lambda batch=batch: ablate(network, image, 0, size=options.size, stride=options.stride, batch=batch)
-        )
-        for batch in (4, 16, 64)
+    settings = {"size": options.size, "stride": options.stride}
+    first = ablate(network, image, 0, **settings)
+    count = first.drops.numel()
+
+    def bare(batch: int) -> None:
+        images = prepared.repeat(batch, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            for _ in range(count // batch):
+                network.module(images)
+
+    def mine(batch: int, forget: bool) -> None:
+        if forget:
+            patches._known.clear()
+        ablate(network, image, 0, **settings, batch=batch)
+
+    theirs = []
+    calls = {
+        "captum, default": lambda: theirs.append(Occlusion(network.module).attribute(prepared, **windows)),
+        **{f"bare forward, batch {batch}": lambda batch=batch: bare(batch) for batch in options.bare},
+        **{f"dgn, batch {batch}": lambda batch=batch: mine(batch, False) for batch in options.batches},
+        "dgn, first image of a network": lambda: mine(options.batches[0], True),
+    }
+    seconds = alternate(calls, options.rounds)
+    captum = seconds["captum, default"]
+    fastest = min(value["wall"] for name, value in seconds.items() if name.startswith("bare"))
+    result = {
+        "machine": machine(), "network": options.network, **settings, "patches": count, "how": first.how,
+        "seconds": seconds,
+        "largest difference from captum": float((first.heat - theirs[0][0, 0]).abs().max()),
+        "times captum": {
+            name: {key: round(captum[key] / value[key], 2) for key in value}
+            for name, value in seconds.items() if name.startswith("dgn")
+        },
+        "share of the bare forward speed": {
+            name: round(fastest / value["wall"], 2) for name, value in seconds.items() if name.startswith("dgn")
+        },
     }  # fmt: skip
-    found["captum, default"] = best(lambda: Occlusion(network.module).attribute(prepared, **windows))
-    result = {"threads": options.threads, "network": options.network, "seconds": found}
     print(json.dumps(result, indent=1))
     folder = Path(__file__).parent / "results" / "ablation"
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from dgn.ascent.transforms import gaussian
 from dgn.errors import DgnError, nearest
 from dgn.network import Network
+from dgn.patches import PatchReader
 from dgn.units import Reader, Unit, parse_units
 
 FILLS = ("grey", "mean", "blur", "noise")
@@ -31,6 +32,7 @@ class Ablation:
         image: ``[C, H, W]``, the image as the network saw it.
         size, stride: of the patches in pixels of the input, ``(height, width)``.
         fill: what they were covered with.
+        how: ``"crops"``: only what a patch can change was computed; or ``"whole images"``.
     """
 
     unit: Unit
@@ -41,6 +43,7 @@ class Ablation:
     size: tuple[int, int]
     stride: tuple[int, int]
     fill: str
+    how: str
 
 
 @dataclass
@@ -69,7 +72,7 @@ def ablate(
     stride: int | tuple[int, int] = 16,
     fill: str = "grey",
     seed: int = 0,
-    batch: int = 16,
+    batch: int = 8,
     note: Callable[[int, int], object] | None = None,
 ) -> Ablation:
     """Slide a patch over an image and see what the unit loses.
@@ -104,25 +107,19 @@ def ablate(
     tops = [i * stride[0] for i in range(math.ceil((height - size[0]) / stride[0]) + 1)]
     lefts = [i * stride[1] for i in range(math.ceil((width - size[1]) / stride[1]) + 1)]
     places = [(top, left) for top in tops for left in lefts]
-    whole = float(_read(network, [one], x[None])[0])
-    drops: list[Tensor] = []
+    reader = PatchReader(network, one.layers, x, cover, places, size)
+    whole = float(Reader([one], device=x.device)(reader.clean)[0])
+
+    def value(features: dict[str, Tensor]) -> Tensor:
+        return Reader([one] * len(features[one.layers[0]]), device=x.device)(features)
+
+    drops = whole - reader.read(value, batch, (lambda done: note(done, len(places))) if note else None)
     heat, count = torch.zeros(height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
-    for first in range(0, len(places), batch):
-        part = places[first : first + batch]
-        covered = x.repeat(len(part), 1, 1, 1)
-        for row, (top, left) in enumerate(part):
-            where = (slice(top, top + size[0]), slice(left, left + size[1]))
-            covered[row][:, where[0], where[1]] = cover[:, where[0], where[1]]
-        drop = whole - _read(network, [one] * len(part), covered)
-        for (top, left), value in zip(part, drop.tolist(), strict=True):
-            heat[top : top + size[0], left : left + size[1]] += value
-            count[top : top + size[0], left : left + size[1]] += 1
-        drops.append(drop)
-        if note:
-            note(first + len(part), len(places))
+    for (top, left), drop in zip(places, drops.tolist(), strict=True):
+        heat[top : top + size[0], left : left + size[1]] += drop
+        count[top : top + size[0], left : left + size[1]] += 1
     heat = (heat / count.clamp(min=1)).float()
-    table = torch.cat(drops).view(len(tops), len(lefts))
-    return Ablation(one, whole, table, heat, x.cpu(), size, stride, fill)
+    return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill, reader.how)
 
 
 def curves(

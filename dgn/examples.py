@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -153,19 +155,24 @@ class _Lists:
     def add(self, values: Tensor, peaks: Tensor, indices: Tensor) -> None:
         """A batch: activations and peaks ``[U, N]`` of the images ``indices`` ``[N]``."""
         sound = values.isfinite()
-        draws = torch.tensor([_draw(int(index)) for index in indices])
         low = torch.full_like(values, -torch.inf)
         keys = {
             "top": torch.where(sound, values, low),
             "bottom": torch.where(sound, -values, low),
-            "random": torch.where(sound & (values > 0), draws.expand_as(values), low),
+            "random": torch.where(sound & (values > 0), _draws(indices).expand_as(values), low),
         }
         for kind, key in keys.items():
+            # Only units that this batch changes are sorted: soon few are.
+            rows = (key.amax(1) > self.tensors[f"{kind}_key"][:, -1]).nonzero()[:, 0]
+            if not len(rows):
+                continue
             new = {"key": key, "value": values, "index": indices.expand_as(peaks), "peak": peaks}
-            both = {name: torch.cat([self.tensors[f"{kind}_{name}"], part], 1) for name, part in new.items()}
+            both = {
+                name: torch.cat([self.tensors[f"{kind}_{name}"][rows], part[rows]], 1) for name, part in new.items()
+            }
             order = both["key"].sort(dim=1, descending=True, stable=True).indices[:, : self.k]
             for name, part in both.items():
-                self.tensors[f"{kind}_{name}"] = part.gather(1, order)
+                self.tensors[f"{kind}_{name}"][rows] = part.gather(1, order)
         kept = values.double().where(sound, torch.zeros(1, dtype=torch.float64))
         self.tensors["sum"] += kept.sum(1)
         self.tensors["square"] += kept.square().sum(1)
@@ -173,9 +180,53 @@ class _Lists:
         self.tensors["count"] += sound.sum(1)
 
 
-def _draw(index: int) -> float:
-    """A random number that depends on the image's index alone."""
-    return int.from_bytes(hashlib.sha256(f"example {index}".encode()).digest()[:6], "big") / 2**48
+def _draws(indices: Tensor) -> Tensor:
+    """A random number from 0 to 1 for each image that depends on its index alone (splitmix64 of Steele et al. 2014)."""
+    z = (indices.numpy().astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return torch.from_numpy(((z ^ (z >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) / 2**24)
+
+
+T = TypeVar("T")
+
+
+def _ahead(batches: Iterable[T], depth: int = 3) -> Iterator[T]:
+    """The same batches, made by a thread that is a few ahead: images are decoded while the network computes."""
+    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(item: tuple[bool, Any]) -> bool:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def make() -> None:
+        try:
+            for batch in batches:
+                if not put((True, batch)):
+                    return
+            put((False, None))
+        except BaseException as error:
+            put((False, error))
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if not more:
+                if item is not None:
+                    raise item
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()
 
 
 def find_examples(
@@ -199,7 +250,7 @@ def find_examples(
         network, units: see :func:`dgn.parse_units`.
         data: see :class:`Squares`.
         k: examples of each kind.
-        batch, workers: images a forward pass; processes that decode them (0: this one).
+        batch, workers: images a forward pass; processes that decode them (0: a thread of this one).
         state, save_seconds: a file in which to keep what was found so far, every so many seconds; the same call with
             the same file goes on from there.
         boxes: find receptive fields of units of one convolutional feature.
@@ -232,7 +283,8 @@ def find_examples(
         if state is not None:
             save_tensors(state, lists.tensors, {"key": key, "seen": seen, "broken": broken}, FORMAT)
 
-    read = _BatchReader(network, units)
+    layers = [layer for unit in units for layer in unit.layers]
+    read = _BatchReader(network.fast(list(dict.fromkeys(layers))), units)
     total, saved = len(squares), time.monotonic()
     loader: DataLoader[Any] = DataLoader(
         squares, batch_size=batch, sampler=range(seen, total), num_workers=workers,
@@ -240,7 +292,7 @@ def find_examples(
     )  # fmt: skip
     if note and seen:
         note(seen, total)
-    for pixels, indices in loader:
+    for pixels, indices in _ahead(loader):
         kept = (indices >= 0).nonzero()[:, 0]
         broken += [squares.name(seen + at) for at in (indices < 0).nonzero()[:, 0].tolist()]
         if len(kept):

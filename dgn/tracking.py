@@ -135,6 +135,22 @@ class Tracker:
         if rows:
             self._guard("the table", log)
 
+    def examples(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+        """Examples of a data set: a row a unit, kind and rank, with the image and the part that the unit sees."""
+
+        def log(run: Any) -> None:
+            import wandb
+
+            columns = ["unit", "kind", "rank", "activation", "name"]
+            table = wandb.Table(columns=["image", "field", *columns])
+            for row in rows:
+                pictures = [wandb.Image(str(folder / row[key])) if row[key] else None for key in ("image", "field")]
+                table.add_data(*pictures, *(row[column] for column in columns))
+            run.log({"examples table": table})
+
+        if rows:
+            self._guard("the table of examples", log)
+
     def figures(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Numbers of an evaluation: a table, and each as ``METHOD/METRIC`` (``METHOD/METRIC/JUDGE``) of the summary."""
 

@@ -69,7 +69,8 @@ def run(config: Any) -> None:
         write_atomic(folder.folder / "ablation.png", render(canvas, "png"))
         if config.curve_steps:
             write_atomic(folder.folder / "curves.png", render(draw_lines(curve_panels(found)), "png"))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+        computed = {name: one.how for name, one, _ in found}
+        folder.write_manifest({**manifest, "status": "done", "finished": now(), "computed": computed})
         tracker.picture("ablation", folder.folder / "ablation.png")
         tracker.finish()
     except BaseException:

@@ -58,6 +58,7 @@ def run(config: Any) -> None:
             "units": [{"unit": u.unit.name, "mean": u.mean, "std": u.std, "positive": u.positive} for u in found],
         })  # fmt: skip
         tracker.picture("examples", picture)
+        tracker.examples(rows, folder.folder)
         tracker.finish()
     except BaseException:
         if tracker is not None:

@@ -188,3 +188,47 @@ def test_light_dark_and_hundreds(browser: Any, tmp_path: Path) -> None:
         view.fill("#filter", "unit 39")
         assert view.locator(".row .name").count() == 11 and errors == []
     assert colours[0] != colours[1]
+
+
+def test_hundreds_of_units_cost_only_what_is_seen(browser: Any, tmp_path: Path) -> None:
+    """300 units, two methods, 128 px: pictures are set when they come near, nodes stay few, frames lay out once."""
+    run, rows = Run(tmp_path / "run"), []
+    pixels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for number, image in enumerate(torch.nn.functional.interpolate(pixels, size=128, mode="bicubic").clamp(0, 1)):
+        run.write_picture(f"images/{number}.png", to_image(image))
+    for unit in range(300):
+        for column, prior in enumerate(("dgn", "pixel")):
+            rows.append({
+                "unit": f"unit {unit}", "prior": prior, "seed": 0, "activation": unit * 7 % 100,
+                "probability": 0.5, "image": f"images/{(unit + column) % 8}.png",
+            })  # fmt: skip
+    run.write_table(rows)
+    run.write_manifest({"verb": "synthesize", "network": "small", "overrides": []})
+    assert main(["gallery", str(run.folder)]) == 0
+    view, errors = open_page(browser, run.folder / "index.html", viewport={"width": 1000, "height": 700})
+    tools = view.context.new_cdp_session(view)
+    tools.send("Performance.enable")
+
+    def layouts() -> int:
+        return int({m["name"]: m["value"] for m in tools.send("Performance.getMetrics")["metrics"]}["LayoutCount"])
+
+    painted = "[...document.images].filter(image => image.src && image.id === '').length"
+    view.wait_for_function(f"{painted} > 0")
+    assert view.evaluate(painted) < 60
+    assert view.evaluate("document.querySelectorAll('*').length") < 12 * 300
+    before = layouts()
+    frames = view.evaluate("""async () => {
+      let frames = 0, top = -1;
+      for (; scrollY !== top; frames++) { top = scrollY; scrollBy(0, 150); await new Promise(requestAnimationFrame); }
+      return frames; }""")
+    assert frames > 200 and (layouts() - before) / frames <= 3
+    view.wait_for_function(f"{painted} === 600")  # whatever came by is there
+    last = view.locator(".tile img").last
+    assert last.evaluate("async image => { await image.decode(); return image.naturalWidth; }") == 128
+    nodes = view.evaluate("document.querySelectorAll('*').length")
+    view.fill("#filter", "unit 29")
+    assert len(names(view)) == 11
+    view.fill("#filter", "")
+    view.locator(".head button").nth(1).click()
+    assert names(view)[0] == "unit 57" and len(names(view)) == 300  # 57 * 7 % 100 = 99
+    assert view.evaluate("document.querySelectorAll('*').length") == nodes and errors == []

@@ -67,6 +67,21 @@ def test_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "another search" in capsys.readouterr().err
 
 
+def test_examples_are_tabled_in_weights_and_biases(pictures: Path) -> None:
+    """Offline, without an account: a row a unit, kind and rank, with the picture itself."""
+    arguments = ["examples", f"data.root={pictures}", "units=[zebra,'blocks.1:3']", "k=2", "kinds=[top,bottom]"]
+    assert main([*arguments, "out=tracked", "tracking=offline", "progress=false"]) == 0
+    (file,) = Path("tracked/wandb").glob("offline-run-*/files/media/table/examples table*.table.json")
+    logged = json.loads(file.read_text())
+    rows = [dict(zip(logged["columns"], values, strict=True)) for values in logged["data"]]
+    kept = table(Path("tracked/examples.csv"))
+    names = ("unit", "kind", "name")
+    assert [tuple(row[key] for key in names) for row in rows] == [tuple(row[key] for key in names) for row in kept]
+    assert [row["rank"] for row in rows] == [1, 2] * 4 and isinstance(rows[0]["activation"], float)
+    assert all((file.parents[2] / row["image"]["path"]).is_file() for row in rows)
+    assert rows[0]["field"] is None and rows[-1]["field"]["width"] < 100
+
+
 def test_examples_of_a_torchvision_data_set(capsys: pytest.CaptureFixture[str], pictures: Path) -> None:
     good = pictures.parent / "good"
     (good / "a").mkdir(parents=True)
@@ -106,6 +121,7 @@ def test_ablate(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (row,) = table(Path("a/results.csv"))
     assert row["unit"] == "zebra" and float(row["insertion_area"]) != 0
     drops = np.loadtxt("a/images/01--zebra.csv", delimiter=",")
+    assert set(json.loads(Path("a/manifest.json").read_text())["computed"].values()) == {"whole images"}
     assert drops.shape == (3, 3) and float(row["largest_drop"]) == pytest.approx(drops.max(), rel=1e-4)
     assert Path("a/ablation.png").stat().st_size > 1000 and Path("a/curves.png").stat().st_size > 1000
     assert main(["synthesize", "prior=pixel", "units=[zebra]", "out=run", *SHORT, *QUIET]) == 0
