@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from dgn.cli.schema import PriorConfig
+from dgn.cli.trust import build_module
 from dgn.errors import DgnError, nearest
 from dgn.network import Network
 from dgn.network_sources import load_network
@@ -71,7 +73,7 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
         entry = _prior_entry(str(name), given)
         prior = load_prior(
             entry.path, size=entry.size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=_build(str(name), entry.module),
+            options=plain(entry.options), module=_module(str(name), entry.module, config.trust),
         )  # fmt: skip
         prior.name = str(name)
         prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
@@ -81,21 +83,18 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
     return climbs
 
 
-def _build(name: str, config: Any) -> Any:
-    """The module that a ``_target_`` names, built by Hydra."""
+def _module(name: str, config: Any, trust: bool) -> Any:
+    """The module of a prior that names one; see :mod:`dgn.cli.trust`."""
     if config is None:
         return None
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(config)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DgnError(f"prior.{name}.module can't be built: {first}") from error
+    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    return build_module(f"prior.{name}.module", values, trust=trust)
 
 
 def _prior_entry(name: str, given: Any) -> Any:
-    """One prior's configuration, its keys and their types checked."""
+    """One prior's configuration, its name, its keys and their types checked."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):  # files are called by it
+        raise DgnError(f"no prior can be called {name[:80]!r}: a name has up to 64 letters, digits and _")
     if not isinstance(given, DictConfig) or given.get("path") is None:
         raise DgnError(f"prior.{name} has no path; give prior.{name}.path=PATH, the name or path of a prior")
     known = [field.name for field in fields(PriorConfig)]

@@ -140,6 +140,7 @@ class JobConfig:
     threads: int | None = None
     out: str | None = None
     progress: bool = True
+    trust: bool = False
 
 
 @dataclass

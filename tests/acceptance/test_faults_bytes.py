@@ -66,7 +66,8 @@ def test_no_corrupted_state_is_trained_on(images: Path, tmp_path: Path) -> None:
     """The state of a training: the same command refuses it, and leaves it as it is for whoever can mend it."""
     settings = TrainSettings(
         image_size=32, encoder_size=64, widths=(8, 8, 6), depths=(1, 1, 1), steps=2, batch=4, warmup=1, cooldown=0.0,
-        comparator_layers=("blocks.0",), adversary_layers=("blocks.0",), held_out=4, statistics_images=12, component_images=12, components=5,
+        comparator_layers=("blocks.0",), adversary_layers=("blocks.0",), held_out=4,
+        statistics_images=12, component_images=12, components=5,
     )  # fmt: skip
     train(images, tmp_path / "out", settings, progress=False)
     path = tmp_path / "out" / "state.safetensors"
