@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
@@ -30,9 +31,16 @@ COLUMNS = (
 choice) are the network's own, for units of its output; empty for others."""
 
 
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8, on the CPU; uint8 ones as they are."""
+    if images.dtype == torch.uint8:
+        return images.cpu()
+    return (images.detach().clamp(0, 1) * 255).round().byte().cpu()
+
+
 def to_image(image: Tensor) -> Image.Image:
-    """``[C, H, W]`` in [0, 1] as a picture: grey for one channel, RGB for three; else the mean over channels, grey."""
-    pixels = (image.detach().clamp(0, 1) * 255).round().byte().cpu()
+    """``[C, H, W]`` in [0, 1], or uint8, as a picture: grey for one channel, RGB for three; else their mean, grey."""
+    pixels = to_bytes(image)
     if pixels.shape[0] == 3:
         return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
     return Image.fromarray((pixels if pixels.shape[0] == 1 else pixels.float().mean(0, keepdim=True).byte())[0].numpy())
@@ -64,10 +72,10 @@ class Run:
         """``manifest.json``: what is needed to make the run again."""
         write_atomic(self.folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
-    def write_table(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """``results.csv``."""
+    def write_table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+        """``results.csv``; what a row holds besides the columns is left out."""
         table = io.StringIO()
-        writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+        writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.folder / "results.csv", table.getvalue().encode())
@@ -89,6 +97,27 @@ class Run:
         """A text file under the run folder; returns its path."""
         write_atomic(self.folder / name, text.encode())
         return self.folder / name
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What ``manifest.json`` says; empty where it is missing or broken."""
+        try:
+            facts = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def clear(self) -> None:
+        """Remove what a job of ``dgn synthesize`` wrote; other files stay."""
+        for name in ("parts", "images", "trajectory"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("manifest.json", "results.csv", "codes.safetensors", "grid.png", "index.html"):
+            (self.folder / name).unlink(missing_ok=True)
+        self.sweep_up()
+
+    def sweep_up(self) -> None:
+        """Remove files that a killed process was writing."""
+        for path in self.folder.rglob(".*.part"):
+            path.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Remove the folder and the empty ones around it that were made for it, if no result is in it."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from safetensors import safe_open
@@ -15,7 +19,16 @@ from dgn.errors import DgnError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write under a temporary name in the same folder, then rename: no reader ever sees half a file."""
+    """Write under a temporary name in the same folder, then rename: no reader ever sees half a file.
+
+    Raises:
+        DgnError: the folder or the file can't be written, or the disk is full.
+    """
+    write_chunks(path, [data])
+
+
+def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
+    """:func:`write_atomic` of bytes that come piece by piece."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -23,7 +36,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise DgnError(f"can't write to {str(path.parent)!r}: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            for data in chunks:
+                file.write(data)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException as error:
@@ -37,6 +51,90 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def lock(folder: Path, *, wait: float = 0.0) -> IO[bytes] | None:
+    """An exclusive lock on a folder, held until the file is closed or the process ends, however it ends.
+
+    Args:
+        folder: is made where it is missing.
+        wait: seconds to wait for a process that holds it.
+
+    Returns:
+        The open ``.lock`` file, or None: another living process holds it.
+
+    Raises:
+        DgnError: the folder can't be made or written to.
+    """
+    import fcntl
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("ab")
+    except OSError as error:
+        raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
+    end = time.monotonic() + wait
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return file
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                file.close()
+                return None
+            time.sleep(0.1)
+        except OSError:  # a file system without locks: nobody can be kept out
+            return file
+
+
+def join_tensors(path: Path, parts: Mapping[str, Sequence[Path]], name: str, notes: Mapping[str, str]) -> None:
+    """One ``.safetensors`` file in which each tensor is that called ``name`` of several files, one after the other.
+
+    Bytes are copied a file at a time, so memory holds one part only.
+
+    Args:
+        path: to write.
+        parts: files of each tensor to make; their tensors agree in type and in all sizes but the first.
+        name: of the tensor in the files.
+        notes: metadata.
+
+    Raises:
+        DgnError: the file can't be written.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(notes)} if notes else {}
+    offset = 0
+    for key, files in parts.items():
+        rows, size = 0, 0
+        like: dict[str, Any] = {}
+        for file in files:
+            like, begin, end = _place(file, name)
+            rows, size = rows + like["shape"][0], size + end - begin
+        header[key] = {
+            "dtype": like["dtype"], "shape": [rows, *like["shape"][1:]], "data_offsets": [offset, offset + size]
+        }  # fmt: skip
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+
+    def chunks() -> Iterator[bytes]:
+        yield len(text).to_bytes(8, "little") + text
+        for files in parts.values():
+            for file in files:
+                _, begin, end = _place(file, name)
+                with file.open("rb") as source:
+                    source.seek(begin)
+                    yield source.read(end - begin)
+
+    write_chunks(path, chunks())
+
+
+def _place(path: Path, name: str) -> tuple[dict[str, Any], int, int]:
+    """A tensor's description in a ``.safetensors`` file, and where its bytes begin and end."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        facts = json.loads(file.read(length))[name]
+    begin, end = facts["data_offsets"]
+    return facts, 8 + length + begin, 8 + length + end
 
 
 def read_notes(path: Path) -> dict[str, str]:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.ascent.loop import Climb, OnStep, climb
+from dgn.ascent.loop import OnStep
 from dgn.ascent.rules import IN_RAW_CODE, find_rule
-from dgn.ascent.starts import given_start, random_start
+from dgn.ascent.starts import given_start
+from dgn.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors import Prior, load_prior
 from dgn.settings import AscentSettings, preset
-from dgn.units import Reader, Unit, parse_units
-
-START_STRIDE = 1_000_000_007
-"""Between the seeds of a sample's start codes: far more than anyone's seeds."""
+from dgn.units import Unit, parse_units
 
 
 @dataclass
@@ -86,7 +84,97 @@ def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **ch
     return settings
 
 
-def synthesize(
+@dataclass(frozen=True)
+class Plan:
+    """A job that was checked and is ready to climb; made by :func:`plan`.
+
+    Attributes:
+        network, prior, settings: what climbs, how.
+        rows: (unit, seed) of every sample, unit by unit.
+        group: rows that must climb together; a batch is a multiple of it.
+        batch: samples that climb together at first.
+        start: None, one code for all ``[1, ...]``, or what the user gave for each row.
+        frames: images to keep on the way.
+        notes: what a reader of the images should know.
+    """
+
+    network: Network
+    prior: Prior
+    settings: AscentSettings
+    rows: list[tuple[Unit, int]]
+    group: int
+    batch: int
+    start: Tensor | None
+    frames: int
+    notes: list[str]
+
+    def climb(self, first: int, count: int, on_step: OnStep | None = None) -> Synthesis:
+        """The rows from ``first`` on, ``count`` of them, in one batch."""
+        rows = self.rows[first : first + count]
+        codes = self.start
+        if codes is not None:
+            sized = at_size(self.prior, canvas_sizes(self.prior, self.settings)[0])
+            each = codes[first : first + count] if len(codes) > 1 else codes
+            codes = given_start(sized, each, len(rows))
+        frames = Frames(self.frames, self.settings)
+        images, activations, found, history, frozen, kept = climb_batch(
+            self.network, rows, self.prior, self.settings, codes, frames, on_step
+        )
+        return Synthesis(
+            images, activations, found, history, [unit for unit, _ in rows], [seed for _, seed in rows], frozen,
+            self.prior.name, self.settings, kept, frames.steps,
+            "code" if self.prior.refines else self.prior.coordinates, self.notes,
+        )  # fmt: skip
+
+    def pieces(
+        self,
+        *,
+        first: int = 0,
+        batch: int | None = None,
+        on_step: OnStep | None = None,
+        on_cut: Callable[[int], None] | None = None,
+    ) -> Iterator[Synthesis]:
+        """One :class:`Synthesis` a batch, in order of the rows; nothing of a batch is held when the next one climbs.
+
+        A batch that does not fit into memory is halved, and so are those after it.
+
+        Args:
+            first: row to begin at, where those before it are done already.
+            batch: samples a batch; None for the plan's own.
+            on_step: see :func:`synthesize`. A batch that is halved begins again at step 0.
+            on_cut: called with the new number of samples a batch.
+
+        Raises:
+            DgnError: a single sample (with diversity: the seeds of a single unit) does not fit into memory.
+        """
+        batch = self.batch if batch is None else batch
+        while first < len(self.rows):
+            piece, full = None, ""
+            try:
+                piece = self.climb(first, batch, on_step)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                full = str(error).strip().partition("\n")[0]
+            if piece is None:  # outside of the handler: what the traceback holds is free now
+                _free_memory()
+                count = min(batch, len(self.rows) - first)
+                if count <= self.group:
+                    raise DgnError(
+                        f"{'one sample' if self.group == 1 else f'the {self.group} seeds of one unit'} of prior "
+                        f"{self.prior.name!r} can't climb in this memory: give the prior a smaller size, or "
+                        f"ascent.views=1 or a smaller ascent.input_size ({full})"
+                    )
+                batch = max(self.group, count // 2 // self.group * self.group)
+                if on_cut is not None:
+                    on_cut(batch)
+                continue
+            first += len(piece.units)
+            yield piece
+            del piece
+
+
+def plan(
     network: Network,
     units: str | int | Unit | Iterable[str | int | Unit],
     prior: str | Path | Prior = "dgn",
@@ -97,32 +185,12 @@ def synthesize(
     batch: int = 32,
     start: Tensor | None = None,
     frames: int = 0,
-    on_step: OnStep | None = None,
     **changes: Any,
-) -> Synthesis:
-    """Images that units of a network prefer, found by ascent through a prior (Nguyen et al. 2016, arXiv 1605.09304).
-
-    All units x seeds climb in one batch (cut into pieces of ``batch`` samples); rows come unit by unit.
-
-    Args:
-        network: under study.
-        units: see :func:`dgn.parse_units`.
-        prior: a name, a path or a :class:`Prior`.
-        ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
-        seed, seeds: of the start code and the transformations; ``seeds`` gives several images a unit.
-        batch: samples that climb together. A row's result does not depend on it beyond float error, which rules that
-            cross a code's whole range in one step (``nguyen2016`` at its own rate) can amplify over many steps.
-        start: where to begin: an image ``[C, H, W]`` in [0, 1], which the prior encodes, a code of the prior, or one of
-            these for each row, ``[N, ...]``; None for random codes. A given start runs no races.
-        frames: images to keep on the way of the main ascent, evenly spaced, first and last included.
-        on_step: called after every forward pass with (step, steps in all, activations of the piece, its images).
-        changes: single ascent settings, e.g. ``steps=200``, ``lr=0.05``, ``keep="best"``.
-
-    Returns:
-        A :class:`Synthesis`; the same arguments on the same CPU give the same bits.
+) -> Plan:
+    """Everything of :func:`synthesize` but the climbing: arguments are checked, names looked up.
 
     Raises:
-        DgnError: unknown unit, prior or setting; a prior whose images have other channels than the network takes.
+        DgnError: see :func:`synthesize`.
     """
     parsed = parse_units(units, network)
     if not isinstance(prior, Prior):
@@ -151,32 +219,137 @@ def synthesize(
     seeds = [seed] if seeds is None else [int(value) for value in seeds]
     if not seeds or batch < 1:
         raise DgnError("give at least one seed, and a batch above 0")
+    notes = _before_the_code(network, parsed, prior)
+    if settings.rule == "ppgn":
+        parsed = [_as_log(unit) for unit in parsed]
     rows = [(unit, value) for unit in parsed for value in seeds]
+    group = 1
     if settings.diversity:
-        if len(seeds) < 2 or batch < len(seeds):
+        group = len(seeds)
+        if group < 2 or batch < group:
             raise DgnError(
                 f"diversity is between seeds of a unit in one batch: give 2 to {batch} seeds, not {len(seeds)}"
             )
-        batch -= batch % len(seeds)
-    if settings.rule == "ppgn":
-        rows = [(_as_log(unit), value) for unit, value in rows]
-    codes = None
+        batch -= batch % group
     if start is not None:
         settings = replace(settings, starts=1)
-        codes = given_start(_sized(prior, _sizes(prior, settings)[0]), start, len(rows))
-    parts = []
-    for first in range(0, len(rows), batch):
-        piece = slice(first, first + batch)
-        given = None if codes is None else codes[piece]
-        parts.append(_piece(network, rows[piece], prior, settings, given, _Frames(frames, settings), on_step))
-    columns = [list(column) for column in zip(*parts, strict=True)]
-    images, activations, found, history, frozen, kept = columns
-    return Synthesis(
-        torch.cat(images), torch.cat(activations), torch.cat(found), torch.cat(history, 1),
-        [unit for unit, _ in rows], [value for _, value in rows], torch.cat(frozen), prior.name, settings,
-        torch.cat(kept, 1) if frames else torch.zeros(0), _Frames(frames, settings).steps,
-        "code" if prior.refines else prior.coordinates, _before_the_code(network, parsed, prior),
-    )  # fmt: skip
+        start = _checked_start(at_size(prior, canvas_sizes(prior, settings)[0]), start, len(rows))
+    return Plan(network, prior, settings, rows, group, batch, start, frames, notes)
+
+
+def _checked_start(prior: Prior, start: Tensor, count: int) -> Tensor:
+    """One code for all rows, ``[1, ...]``, or what was given for each row, to be encoded batch by batch."""
+    shape = tuple(prior.start(1).shape[1:])
+    each = tuple(start.shape[1:]) == shape or (tuple(start.shape) != shape and start.dim() == 4)
+    if not each or len(start) == 1:
+        return given_start(prior, start, 1)
+    if len(start) == count:
+        given_start(prior, start[:1], 1)
+        return start
+    return given_start(prior, start, count)  # says what is wrong
+
+
+def synthesize(
+    network: Network,
+    units: str | int | Unit | Iterable[str | int | Unit],
+    prior: str | Path | Prior = "dgn",
+    *,
+    ascent: str | AscentSettings | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] | None = None,
+    batch: int = 32,
+    start: Tensor | None = None,
+    frames: int = 0,
+    on_step: OnStep | None = None,
+    **changes: Any,
+) -> Synthesis:
+    """Images that units of a network prefer, found by ascent through a prior (Nguyen et al. 2016, arXiv 1605.09304).
+
+    All units x seeds climb in one batch (cut into pieces of ``batch`` samples, or of fewer where memory does not hold
+    them); rows come unit by unit.
+
+    Args:
+        network: under study.
+        units: see :func:`dgn.parse_units`.
+        prior: a name, a path or a :class:`Prior`.
+        ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
+        seed, seeds: of the start code and the transformations; ``seeds`` gives several images a unit.
+        batch: samples that climb together. A row's result does not depend on it beyond float error, which rules that
+            cross a code's whole range in one step (``nguyen2016`` at its own rate) can amplify over many steps.
+        start: where to begin: an image ``[C, H, W]`` in [0, 1], which the prior encodes, a code of the prior, or one of
+            these for each row, ``[N, ...]``; None for random codes. A given start runs no races.
+        frames: images to keep on the way of the main ascent, evenly spaced, first and last included.
+        on_step: called after every forward pass with (step, steps in all, activations of the piece, its images).
+        changes: single ascent settings, e.g. ``steps=200``, ``lr=0.05``, ``keep="best"``.
+
+    Returns:
+        A :class:`Synthesis`; the same arguments on the same CPU give the same bits.
+
+    Raises:
+        DgnError: unknown unit, prior or setting; a prior whose images have other channels than the network takes; a
+            single sample that does not fit into memory.
+    """
+    job = plan(
+        network, units, prior, ascent=ascent, seed=seed, seeds=seeds, batch=batch, start=start, frames=frames, **changes
+    )
+    return join(list(job.pieces(on_step=on_step)))
+
+
+def pieces(
+    network: Network,
+    units: str | int | Unit | Iterable[str | int | Unit],
+    prior: str | Path | Prior = "dgn",
+    *,
+    on_step: OnStep | None = None,
+    **more: Any,
+) -> Iterator[Synthesis]:
+    """:func:`synthesize` batch by batch, for more units than memory holds images of: one :class:`Synthesis` a batch.
+
+    Args:
+        network, units, prior, on_step: see :func:`synthesize`.
+        more: its other arguments.
+
+    Raises:
+        DgnError: see :func:`synthesize`.
+    """
+    return plan(network, units, prior, **more).pieces(on_step=on_step)
+
+
+def join(parts: Sequence[Synthesis]) -> Synthesis:
+    """Batches of one job as one."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    return replace(
+        first,
+        images=torch.cat([part.images for part in parts]),
+        activations=torch.cat([part.activations for part in parts]),
+        codes=torch.cat([part.codes for part in parts]),
+        history=torch.cat([part.history for part in parts], 1),
+        units=[unit for part in parts for unit in part.units],
+        seeds=[seed for part in parts for seed in part.seeds],
+        frozen_at=torch.cat([part.frozen_at for part in parts]),
+        frames=torch.cat([part.frames for part in parts], 1) if first.frame_steps else first.frames,
+    )
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is full: that of a GPU, or the CPU allocator's."""
+    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+        return True
+    return any(sign in str(error) for sign in _MEMORY_IS_FULL)
+
+
+_MEMORY_IS_FULL = (
+    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUDA out of memory",
+    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def check_ability(prior: Prior, settings: AscentSettings) -> None:
@@ -217,125 +390,3 @@ def _as_log(unit: Unit) -> Unit:
     if unit.class_index is None:
         return unit
     return replace(unit, terms=(replace(unit.terms[0], form="log"),))
-
-
-def _sizes(prior: Prior, settings: AscentSettings) -> list[int]:
-    """Pixels of the canvas in each phase; the last is the prior's."""
-    grows = [grow for grow, _ in settings.stages()]
-    sizes = [float(prior.size[0])]
-    for grow in reversed(grows[1:]):
-        sizes.append(sizes[-1] / grow)
-    step = prior.size_step
-    return [max(step, round(size / step) * step) for size in reversed(sizes)]
-
-
-def _sized(prior: Prior, size: int) -> Prior:
-    """The prior at the size of a phase's canvas; itself, of whatever shape, at its own."""
-    return prior if size == prior.size[0] else prior.resized(size)
-
-
-class _Frames:
-    """Images on the way, evenly spaced over the main ascent and the refinement."""
-
-    def __init__(self, count: int, settings: AscentSettings) -> None:
-        behind = settings.race_steps if settings.starts > 1 else 0
-        """Rows of the history that the winner's race takes up."""
-        steps = settings.total_steps - settings.race_cost
-        places = {round(i * (steps - 1) / max(1, count - 1)) for i in range(count)} if count != 1 else {steps - 1}
-        self._first, self._behind = settings.race_cost, behind
-        self.steps = [behind + place for place in sorted(places)] if count else []
-        self.images: list[Tensor] = []
-
-    def look(self, step: int, images: Tensor) -> None:
-        """A forward pass of the job, counted with all races."""
-        if step >= self._first and step - self._first + self._behind in self.steps:
-            self.images.append(images.float().cpu())
-
-    def stack(self, size: tuple[int, int]) -> Tensor:
-        """``[F, N, C, H, W]`` at the final size."""
-        same = [F.interpolate(images, size=size, mode="bilinear", antialias=True) for images in self.images]
-        return torch.stack(same) if same else torch.zeros(0)
-
-
-def _piece(
-    network: Network,
-    rows: list[tuple[Unit, int]],
-    prior: Prior,
-    settings: AscentSettings,
-    given: Tensor | None,
-    frames: _Frames,
-    on_step: OnStep | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One batch: races, the ascent's phases, its refinement where the prior has one, and the final look in float32."""
-    units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
-    total, offset = settings.total_steps, 0
-    sizes = _sizes(prior, settings)
-    prior = _sized(prior, sizes[0])
-
-    def shifted() -> OnStep:
-        done = offset
-
-        def step(i: int, _n: int, activations: Tensor, images: Tensor) -> None:
-            frames.look(done + i, images)
-            if on_step is not None:
-                on_step(done + i, total, activations, images)
-
-        return step
-
-    stages: list[Climb] = []
-    if given is not None:
-        code = given
-    elif settings.starts == 1:
-        code = random_start(prior, seeds, settings)
-    else:
-        _, main = settings.stages()[0]
-        short = replace(main, steps=settings.race_steps, lr_end=main.lr, reencode=0.0, keep="last")
-        runners = []
-        for lap in range(settings.starts):
-            code = random_start(prior, [seed + lap * START_STRIDE for seed in seeds], settings)
-            runners.append(climb(network, units, prior, code, short, seeds, on_step=shifted()))
-            offset += short.steps
-        stages.append(_winners(runners))
-        code = stages[-1].code
-    for size, (_, phase) in zip(sizes, settings.stages(), strict=True):
-        if size != prior.size[0]:
-            larger = prior.resized(size)
-            prior, code = larger, prior.carry(code, larger)
-        stages.append(climb(network, units, prior, code, phase, seeds, on_step=shifted()))
-        code = stages[-1].code
-        offset += phase.steps
-    finer = prior.refine(code, settings.refine_radius) if settings.refine_steps else None
-    if finer is not None:
-        prior, code = finer
-        second = replace(
-            settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None, reencode=0.0, phases=(),
-            octaves=1,
-        )  # fmt: skip
-        stages.append(climb(network, units, prior, code, second, seeds, on_step=shifted()))
-        code = stages[-1].code
-    elif settings.rule == "cmaes" and (finer := prior.refine(code)) is not None:
-        prior, code = finer  # a black box gives no gradient to refine by: the layout is only enlarged
-    history = torch.cat([stage.history for stage in stages])
-    frozen, before = torch.full_like(stages[-1].frozen_at, -1), 0
-    for stage in stages:
-        frozen = torch.where((frozen < 0) & (stage.frozen_at >= 0), stage.frozen_at + before, frozen)
-        before += len(stage.history)
-    with torch.no_grad():
-        images = prior.decode(code)
-        read = Reader(units, device=images.device)
-        activations = read(network.features(images, read.layers, settings.fit))  # type: ignore[arg-type]
-    kept = frames.stack(prior.size)
-    return images.cpu(), activations.cpu(), code.cpu(), history.cpu(), frozen.cpu(), kept
-
-
-def _winners(runners: list[Climb]) -> Climb:
-    """Of each sample's runners the one with the highest mean activation over the last quarter of its steps."""
-    steps = len(runners[0].history)
-    last = torch.stack([runner.history[-max(1, steps // 4) :].mean(0) for runner in runners])
-    winner = last.nan_to_num(-torch.inf, -torch.inf, -torch.inf).argmax(0)
-    sample = torch.arange(len(winner), device=winner.device)
-    return Climb(
-        torch.stack([runner.code for runner in runners])[winner, sample],
-        torch.stack([runner.history for runner in runners], 1)[:, winner, sample],
-        torch.stack([runner.frozen_at for runner in runners])[winner, sample],
-    )

@@ -115,6 +115,10 @@ class Tracker:
         if rows:
             self._guard("the figures", log)
 
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Numbers of the whole job, by which runs are compared."""
+        self._guard("the summary", lambda run: run.summary.update(dict(values)))
+
     def finish(self, *, failed: bool = False) -> None:
         """End the run, marked as failed where it did."""
         self._guard("the end", lambda run: run.finish(exit_code=1 if failed else 0))

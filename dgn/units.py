@@ -155,6 +155,15 @@ def direction(
     return parse_units(unit, network)[0]
 
 
+def count_units(network: Network, layer: str) -> int:
+    """How many units a layer has.
+
+    Raises:
+        DgnError: unknown layer, or one of a shape without units.
+    """
+    return _axes(network.layer_shape(layer))[0]
+
+
 def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
     """Classes whose name contains ``text`` (any case), as (index, name)."""
     if not network.class_names:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -53,7 +56,48 @@ def open_network(config: Any) -> tuple[Network, str]:
     check_mode(str(config.tracking.mode))
     device = choose_device(config.device, config.threads)
     chosen = config.network
-    return load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device), device
+    key = (chosen.name, chosen.weights, chosen.input_size, device, _stamp(chosen.name), _stamp(chosen.weights))
+    if key not in _NETWORKS:
+        _NETWORKS.clear()
+        _NETWORKS[key] = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
+    return _NETWORKS[key], device
+
+
+_NETWORKS: dict[tuple[Any, ...], Network] = {}
+"""The last network: the jobs of a sweep that run in one process load it once."""
+
+_PRIORS: dict[str, Prior] = {}
+"""The last priors, likewise."""
+
+MOST_PRIORS = 4
+
+
+def _stamp(path: Any) -> tuple[int, int] | None:
+    """Time and size of a file, for a changed one to be read again."""
+    if path is None or not Path(str(path)).is_file():
+        return None
+    facts = Path(str(path)).stat()
+    return facts.st_mtime_ns, facts.st_size
+
+
+def _open_prior(name: str, entry: Any, channels: int, trust: bool) -> Prior:
+    values = plain(entry)
+    paths = [entry.path, entry.weights, *(Path(str(entry.path)) / f"{kind}.safetensors" for kind in PRIOR_FILES)]
+    key = json.dumps([values, channels, [_stamp(path) for path in paths]], sort_keys=True, default=str)
+    if key not in _PRIORS or entry.module is not None:
+        while len(_PRIORS) >= MOST_PRIORS:
+            _PRIORS.pop(next(iter(_PRIORS)))
+        _PRIORS[key] = load_prior(
+            entry.path, size=entry.size, space=entry.space, channels=channels, weights=entry.weights,
+            options=plain(entry.options), module=_module(name, entry.module, trust),
+        )  # fmt: skip
+    prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
+    prior.name = name
+    prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
+    return prior
+
+
+PRIOR_FILES = ("generator", "components")
 
 
 def choose_seeds(config: Any) -> list[int]:
@@ -71,12 +115,7 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
     climbs = []
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)
-        prior = load_prior(
-            entry.path, size=entry.size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=_module(str(name), entry.module, config.trust),
-        )  # fmt: skip
-        prior.name = str(name)
-        prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
+        prior = _open_prior(str(name), entry, channels, config.trust)
         chosen = choose_ascent(prior, config.ascent.preset, **changes)
         check_ability(prior, chosen)
         climbs.append((prior, chosen))
@@ -156,8 +195,36 @@ def overrides() -> list[str]:
 def write_gallery(folders: Sequence[Path], file: Path, title: str | None = None) -> None:
     """Runs as one page; see :mod:`dgn.report.gallery`."""
     runs = [read_run(folder) for folder in folders]
+    left_out = shorten_runs(runs)
     networks = list(dict.fromkeys(str(run["manifest"].get("network", "?")) for run in runs))
-    write_atomic(file, page(runs, title or f"What units of {', '.join(networks)} want to see").encode())
+    title = title or f"What units of {', '.join(networks)} want to see"
+    if left_out:
+        title += f" (the first units; {left_out} more images are in images/)"
+    write_atomic(file, page(runs, title).encode())
+
+
+MOST_IMAGES = 512
+"""Images in a gallery page, which holds them all."""
+
+
+def shorten_runs(runs: list[dict[str, Any]]) -> int:
+    """Leave the first units of runs that hold more than :data:`MOST_IMAGES`; returns how many images are left out."""
+    total = sum(len(run["rows"]) for run in runs)
+    if total <= MOST_IMAGES:
+        return 0
+    images: dict[str, int] = {}
+    for run in runs:
+        for row in run["rows"]:
+            images[row["unit"]] = images.get(row["unit"], 0) + 1
+    count, kept = 0, set[str]()
+    for unit, number in images.items():
+        if kept and count + number > MOST_IMAGES:
+            break
+        kept.add(unit)
+        count += number
+    for run in runs:
+        run["rows"] = [row for row in run["rows"] if row["unit"] in kept]
+    return total - count
 
 
 MOST_CURVES = 32
@@ -165,14 +232,21 @@ MOST_CURVES = 32
 
 
 class Bar:
-    """The progress bar of one prior: steps over all pieces of the batch, with the mean activation; feeds the curves."""
+    """The progress bar of one prior: steps over all pieces of the batch, with the mean activation; feeds the curves.
+
+    Args:
+        name, units, seeds: what climbs.
+        shown: whether it is drawn.
+        tracker: for the curves.
+        first: row to begin at.
+    """
 
     def __init__(
-        self, name: str, units: list[Unit], seeds: list[int], batch: int, shown: bool, tracker: Tracker
+        self, name: str, units: Sequence[Unit], seeds: list[int], shown: bool, tracker: Tracker, *, first: int = 0
     ) -> None:
         self.name, self.tracker, self.shown = name, tracker, shown
         self.rows = [(unit.name, seed) for unit in units for seed in seeds]
-        self.batch, self.first, self.bar = batch, 0, tqdm(disable=True)
+        self.first, self.past, self.bar = first, 0, tqdm(disable=True)
 
     def __enter__(self) -> Bar:
         return self
@@ -181,22 +255,25 @@ class Bar:
         self.bar.close()
 
     def step(self, i: int, steps: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
-        if i == 0 and self.first == 0:
-            pieces = -(-len(self.rows) // self.batch)
-            self.bar = tqdm(total=steps * pieces, desc=f"{self.name:>8}", unit="step", disable=not self.shown)
+        """A forward pass; a batch that was too large for memory begins again at step 0 with fewer samples."""
+        if i == 0:
+            ahead = -(-(len(self.rows) - self.first) // len(activations))
+            if self.past == 0 and not self.bar.n:
+                self.bar = tqdm(desc=f"{self.name:>8}", unit="step", disable=not self.shown)
+            self.bar.total = self.past + steps * ahead
         last = i == steps - 1
         if i % 5 == 0 or last:
-            self.bar.set_postfix(activation=f"{float(activations.mean()):.2f}")
-        self.bar.update()
+            self.bar.set_postfix(activation=f"{float(activations.mean()):.2f}", refresh=False)
+        self.bar.update(self.past + i + 1 - self.bar.n)
         if i % 10 == 0 or last:
             values = {"mean": float(activations.mean())}
             if len(self.rows) <= MOST_CURVES:
                 piece = self.rows[self.first : self.first + len(activations)]
                 for (unit, seed), value in zip(piece, activations.tolist(), strict=True):
                     values[f"{unit} s{seed}"] = value
-            self.tracker.curves(self.name, self.first // self.batch * steps + i, values)
+            self.tracker.curves(self.name, self.past + i, values)
         if last:
-            self.first += len(activations)
+            self.first, self.past = self.first + len(activations), self.past + steps
 
 
 @torch.no_grad()
@@ -208,8 +285,10 @@ def result_rows(result: Synthesis, network: Network, seconds: float) -> list[dic
     for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
         probability: float | str = ""
         rank: int | str = ""
+        log_probability: float | None = None
         if logits is not None and target is not None and logits.dim() == 2:
-            probability = round(float(logits[index].softmax(0)[target]), 6)
+            log_probability = float(logits[index].log_softmax(0)[target])
+            probability = round(math.exp(log_probability), 6)
             rank = int((logits[index] > logits[index, target]).sum()) + 1
         frozen = int(result.frozen_at[index])
         rows.append({
@@ -217,20 +296,25 @@ def result_rows(result: Synthesis, network: Network, seconds: float) -> list[dic
             "activation": round(float(result.activations[index]), 5), "probability": probability, "rank": rank,
             "steps": result.history.shape[0], "frozen_at": "" if frozen < 0 else frozen,
             "seconds": round(seconds / len(result.units), 3),
-            "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png",
+            "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png", "log_probability": log_probability,
         })  # fmt: skip
     return rows
 
 
 def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seeds: int) -> list[Cell]:
     """Write the images; returns the grid's cells."""
-    cells = []
     for image, row in zip(result.images, rows, strict=True):
-        picture = to_image(image)
-        folder.write_picture(row["image"], picture)
-        caption = f"{row['activation']:.1f}"
-        if row["probability"] != "":
-            caption += f"   p {row['probability']:.2f}"
-        label = result.prior if seeds == 1 else f"{result.prior} s{row['seed']}"
-        cells.append(Cell(row["unit"], label, picture, caption))
+        folder.write_picture(row["image"], to_image(image))
+    return grid_cells(folder.folder, rows, seeds)
+
+
+def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int) -> list[Cell]:
+    """The grid's cells, whose images are read from their files one by one when it is drawn."""
+    cells = []
+    for row in rows:
+        caption = f"{float(row['activation']):.1f}"
+        if row["probability"] not in ("", None):
+            caption += f"   p {float(row['probability']):.2f}"
+        label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
+        cells.append(Cell(str(row["unit"]), label, folder / str(row["image"]), caption))
     return cells

@@ -60,7 +60,7 @@ def run(config: Any) -> None:
             climbed = prior.raw() if chosen.rule in IN_RAW_CODE else prior
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
-            with Bar(prior.name, [unit] * facets.count, [config.seed], config.batch, config.progress, tracker) as bar:
+            with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
                 result = synthesize(
                     network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
                     start=starts, on_step=bar.step,

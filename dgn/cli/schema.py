@@ -159,9 +159,12 @@ class SynthesizeConfig(AscentJobConfig):
 
     verb: str = "synthesize"
     units: Any = MISSING
+    shard: str | None = None
     seeds: int = 1
     start: str | None = None
     frames: int | None = None
+    resume: bool = True
+    objective: str = "activation"
 
 
 @dataclass

@@ -1,10 +1,15 @@
-"""``dgn synthesize``: preferred images of units, one run folder a job."""
+"""``dgn synthesize``: preferred images of units, one run folder a job; a job that was killed continues."""
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
+import shutil
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,88 +21,210 @@ from dgn.cli.common import (
     Bar,
     choose_priors,
     choose_seeds,
-    keep_images,
+    grid_cells,
     new_manifest,
     open_network,
-    open_run,
     open_tracker,
     plain,
     result_rows,
     write_gallery,
 )
+from dgn.cli.objective import check_objective, summarise
+from dgn.cli.resume import open_job, say_continuing
 from dgn.errors import DgnError
 from dgn.images import read_image
+from dgn.network import Network
+from dgn.parts import FOLDER as PARTS
+from dgn.parts import Part, Parts, fingerprint
 from dgn.priors import Prior
 from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
-from dgn.storage import digest, read_notes, read_tensors
-from dgn.synthesis import Synthesis, synthesize
+from dgn.selection import select_units, take_shard
+from dgn.storage import digest, join_tensors, read_notes, read_tensors
+from dgn.synthesis import Plan, plan
 from dgn.tracking import Tracker
-from dgn.units import parse_units
+from dgn.writer import Writer
 
 
-def run(config: Any) -> None:
-    """Everything is checked before the run folder is made; results are written after each prior."""
-    values = plain(config)
+def run(config: Any) -> float:
+    """Everything is checked before the run folder is made; each batch is kept as soon as it is climbed.
+
+    Returns:
+        The job's objective, for sweepers that optimise.
+    """
     network, device = open_network(config)
-    units = parse_units(values["units"], network)
+    units = take_shard(select_units(plain(config)["units"], network), config.shard)
+    check_objective(str(config.objective), units)
     seeds = choose_seeds(config)
-    climbs = choose_priors(config, network.channels)
-    starts = [_start(config.start, prior, chosen.rule) for prior, chosen in climbs]
     frames = (0 if config.start in (None, "random") else 8) if config.frames is None else int(config.frames)
     if frames < 0:
         raise DgnError(f"frames is {frames}, expected 0 or more")
-
-    folder = open_run(config)
-    tracker: Tracker | None = None
+    jobs = [
+        plan(
+            network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch,
+            start=_start(config.start, prior, chosen.rule), frames=frames,
+        )
+        for prior, chosen in choose_priors(config, network.channels)
+    ]  # fmt: skip
     manifest = new_manifest(
-        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, ascent={}, warnings=[]
-    )
-    try:
-        tracker = open_tracker(config, folder)
-        rows: list[dict[str, Any]] = []
-        cells: list[Cell] = []
-        codes: dict[str, torch.Tensor] = {}
-        coordinates: dict[str, str] = {}
-        for (prior, chosen), start in zip(climbs, starts, strict=True):
-            started = time.perf_counter()
-            with Bar(prior.name, units, seeds, config.batch, config.progress, tracker) as bar:
-                result = synthesize(
-                    network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch, start=start,
-                    frames=frames, on_step=bar.step,
-                )  # fmt: skip
-            seconds = time.perf_counter() - started
-            new = result_rows(result, network, seconds)
-            cells += keep_images(folder, result, new, len(seeds))
-            if frames:
-                _strips(folder, result, new)
-            rows += new
-            codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
-            manifest["ascent"][prior.name] = asdict(chosen)
-            if prior.weights():
-                manifest["weights"][prior.name] = digest(prior.weights())
-            manifest["warnings"] += result.warnings
-            for line in result.warnings:
-                print(f"dgn: {line}", file=sys.stderr)
-            folder.write_codes(codes, coordinates)
-            folder.write_table(rows)
-            folder.write_manifest(manifest)
-        title = f"What units of {network.name} want to see"
-        picture = folder.write_picture("grid.png", grid(cells, title))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
-        write_gallery([folder.folder], folder.folder / "index.html", title)
-        tracker.picture("grid", picture)
-        tracker.table(rows, folder.folder)
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if (folder.folder / "results.csv").exists():
-            folder.write_manifest({**manifest, "status": "failed", "finished": now()})
-        folder.discard()
-        raise
+        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
+        ascent={job.prior.name: asdict(job.settings) for job in jobs},
+    )  # fmt: skip
+    entries = plain(config.prior)
+    keys = [fingerprint(job, manifest["weights"]["network"], entry=entries[job.prior.name]) for job in jobs]
+    manifest["weights"] |= {job.prior.name: digest(job.prior.weights()) for job in jobs if job.prior.weights()}
+    manifest["key"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
+
+    folder, before, held = open_job(config, manifest["key"])
+    with held:
+        if before.get("status") == "done":
+            print(f"dgn: {folder.folder} is done already", file=sys.stderr)
+            summary = before.get("summary", {})
+        else:
+            manifest |= {key: before[key] for key in ("started", "batch") if key in before}
+            if before:
+                manifest["continued"] = [*before.get("continued", []), now()]
+            summary = _Job(config, network, jobs, keys, seeds, folder, manifest).run()
+        shutil.rmtree(folder.folder / PARTS, ignore_errors=True)
     print(folder.folder / "index.html")
-    print(picture)
+    print(folder.folder / "grid.png")
+    return float(summary.get(str(config.objective), math.nan))
+
+
+class _Job:
+    """What the steps of one job share."""
+
+    def __init__(
+        self, config: Any, network: Network, plans: list[Plan], keys: list[str], seeds: list[int], folder: Run,
+        manifest: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.config, self.network, self.plans, self.folder = config, network, plans, folder
+        self.parts = [Parts(folder.folder, job.prior.name, key) for job, key in zip(plans, keys, strict=True)]
+        self.seeds, self.manifest = seeds, manifest
+        self.rows: list[dict[str, Any]] = []
+        self.done: dict[str, list[Part]] = {job.prior.name: [] for job in plans}
+        self.tabled = time.monotonic()
+
+    def run(self) -> dict[str, float]:
+        """Climb what is left to climb, and write everything; returns the summary."""
+        tracker: Tracker | None = None
+        try:
+            self.folder.sweep_up()
+            self._take_up()
+            self.folder.write_manifest(self.manifest)
+            tracker = open_tracker(self.config, self.folder)
+            with Writer() as writer:
+                for job, parts in zip(self.plans, self.parts, strict=True):
+                    self._climb(job, parts, writer, tracker)
+            return self._finish(tracker)
+        except BaseException as error:
+            if tracker is not None:
+                tracker.finish(failed=True)
+            self._give_up(error)
+            raise
+
+    def _take_up(self) -> None:
+        """The batches that an earlier call finished."""
+        for job, parts in zip(self.plans, self.parts, strict=True):
+            self.done[job.prior.name] = parts.finished()
+        done = sum(map(len, self.done.values()))
+        if "continued" in self.manifest:
+            left = [
+                -(-(len(job.rows) - _end(self.done[job.prior.name])) // self._batch(job)) for job in self.plans
+            ]  # fmt: skip
+            say_continuing(self.folder.folder, done, done + sum(left))
+
+    def _batch(self, job: Plan) -> int:
+        return int(self.manifest["batch"].get(job.prior.name, job.batch))
+
+    def _climb(self, job: Plan, parts: Parts, writer: Writer, tracker: Tracker) -> None:
+        """One prior: its finished batches' pictures where they are missing, then the batches that are left."""
+        done = self.done[job.prior.name]
+        for part in done:
+            self._note(part, writer)
+
+        def cut(batch: int) -> None:
+            """Remembered, so that a continued job climbs in the same batches."""
+            self.manifest["batch"][job.prior.name] = batch
+            self._warn(f"memory is full: prior {job.prior.name} goes on with batches of {batch}")
+            self.folder.write_manifest(self.manifest)
+
+        first, started = _end(done), time.perf_counter()
+        units = [unit for unit, seed in job.rows if seed == self.seeds[0]]
+        with Bar(job.prior.name, units, self.seeds, self.config.progress, tracker, first=first) as bar:
+            for piece in job.pieces(first=first, batch=self._batch(job), on_step=bar.step, on_cut=cut):
+                part = parts.write(first, piece, result_rows(piece, self.network, time.perf_counter() - started))
+                done.append(part)
+                self._note(part, writer)
+                first, started = first + part.count, time.perf_counter()
+
+    def _note(self, part: Part, writer: Writer) -> None:
+        self.rows += part.rows
+        for line in part.warnings:
+            self._warn(line)
+        writer.put(lambda: write_pictures(self.folder, part))
+        if time.monotonic() - self.tabled > TABLE_EVERY:
+            self.tabled = time.monotonic()
+            rows = list(self.rows)
+            writer.put(lambda: self.folder.write_table(rows))
+
+    def _warn(self, line: str) -> None:
+        if line not in self.manifest["warnings"]:
+            self.manifest["warnings"].append(line)
+            print(f"dgn: {line}", file=sys.stderr)
+
+    def _finish(self, tracker: Tracker) -> dict[str, float]:
+        """All batches are there: the job's own files, of which the manifest is the last."""
+        folder = self.folder
+        join_tensors(
+            folder.folder / "codes.safetensors",
+            {name: [part.path for part in done] for name, done in self.done.items()},
+            "codes", {name: done[0].coordinates for name, done in self.done.items()},
+        )  # fmt: skip
+        folder.write_table(self.rows)
+        title = f"What units of {self.network.name} want to see"
+        cells = grid_cells(folder.folder, self.rows, len(self.seeds))
+        rows = len({cell.row for cell in cells})
+        picture = folder.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // rows))))
+        folder.write_manifest(self.manifest)
+        write_gallery([folder.folder], folder.folder / "index.html", title)
+        summary = summarise(self.rows)
+        tracker.picture("grid", picture)
+        tracker.table(self.rows, folder.folder)
+        tracker.summary(summary)
+        tracker.finish()
+        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary})
+        return summary
+
+    def _give_up(self, error: BaseException) -> None:
+        """What is there is kept, and said to be unfinished; a folder without a batch is removed."""
+        with suppress(DgnError):  # the disk may be what failed
+            if self.rows:
+                self.folder.write_table(self.rows)
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                self.folder.write_manifest({**self.manifest, "status": status, "finished": now()})
+            else:
+                self.folder.discard()
+
+
+TABLE_EVERY = 5.0
+"""Seconds between two writings of the table while a job runs."""
+
+MOST_CELLS = 512
+"""Images in the grid."""
+
+
+def _end(parts: Sequence[Part]) -> int:
+    return parts[-1].first + parts[-1].count if parts else 0
+
+
+def write_pictures(folder: Run, part: Part) -> None:
+    """The images of a batch, and the way of each where frames were kept; those that are there already are left."""
+    if any(not (folder.folder / row["image"]).is_file() for row in part.rows):
+        for image, row in zip(part.read("images"), part.rows, strict=True):
+            folder.write_picture(row["image"], to_image(image))
+    if part.frame_steps:
+        _strips(folder, part)
 
 
 def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
@@ -125,12 +252,15 @@ def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
     return climbed.convert(code, read_notes(path).get(prior.name, climbed.coordinates))
 
 
-def _strips(folder: Run, result: Synthesis, rows: list[dict[str, Any]]) -> None:
+def _strips(folder: Run, part: Part) -> None:
     """The way of each image: its frames side by side, the activation below each."""
-    for index, row in enumerate(rows):
+    frames, history = part.read("frames"), part.read("history")
+    for index, row in enumerate(part.rows):
+        name = f"trajectory/{Path(row['image']).name}"
+        if (folder.folder / name).is_file():
+            continue
         cells = [
-            Cell(f"step {step}", result.prior, to_image(frame[index]), f"{float(result.history[step, index]):.1f}")
-            for frame, step in zip(result.frames, result.frame_steps, strict=True)
+            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(history[step, index]):.1f}")
+            for frame, step in zip(frames, part.frame_steps, strict=True)
         ]
-        picture = grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128)
-        folder.write_picture(f"trajectory/{Path(row['image']).name}", picture)
+        folder.write_picture(name, grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,11 +13,11 @@ INK, FAINT, PAPER = (20, 20, 20), (105, 105, 105), (255, 255, 255)
 
 @dataclass(frozen=True)
 class Cell:
-    """One image of the grid, what stands above its column, left of its row, and below it."""
+    """One image of the grid (or its file, opened when it is drawn), what stands above, left of and below it."""
 
     unit: str
     row: str
-    image: Image.Image
+    image: Image.Image | Path
     caption: str
 
 
@@ -58,7 +59,8 @@ def grid(cells: Sequence[Cell], title: str, *, tile: int = 176, columns: int = 8
                 if cell is None:
                     continue
                 x = left + column * (tile + gap)
-                picture = cell.image.convert("RGB").resize((tile, tile), Image.Resampling.BICUBIC)
+                opened = Image.open(cell.image) if isinstance(cell.image, Path) else cell.image
+                picture = opened.convert("RGB").resize((tile, tile), Image.Resampling.BICUBIC)
                 sheet.paste(picture, (x, y))
                 caption = _shorten(cell.caption, small, tile)
                 draw.text((x + tile / 2, y + tile + foot / 2 - 1), caption, FAINT, font=small, anchor="mm")

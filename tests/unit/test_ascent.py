@@ -14,12 +14,13 @@ import dgn
 from dgn.ascent.loop import climb
 from dgn.ascent.rules import RULES, State, adam
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
+from dgn.batch import START_STRIDE
 from dgn.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import NGUYEN2016, AscentSettings
-from dgn.synthesis import START_STRIDE, synthesize
+from dgn.synthesis import synthesize
 
 FP32 = {"precision": "fp32"}
 STEPS = 6

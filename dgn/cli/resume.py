@@ -1,0 +1,89 @@
+"""Which folder a job works in: a new one, or that of the same job, killed or stopped before its end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from dgn.errors import DgnError
+from dgn.runs import Run, new_folder
+from dgn.storage import lock
+
+PATIENCE = 15.0
+"""Seconds that a job waits for another process to leave its folder: one that was told to stop is still writing."""
+
+
+def open_job(config: Any, key: str) -> tuple[Run, dict[str, Any], IO[bytes]]:
+    """The job's folder, locked; the manifest of what is already there (empty: a new job).
+
+    ``out=`` and a sweep's sub-folder are continued where they hold the same job. Without them, the newest unfinished
+    run of the same job that no living process works on is.
+
+    Args:
+        config: of the job; ``resume=false`` starts anew.
+        key: of everything that decides its results.
+
+    Raises:
+        DgnError: the folder holds another job, another process works in it, or it can't be made.
+    """
+    hydra = HydraConfig.get()
+    sweep = hydra.mode == RunMode.MULTIRUN
+    if config.out is not None or sweep:
+        folder = Path(str(config.out)) if config.out is not None else Path(hydra.runtime.output_dir)
+        if config.out is not None and sweep:
+            folder = folder / str(hydra.job.num)
+        return _given(folder, key, config)
+    for folder in _unfinished(str(config.verb), key) if config.resume else []:
+        held = lock(folder)
+        if held is not None:
+            run = Run(folder)
+            manifest = run.read_manifest()
+            if manifest.get("status") != "done":  # nor was it finished just now
+                return run, manifest, held
+            held.close()
+    while True:
+        run = Run(new_folder(str(config.verb)))
+        held = lock(run.folder)
+        if held is not None and not run.read_manifest():
+            _begin(run, config)
+            return run, {}, held
+
+
+def _given(folder: Path, key: str, config: Any) -> tuple[Run, dict[str, Any], IO[bytes]]:
+    run = Run(folder)
+    held = lock(folder, wait=PATIENCE)
+    if held is None:
+        raise DgnError(f"another process is at work in {str(folder)!r}; wait for it, or give another out=")
+    manifest = run.read_manifest()
+    if config.resume and (folder / "manifest.json").exists():
+        if manifest.get("key") == key:
+            return run, manifest, held
+        held.close()
+        raise DgnError(f"{str(folder)!r} holds another job: give another out=, or resume=false to replace it")
+    run.clear()
+    _begin(run, config)
+    return run, {}, held
+
+
+def _begin(run: Run, config: Any) -> None:
+    run.write_config(OmegaConf.to_yaml(config, resolve=True))
+
+
+def _unfinished(verb: str, key: str) -> list[Path]:
+    """Folders of this job below ``runs/VERB`` that are not done, the newest first."""
+    found = []
+    for path in sorted((Path("runs") / verb).glob("*/manifest.json"), reverse=True):
+        manifest = Run(path.parent).read_manifest()
+        if manifest.get("key") == key and manifest.get("status") != "done":
+            found.append(path.parent)
+    return found
+
+
+def say_continuing(folder: Path, done: int, batches: int) -> None:
+    """One line on what is there already."""
+    print(f"dgn: continuing {folder} ({done} of {batches} batches done)", file=sys.stderr)

@@ -1,0 +1,136 @@
+"""Batches one by one, memory that is full, the writing thread, locks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import dgn.synthesis
+from dgn.errors import DgnError
+from dgn.network import Network
+from dgn.priors.pixel import PixelPrior
+from dgn.storage import join_tensors, lock
+from dgn.synthesis import join, out_of_memory, pieces, plan, synthesize
+from dgn.writer import Writer
+
+FP32 = {"precision": "fp32", "steps": 4}
+
+
+def test_pieces_are_the_whole(network: Network) -> None:
+    units = ["ant", "bee", "late:3"]
+    parts = list(pieces(network, units, PixelPrior(16), seeds=[0, 1], batch=4, frames=2, **FP32))
+    assert [len(part.units) for part in parts] == [4, 2]
+    whole = synthesize(network, units, PixelPrior(16), seeds=[0, 1], batch=4, frames=2, **FP32)
+    joined = join(parts)
+    for name in ("images", "codes", "activations", "history", "frozen_at", "frames"):
+        assert torch.equal(getattr(joined, name), getattr(whole, name)), name
+    assert joined.units == whole.units and joined.seeds == whole.seeds == [0, 1] * 3
+    later = list(plan(network, units, PixelPrior(16), seeds=[0, 1], batch=4, **FP32).pieces(first=4))
+    assert torch.equal(later[0].codes, whole.codes[4:])
+
+
+def test_starts_of_each_row_go_to_their_piece(network: Network) -> None:
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    result = synthesize(network, ["ant", "bee", "late:3"], PixelPrior(16), start=images, steps=1, batch=2)
+    assert torch.allclose(result.images, images, atol=1e-5)
+    with pytest.raises(DgnError, match="2 start codes for 3 samples"):
+        synthesize(network, ["ant", "bee", "late:3"], PixelPrior(16), start=images[:2], steps=1)
+
+
+def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, tried, cuts = dgn.synthesis.climb_batch, [], []
+
+    def limited(network: Network, rows: list, *more: object) -> object:
+        tried.append(len(rows))
+        if len(rows) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+        return real(network, rows, *more)
+
+    monkeypatch.setattr(dgn.synthesis, "climb_batch", limited)
+    limit = 3
+    job = plan(network, "late:3", PixelPrior(16), seeds=range(8), **FP32)
+    result = join(list(job.pieces(on_cut=cuts.append)))
+    assert tried == [8, 4, 2, 2, 2, 2] and cuts == [4, 2]
+    assert result.seeds == list(range(8))
+    tried.clear()
+    apart = plan(network, ["ant", "bee"], PixelPrior(16), seeds=[0, 1, 2], diversity=1.0, **FP32)
+    assert [len(part.units) for part in apart.pieces()] == [3, 3] and tried == [6, 3, 3]
+    limit = 2
+    with pytest.raises(DgnError, match="the 3 seeds of one unit of prior 'pixel' can't climb"):
+        list(apart.pieces())
+
+
+def test_other_errors_are_not_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"))
+    assert out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"))
+    with pytest.raises(RuntimeError) as real:
+        torch.empty(1 << 60)
+    assert out_of_memory(real.value)
+
+    def broken(*_: object) -> object:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(dgn.synthesis, "climb_batch", broken)
+    with pytest.raises(RuntimeError, match="shapes"):
+        synthesize(network, "ant", PixelPrior(16), **FP32)
+
+
+def test_writer_keeps_order_and_loses_nothing() -> None:
+    done: list[int] = []
+    gate = threading.Event()
+    with Writer(most=2) as writer:
+        writer.put(gate.wait)
+        threading.Timer(0.05, gate.set).start()
+        for index in range(20):  # more than the queue holds: put waits
+            writer.put(lambda index=index: done.append(index))
+    assert done == list(range(20))
+    with pytest.raises(KeyboardInterrupt), Writer() as writer:
+        writer.put(lambda: done.append(20))
+        raise KeyboardInterrupt
+    assert done[-1] == 20
+
+
+def test_writer_says_what_went_wrong() -> None:
+    def fail() -> None:
+        raise DgnError("no space left")
+
+    with pytest.raises(DgnError, match="no space"), Writer() as writer:
+        writer.put(fail)
+    writer = Writer()
+    writer.put(fail)
+    with pytest.raises(DgnError, match="no space"):
+        writer.wait()
+    writer.close()
+
+
+def test_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from dgn.storage import lock; held = lock(Path({str(tmp_path)!r})); "
+    code += "print(held is not None, flush=True); import time; time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None and other.stdout.readline() == "True\n"
+    assert lock(tmp_path) is None and lock(tmp_path, wait=0.2) is None
+    other.kill()
+    other.wait()
+    held = lock(tmp_path)
+    assert held is not None and lock(tmp_path) is None
+    held.close()
+    assert lock(tmp_path) is not None
+
+
+def test_joined_tensors_are_the_concatenation(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    first, second, other = torch.rand(2, 3, 4), torch.rand(5, 3, 4), torch.rand(1, 7)
+    for name, tensor in {"a": first, "b": second, "c": other}.items():
+        save_file({"codes": tensor, "images": torch.zeros(9, dtype=torch.uint8)}, tmp_path / f"{name}.safetensors")
+    paths = {name: tmp_path / f"{name}.safetensors" for name in "abc"}
+    join_tensors(
+        tmp_path / "all.safetensors", {"x": [paths["a"], paths["b"]], "y": [paths["c"]]}, "codes", {"x": "own"}
+    )
+    joined = load_file(tmp_path / "all.safetensors")
+    assert torch.equal(joined["x"], torch.cat([first, second])) and torch.equal(joined["y"], other)
