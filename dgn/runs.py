@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -149,6 +150,7 @@ def surroundings() -> dict[str, Any]:
     return {
         "versions": versions,
         "platform": platform.platform(),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "git": _git_revision(),
         "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],
     }

@@ -194,7 +194,11 @@ def overrides() -> list[str]:
 
 def write_gallery(folders: Sequence[Path], file: Path, title: str | None = None) -> None:
     """Runs as one page; see :mod:`dgn.report.gallery`."""
-    runs = [read_run(folder) for folder in folders]
+    write_page([read_run(folder) for folder in folders], file, title)
+
+
+def write_page(runs: list[dict[str, Any]], file: Path, title: str | None = None) -> None:
+    """:func:`write_gallery` of runs that were read already."""
     left_out = shorten_runs(runs)
     networks = list(dict.fromkeys(str(run["manifest"].get("network", "?")) for run in runs))
     title = title or f"What units of {', '.join(networks)} want to see"
@@ -308,13 +312,24 @@ def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seed
     return grid_cells(folder.folder, rows, seeds)
 
 
-def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int) -> list[Cell]:
-    """The grid's cells, whose images are read from their files one by one when it is drawn."""
+MOST_CELLS = 512
+"""Images in a grid."""
+
+
+def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suffix: str = "") -> list[Cell]:
+    """The grid's cells, whose images are read from their files one by one when it is drawn.
+
+    Args:
+        folder: in which the images are.
+        rows: of the table.
+        seeds: how many there are; of several, each has a row of its own.
+        suffix: to the row's name.
+    """
     cells = []
     for row in rows:
         caption = f"{float(row['activation']):.1f}"
         if row["probability"] not in ("", None):
             caption += f"   p {float(row['probability']):.2f}"
         label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
-        cells.append(Cell(str(row["unit"]), label, folder / str(row["image"]), caption))
+        cells.append(Cell(str(row["unit"]), label + suffix, folder / str(row["image"]), caption))
     return cells

@@ -21,7 +21,7 @@ def run(config: Any) -> None:
             (path.parent for path in folder.glob("*/results.csv")),
             key=lambda path: (len(path.name), path.name) if path.name.isdigit() else (99, path.name),
         )
-        found += [folder] if (folder / "results.csv").is_file() or not inside else inside
+        found += [folder] if (folder / "manifest.json").is_file() or not inside else inside
     out = Path(str(config.out)) if config.out is not None else folders[0]
     file = out if out.suffix == ".html" else out / ("index.html" if len(found) == 1 else "gallery.html")
     write_gallery(found, file, str(config.title) if config.title is not None else None)

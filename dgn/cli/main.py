@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from dgn.errors import DgnError, nearest
@@ -20,10 +22,9 @@ VERBS = {
     "evaluate": "measure how good the images of a run or of a prior are",
     "figure": "a figure for a paper: PDF, PNG and the numbers behind it",
     "gallery": "runs as one self-contained page",
+    "gather": "the runs of a sweep as one table, grid and gallery",
     "units": "list a network's layers; find its classes",
 }
-
-Job = Callable[[Any], None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,14 +43,33 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise DgnError(f"no verb {verb!r}{nearest(verb, VERBS) or '; expected ' + ', '.join(VERBS)}")
-        return _run(verb, rest)
+        with _stoppable():
+            return _run(verb, rest)
     except DgnError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        return _fail("interrupted; the same command continues", stop.args[0] if stop.args else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM ends a job as Ctrl-C does: what it has is written, its children are stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way
+        raise KeyboardInterrupt(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _positional(verb: str, rest: list[str]) -> list[str]:
@@ -59,6 +79,8 @@ def _positional(verb: str, rest: list[str]) -> list[str]:
         rest = [f"run={_quoted(plain[0])}", *(word for word in rest if word not in plain)]
     elif verb == "gallery" and plain:
         rest = [f"runs=[{','.join(map(_quoted, plain))}]", *(word for word in rest if word not in plain)]
+    elif verb == "gather" and plain:
+        rest = [f"sweep={_quoted(plain[0])}", *(word for word in rest if word not in plain)]
     elif verb == "figure":
         rest = [re.sub(r"^name=", "figure=", word) for word in rest]
         if plain:
@@ -83,50 +105,53 @@ def _fail(message: str, code: int = 2) -> int:
 
 
 def _run(verb: str, arguments: list[str]) -> int:
+    from dgn.cli.job import Task
+    from dgn.cli.sweep import Sweep, is_sweep
+
+    task = Task(verb)
+    if not is_sweep(arguments) or verb in ("units", "gallery", "gather"):
+        _hydra(task, arguments)
+        return _fail(task.stopped) if task.stopped else 0
+    sweep = Sweep(verb, arguments)
+    try:
+        _hydra(task, sweep.hydra_arguments())
+    except KeyboardInterrupt:
+        sweep.end(interrupted=True)
+        raise
+    except BaseException:
+        line = sweep.end()
+        if line:
+            _fail(line)
+        raise
+    line = sweep.end()
+    return _fail(line) if line else 0
+
+
+def _hydra(task: Any, arguments: list[str]) -> None:
+    """Hydra composes the configuration, and has the task run once, or once a job of a sweep."""
     import hydra
-    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
-    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     from dgn.cli import schema
     from dgn.resources import resource
 
     schema.register()
-    job: Job = importlib.import_module(f"dgn.cli.{verb}").run
-    failures: list[str] = []
-    stopped: list[str] = []
-
-    def task(config: Any) -> None:
-        try:
-            job(config)
-        except (DgnError, OmegaConfBaseException) as error:
-            line = str(error) if isinstance(error, DgnError) else _explain(error, verb, conf)
-            if HydraConfig.get().mode != RunMode.MULTIRUN:
-                stopped.append(line)
-                return
-            overrides = " ".join(HydraConfig.get().overrides.task)
-            failures.append(overrides)  # one failing job does not stop the others
-            _fail(f"job {HydraConfig.get().job.num} ({overrides}): {line}")
-
-    conf = str(resource("conf"))
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the lines below say it in one line
-    before, sys.argv = sys.argv, [f"dgn {verb}", *arguments]
+    before, sys.argv = sys.argv, [f"dgn {task.verb}", *arguments]
     try:
-        hydra.main(version_base="1.3", config_path=conf, config_name=verb)(task)()
+        hydra.main(version_base="1.3", config_path=str(resource("conf")), config_name=task.verb)(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        raise DgnError(_explain(error, verb, conf)) from error
+        raise DgnError(explain(error, task.verb)) from error
     finally:
         sys.argv = before
-    if stopped:
-        return _fail(stopped[0])
-    if failures:
-        return _fail(f"{len(failures)} of the sweep's jobs failed: {'; '.join(failures)}")
-    return 0
 
 
-def _explain(error: Exception, verb: str, conf: str) -> str:
+def explain(error: Exception, verb: str) -> str:
     """Hydra's and OmegaConf's messages in one line, with the nearest key or choice."""
+    from dgn.resources import resource
+
+    conf = str(resource("conf"))
     text = f"{error}\n{error.__cause__ or ''}"
     found = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' (?:is )?not in", text)
     if found:
@@ -135,6 +160,9 @@ def _explain(error: Exception, verb: str, conf: str) -> str:
         return f"no key {str(full[1] if full else key)!r}{nearest(key, _keys(verb, conf))}"
     found = re.search(r"Could not find '([^']+)/([^/']+)'", text)
     if found:
+        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm"}.get(found[2])
+        if extra:
+            return f"launcher={extra} needs a plugin: pip install 'dgn[{extra}]'"
         options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
         return f"no {found[1]} {found[2]!r}{nearest(found[2], options)}; expected one of: {', '.join(options)}"

@@ -141,6 +141,7 @@ class JobConfig:
     out: str | None = None
     progress: bool = True
     trust: bool = False
+    launcher: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -245,6 +246,15 @@ class GalleryConfig:
 
 
 @dataclass
+class GatherConfig:
+    """``dgn gather``."""
+
+    verb: str = "gather"
+    sweep: Any = MISSING
+    title: str | None = None
+
+
+@dataclass
 class TrainConfig(JobConfig):
     """``dgn train``."""
 
@@ -300,3 +310,4 @@ def register() -> None:
     store.store(name="ablate_schema", node=AblateConfig)
     store.store(name="figure_schema", node=FigureConfig)
     store.store(name="gallery_schema", node=GalleryConfig)
+    store.store(name="gather_schema", node=GatherConfig)

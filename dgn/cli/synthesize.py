@@ -18,6 +18,7 @@ import torch
 
 from dgn.ascent.rules import IN_RAW_CODE
 from dgn.cli.common import (
+    MOST_CELLS,
     Bar,
     choose_priors,
     choose_seeds,
@@ -209,9 +210,6 @@ class _Job:
 
 TABLE_EVERY = 5.0
 """Seconds between two writings of the table while a job runs."""
-
-MOST_CELLS = 512
-"""Images in the grid."""
 
 
 def _end(parts: Sequence[Part]) -> int:

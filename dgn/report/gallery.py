@@ -41,6 +41,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {"folder": folder, "rows": rows, "manifest": facts}
 
 
+NOT_OF_ONE_IMAGE = (
+    "units", "shard", "prior", "out", "tracking", "progress", "frames", "batch", "resume", "objective", "launcher",
+)  # fmt: skip
+
+
 def reproduce(row: Mapping[str, str], manifest: Mapping[str, Any], place: int = 0) -> str:
     """The command that makes one image again: the run's own overrides, with this unit, prior and seed alone.
 
@@ -56,7 +61,7 @@ def reproduce(row: Mapping[str, str], manifest: Mapping[str, Any], place: int = 
     together = any(override.lstrip("+").startswith("ascent.diversity=") for override in manifest.get("overrides", []))
     for override in manifest.get("overrides", []):
         key = override.lstrip("+~").split("=", 1)[0]
-        if key in ("units", "prior", "out", "tracking", "progress", "frames", "batch"):
+        if key in NOT_OF_ONE_IMAGE or key.startswith(("launcher.", "hydra")):
             continue
         if key in ("seed", "seeds") and not together:  # seeds that are to differ can't be made alone
             continue
@@ -84,7 +89,10 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
     folders = [Path(run["folder"]).resolve() for run in runs]
     plain = [folder.name for folder in folders]
     names = [
-        folder.name if plain.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}" for folder in folders
+        str(
+            run.get("name") or (folder.name if plain.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}")
+        )
+        for run, folder in zip(runs, folders, strict=True)
     ]
     methods: dict[tuple[int, str], int] = {}
     units: dict[str, list[dict[str, Any]]] = {}
@@ -103,7 +111,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
                 "m": column, "s": row["seed"], "a": _number(row["activation"]), "p": _number(row.get("probability")),
                 "i": _uri(file), "c": reproduce(row, run["manifest"], place[row["prior"]]),
             }  # fmt: skip
-            strip = Path(run["folder"]) / "trajectory" / file.name
+            strip = file.parent.parent / "trajectory" / file.name
             if strip.is_file():
                 cell["t"] = _uri(strip, shrink=True)
             units.setdefault(row["unit"], []).append(cell)

@@ -1,0 +1,105 @@
+"""One job of a verb, in whichever process a launcher runs it; in a sweep, each job's end is written down."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from dgn.errors import DgnError
+from dgn.runs import now
+from dgn.storage import write_atomic
+
+RECORDS = "jobs"
+
+
+class Task:
+    """What Hydra calls for each job; can be sent to other processes.
+
+    Attributes:
+        stopped: the line of a single job that ended with an error.
+        broken: whether something other than a user's mistake went wrong in this process.
+    """
+
+    def __init__(self, verb: str) -> None:
+        self.verb, self.stopped, self.broken = verb, "", False
+
+    def __call__(self, config: Any) -> float | None:
+        """Run the job; in a sweep, one that is done already is not run again, and no error stops the others."""
+        hydra = HydraConfig.get()
+        if hydra.mode == RunMode.MULTIRUN:
+            return self._in_sweep(config, Record(Path(str(hydra.sweep.dir)), int(hydra.job.num)), hydra)
+        try:
+            return self._run(config)
+        except (DgnError, OmegaConfBaseException) as error:
+            self.stopped = self._line(error)
+            return None
+
+    def _run(self, config: Any) -> float | None:
+        value = importlib.import_module(f"dgn.cli.{self.verb}").run(config)
+        return None if value is None else float(value)
+
+    def _in_sweep(self, config: Any, record: Record, hydra: Any) -> float | None:
+        facts = {"overrides": [str(word) for word in hydra.overrides.task]}
+        before = record.read()
+        if before.get("status") == "done" and before.get("overrides") == facts["overrides"]:
+            return before.get("value")
+        record.write({**facts, "status": "running", "started": now()})
+        try:
+            value = self._run(config)
+        except Exception as error:
+            if not isinstance(error, (DgnError, OmegaConfBaseException)):
+                traceback.print_exc()
+                self.broken = True
+            line = " ".join(self._line(error).split())
+            record.write({**facts, "status": "failed", "error": line, "finished": now()})
+            print(f"dgn: job {record.number}: {line}", file=sys.stderr)
+            return math.nan
+        except KeyboardInterrupt:
+            record.write({**facts, "status": "interrupted", "finished": now()})
+            raise
+        told = None if value is None or math.isnan(value) else value
+        record.write({**facts, "status": "done", "value": told, "finished": now()})
+        return value
+
+    def _line(self, error: Exception) -> str:
+        from dgn.cli.main import explain
+
+        if isinstance(error, DgnError):
+            return str(error)
+        if isinstance(error, OmegaConfBaseException):
+            return explain(error, self.verb)
+        return f"{type(error).__name__}: {error}"
+
+
+class Record:
+    """``SWEEP/jobs/NUMBER.json``: what became of one job of a sweep."""
+
+    def __init__(self, sweep: Path, number: int) -> None:
+        self.path, self.number = sweep / RECORDS / f"{number}.json", number
+
+    def read(self) -> dict[str, Any]:
+        """Empty where the job has not begun."""
+        try:
+            facts = json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+    def write(self, facts: dict[str, Any]) -> None:
+        """Replace what it says."""
+        write_atomic(self.path, (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def records(sweep: Path) -> list[Record]:
+    """Those of all jobs that have begun, in order."""
+    numbers = [int(path.stem) for path in (sweep / RECORDS).glob("*.json") if path.stem.isdigit()]
+    return [Record(sweep, number) for number in sorted(numbers)]

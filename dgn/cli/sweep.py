@@ -1,0 +1,156 @@
+"""``-m``: the folder of a sweep, which the same command continues, and what is said at its end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from dgn.cli.job import RECORDS, records
+from dgn.errors import DgnError
+from dgn.runs import Run, new_folder, now
+from dgn.storage import lock, write_atomic
+
+FILE = "sweep.json"
+NOT_DECIDING = ("resume", "progress", "launcher", "hydra/launcher", "hydra.launcher", "out", "hydra.sweep.dir")
+"""Overrides that don't change the results; a sweep goes on with others."""
+ALONE = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve")
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for several jobs."""
+    flags = {word.split("=", 1)[0] for word in arguments if word.startswith("-")}
+    return bool(flags & {"-m", "--multirun"}) and not flags & set(ALONE)
+
+
+class Sweep:
+    """A sweep's folder: ``sweep.json``, ``jobs/NUMBER.json``, and one folder a job.
+
+    Args:
+        verb, arguments: the command line.
+
+    Raises:
+        DgnError: the folder that was asked for holds another sweep, or another process works in it.
+    """
+
+    def __init__(self, verb: str, arguments: Sequence[str]) -> None:
+        self.verb, self.arguments = verb, list(arguments)
+        deciding = [word for word in arguments if _key(word) not in NOT_DECIDING and not word.startswith("-")]
+        self.key = hashlib.sha256(json.dumps([verb, deciding]).encode()).hexdigest()
+        given = [word.split("=", 1)[1].strip("'\"") for word in arguments if _key(word) in ("out", "hydra.sweep.dir")]
+        resume = "resume=false" not in [word.lower() for word in arguments]
+        self.started, self.continues = now(), False
+        self.run, self.held = self._open(Path(given[-1]) if given else None, resume)
+        self.folder = self.run.folder
+        if not resume:
+            shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
+        self._write("running")
+
+    def _open(self, given: Path | None, resume: bool) -> tuple[Run, IO[bytes]]:
+        if given is not None:
+            run, held = Run(given), lock(given)
+            if held is None:
+                raise DgnError(f"another process is at work in {str(given)!r}; wait for it, or give another out=")
+            facts = read_sweep(given)
+            if resume and facts and facts.get("key") != self.key:
+                raise DgnError(f"{str(given)!r} holds another sweep: give another out=, or resume=false to replace it")
+            self._continue(facts, given)
+            return run, held
+        for path in sorted((Path("runs") / self.verb).glob(f"*/{FILE}"), reverse=True) if resume else []:
+            facts = read_sweep(path.parent)
+            if facts.get("key") == self.key and facts.get("status") != "done":
+                held = lock(path.parent)
+                if held is not None:
+                    self._continue(facts, path.parent)
+                    return Run(path.parent), held
+        while True:
+            run = Run(new_folder(self.verb))
+            held = lock(run.folder)
+            if held is not None and not read_sweep(run.folder):
+                return run, held
+
+    def _continue(self, facts: dict[str, Any], folder: Path) -> None:
+        if facts:
+            done = sum(record.read().get("status") == "done" for record in records(folder))
+            self.started, self.continues = str(facts.get("started", self.started)), True
+            print(f"dgn: continuing the sweep {folder} ({done} jobs done)", file=sys.stderr)
+
+    def _write(self, status: str, **more: Any) -> None:
+        facts = {
+            "verb": self.verb, "overrides": [word for word in self.arguments if not word.startswith("-")],
+            "key": self.key, "status": status, "started": self.started, **more,
+        }  # fmt: skip
+        write_atomic(self.folder / FILE, (json.dumps(facts, indent=1) + "\n").encode())
+
+    def hydra_arguments(self) -> list[str]:
+        """The command line with the folder that was chosen."""
+        path = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
+        return [*(word for word in self.arguments if _key(word) != "hydra.sweep.dir"), f"hydra.sweep.dir='{path}'"]
+
+    def end(self, *, interrupted: bool = False) -> str:
+        """Write down how it ended, join what there is; returns the line about failed jobs, empty where none failed."""
+        jobs = records(self.folder)
+        if not jobs:  # it did not begin
+            if not self.continues:
+                (self.folder / FILE).unlink(missing_ok=True)
+                self.run.discard()
+            self.held.close()
+            return ""
+        facts = {record.number: record.read() for record in jobs}
+        failed = {number: fact for number, fact in facts.items() if fact.get("status") != "done"}
+        status = "interrupted" if interrupted else "failed" if failed else "done"
+        self._write(status, jobs=len(jobs), failed=sorted(failed), finished=now())
+        if self.verb == "synthesize":
+            self._gather(table_alone=interrupted)
+        self.held.close()
+        if not failed:
+            return ""
+        words = []
+        for number, fact in failed.items():
+            why = fact.get("error") or ("interrupted" if fact.get("status") == "interrupted" else "its process died")
+            words.append(f"{number} ({self._own(fact.get('overrides', []))}): {why}")
+        again = shlex.join(["dgn", self.verb, *self.arguments])
+        return f"{len(failed)} of the sweep's {len(jobs)} jobs failed: {'; '.join(words)}. To run just those: {again}"
+
+    def _own(self, overrides: Sequence[str]) -> str:
+        """What a job's overrides have that not all jobs have."""
+        shared = {_plain(word) for word in self.arguments}
+        return " ".join(word.replace("\\", "") for word in overrides if _plain(word) not in shared)
+
+    def _gather(self, *, table_alone: bool) -> None:
+        from dgn.cli.gather import gather
+
+        try:
+            files = gather(self.folder, table_alone=table_alone)
+        except DgnError as error:
+            print(f"dgn: the sweep's runs were not joined: {error}", file=sys.stderr)
+            return
+        for file in files:
+            print(file)
+
+
+def read_sweep(folder: Path) -> dict[str, Any]:
+    """What ``sweep.json`` says; empty where there is none."""
+    try:
+        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[\\'\"]", "", word).lower()
+
+
+def _key(word: str) -> str:
+    key = word.lstrip("+~").split("=", 1)[0]
+    for group in ("launcher", "hydra.launcher"):
+        if key.startswith(group + "."):
+            return group
+    return key
