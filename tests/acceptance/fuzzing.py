@@ -16,18 +16,21 @@ TINY = {
               "training.layer=output"],
     "evaluate": ["network.name=small.pt2", "data.root=pictures", "judges=[small.pt2]", "prior=pixel",
                  "prior.pixel.size=16", "units=[0]", "classes=1", "seeds=1", "ascent.steps=1"],
-    "figure": ["network.name=small.pt2", "figure=start", "figure.units=[0]", "ascent.steps=1"],
-    "gallery": ["nowhere"],
+    "figure": ["network.name=small.pt2", "figure=start"],
+    "gallery": ["finished"],
+    "gather": ["nowhere"],
     "units": ["network.name=small.pt2"],
 }  # fmt: skip
 """Each verb at its smallest, around a random network in a file: where the random part does no harm, it runs."""
 
-ALWAYS = ["tracking=off", "progress=false"]
+for _verb in set(TINY) - {"gallery", "gather", "units"}:
+    TINY[_verb] += ["tracking=off", "progress=false"]
 
 LONG = {
     "seeds", "batch", "frames", "steps", "race_steps", "refine_steps", "population", "views", "starts", "octaves",
     "phases", "size", "input_size", "image_size", "encoder_size", "width", "widths", "depths", "k", "classes",
-    "workers", "threads", "most", "shown", "curve_steps", "per_class", "most_photos", "components",
+    "workers", "threads", "jobs", "n_jobs", "n_trials",
+    "most", "shown", "curve_steps", "per_class", "most_photos", "components",
     "component_images", "statistics_images", "ascent_steps", "held_out", "examples", "members", "facets",
 }  # fmt: skip
 """Keys whose value is paid for in time and memory: they get values that are refused, or that cost nothing."""
@@ -44,8 +47,22 @@ WORDS = st.sampled_from([
     "pictures", "pictures/a.png", "pictures/broken.png", "small.pt2", "shift", "{shift: nan}", "{blur: {sigma: x}}",
     "adam", "nguyen2016", "cmaes", "ppgn", "best", "last", "crop", "resize", "bf16", "float32", "log", "offline",
 ])  # fmt: skip
-DEAR = st.sampled_from(["", "null", "abc", "nan", "inf", "-1", "0", "1", "2", "1.5", "[]", "{}", "[1]", "true", "${seed}",
-                        "-9223372036854775809", "99999999999999999999"])  # fmt: skip
+DEAR = st.sampled_from(["", "null", "abc", "nan", "inf", "-1", "0", "1", "2", "1.5", "[]", "{}", "[1]", "true",
+                        "${seed}", "-9223372036854775809", "99999999999999999999"])  # fmt: skip
+CHEAP = st.sampled_from(
+    ["-1", "0", "1", "2", "0.5", "-0.0", "1e-30", "1e30", "nan", "inf", "-inf", "null", "true", "x"]
+)
+CHOICES = {
+    "rule": ["adam", "nguyen2016", "cmaes", "ppgn", "adm", "sgd", "null"], "fit": ["crop", "resize", "x"],
+    "keep": ["best", "last", "x"], "precision": ["bf16", "float32", "x"], "preset": ["nguyen2016", "ppgn", "x", "null"],
+    "transforms": ["[shift]", "[{shift: nan}]", "[{rotate: 1e9}]", "[x]", "{}", "[]", "[{blur: {sigma: -1}}]", "3"],
+    "penalties": ["[tv]", "[{l2: inf}]", "[{tv: -1}]", "[x]", "{}", "[]"], "between": ["[blur]", "[{blur: 0}]", "[x]"],
+    "phases": ["[]", "[{}]", "[{steps: 1}]", "[{steps: -1}]", "[{grow: 0}]", "[{grow: nan}]", "[{phases: [{}]}]", "x"],
+    "diversity_layer": ["stem", "output", "x", "null"],
+    "units": ["[0]", "[stem:1]", "[9]", "[]", "0", "[null]", "[[0]]"],
+    "unit": ["0", "stem:1", "stem:*", "[0]", "9", "late:1@0,0", "''"],
+    "image": ["pictures/a.png", "[]", "pictures", "x"],
+}  # fmt: skip
 NUMBERS = st.one_of(
     st.integers(-3, 3).map(str), st.integers(-(2**70), 2**70).map(str), st.floats().map(repr),
 )  # fmt: skip
@@ -72,11 +89,15 @@ def overrides(keys: list[str]) -> st.SearchStrategy[str]:
     """One argument: a known or made-up key with a random value, a flag, or any text."""
 
     def value(key: str) -> st.SearchStrategy[str]:
-        return (DEAR if key.rpartition(".")[2] in LONG else VALUES).map(lambda text: f"{key}={text}")
+        name = key.rpartition(".")[2]
+        own = DEAR if name in LONG else CHEAP if key.startswith("ascent.") else VALUES
+        if name in CHOICES and name != "phases":
+            own = st.sampled_from(CHOICES[name])
+        return st.one_of(own, own, own, DEAR if name in LONG else VALUES).map(lambda text: f"{key}={text}")
 
     known = st.sampled_from([key for key in keys if not key.startswith(("hydra", "out"))])
     return st.one_of(
-        known.flatmap(value), known.flatmap(value), known.flatmap(value),
+        *[known.flatmap(value)] * 6,
         st.tuples(NAMES, WORDS).map("=".join), FLAGS, TEXTS,
     )  # fmt: skip
 
@@ -89,8 +110,8 @@ def commands(keys: dict[str, list[str]]) -> st.SearchStrategy[list[str]]:
     """
 
     def of(verb: str) -> st.SearchStrategy[list[str]]:
-        more = st.lists(overrides(keys[verb]), min_size=1, max_size=4)
-        return more.map(lambda given: [verb, *TINY[verb], *ALWAYS, *given])
+        more = st.lists(overrides(keys[verb]), min_size=1, max_size=2)
+        return more.map(lambda given: [verb, *TINY[verb], *given])
 
     verbs = st.sampled_from(sorted(VERBS)).flatmap(of)
     return st.one_of(*[verbs] * 12, TEXTS.map(lambda text: [text]), st.lists(TEXTS, max_size=3))
