@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class DgnError(ValueError):
@@ -22,3 +25,25 @@ def nearest(name: str, choices: Iterable[str], *, most: int = 3) -> str:
     if not near:
         return ""
     return "; did you mean " + ", ".join(repr(by_lower[choice]) for choice in near) + "?"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; the name of its kind where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def unexpected(error: BaseException) -> str:
+    """One line on an error that is dgn's own fault: what, and where.
+
+    Raises:
+        BaseException: the error itself, with its traceback, where the environment has ``DGN_TRACEBACK``.
+    """
+    if os.environ.get("DGN_TRACEBACK"):
+        raise error
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "dgn" in Path(frame.filename).parts]
+    where = f" in {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
+    return (
+        f"unexpected {type(error).__name__}{where}: {first_line(error)}; please report this "
+        "(DGN_TRACEBACK=1 shows the traceback)"
+    )

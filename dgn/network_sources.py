@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, nearest
 from dgn.network import Network
+from dgn.programs import load_export
 from dgn.storage import read_tensors
 
 _EFFICIENTNET_LITE = {
@@ -131,16 +132,16 @@ def from_export(path: Path) -> Network:
     """A ``torch.export`` program ``[N, C, H, W] -> [N, classes]`` over images in [-1, 1]; only its output is read."""
     if not path.is_file():
         raise DgnError(f"no file {str(path)!r} for the network")
+    program = load_export(path)
     try:
-        program = torch.export.load(path)
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         shape = inputs[-1].meta["val"].shape
         channels, height, width = (int(value) for value in shape[1:])
+        module = program.module()
+        with torch.no_grad():
+            classes = module(torch.zeros(2, channels, height, width)).shape[-1]
     except Exception as error:
         raise DgnError(f"{str(path)!r} is not a torch.export program over images: {error}".splitlines()[0]) from error
-    module = program.module()
-    with torch.no_grad():
-        classes = module(torch.zeros(2, channels, height, width)).shape[-1]
     names = imagenet_class_names() if classes == 1000 else ()
     half = (0.5,) * channels
     return Network(module, (height, width), half, half, names, name=path.stem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,13 +77,27 @@ class Unit:
 
     @property
     def file_name(self) -> str:
-        """The name in letters, digits, ``.``, ``_`` and ``-``; names that differ stay different."""
-        plain = re.sub(r"[^\w.]+", "-", self.name, flags=re.ASCII).strip("-.") or "unit"
-        if plain == self.name or plain == self.name.replace(" ", "-"):
-            return plain
-        import hashlib
+        """The name in letters, digits, ``.``, ``_`` and ``-``; see :func:`file_name`."""
+        return file_name(self.name)
 
-        return f"{plain[:80]}-{hashlib.sha256(self.name.encode()).hexdigest()[:6]}"
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, whatever their suffix."""
+
+
+def file_name(text: str) -> str:
+    """Any text as a part of a file's name: ASCII letters, digits, ``.``, ``_`` and ``-``, at most 100 characters.
+
+    Texts that differ stay different: a space becomes ``-``, and whatever else is changed, too long or already holds a
+    ``-`` gets the beginning of its SHA-256.
+    """
+    plain = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
+    reserved = not plain or _RESERVED.fullmatch(plain)
+    same = plain == text.replace(" ", "-") and "-" not in text and not re.search(r"-[0-9a-f]{12}$", plain)
+    if same and len(plain) <= 80 and not reserved:
+        return plain
+    plain = f"unit-{plain[:70]}".strip("-.") if reserved else plain[:80]
+    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: Network) -> list[Unit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from dgn.cli.schema import PriorConfig
+from dgn.cli.trust import build_module
 from dgn.errors import DgnError, nearest
 from dgn.network import Network
 from dgn.network_sources import load_network
@@ -78,7 +80,7 @@ def _stamp(path: Any) -> tuple[int, int] | None:
     return facts.st_mtime_ns, facts.st_size
 
 
-def _open_prior(name: str, entry: Any, channels: int) -> Prior:
+def _open_prior(name: str, entry: Any, channels: int, trust: bool) -> Prior:
     values = plain(entry)
     paths = [entry.path, entry.weights, *(Path(str(entry.path)) / f"{kind}.safetensors" for kind in PRIOR_FILES)]
     key = json.dumps([values, channels, [_stamp(path) for path in paths]], sort_keys=True, default=str)
@@ -87,7 +89,7 @@ def _open_prior(name: str, entry: Any, channels: int) -> Prior:
             _PRIORS.pop(next(iter(_PRIORS)))
         _PRIORS[key] = load_prior(
             entry.path, size=entry.size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=_build(name, entry.module),
+            options=plain(entry.options), module=_module(name, entry.module, trust),
         )  # fmt: skip
     prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
     prior.name = name
@@ -113,28 +115,25 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
     climbs = []
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)
-        prior = _open_prior(str(name), entry, channels)
+        prior = _open_prior(str(name), entry, channels, config.trust)
         chosen = choose_ascent(prior, config.ascent.preset, **changes)
         check_ability(prior, chosen)
         climbs.append((prior, chosen))
     return climbs
 
 
-def _build(name: str, config: Any) -> Any:
-    """The module that a ``_target_`` names, built by Hydra."""
+def _module(name: str, config: Any, trust: bool) -> Any:
+    """The module of a prior that names one; see :mod:`dgn.cli.trust`."""
     if config is None:
         return None
-    from hydra.utils import instantiate
-
-    try:
-        return instantiate(config)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DgnError(f"prior.{name}.module can't be built: {first}") from error
+    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    return build_module(f"prior.{name}.module", values, trust=trust)
 
 
 def _prior_entry(name: str, given: Any) -> Any:
-    """One prior's configuration, its keys and their types checked."""
+    """One prior's configuration, its name, its keys and their types checked."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):  # files are called by it
+        raise DgnError(f"no prior can be called {name[:80]!r}: a name has up to 64 letters, digits and _")
     if not isinstance(given, DictConfig) or given.get("path") is None:
         raise DgnError(f"prior.{name} has no path; give prior.{name}.path=PATH, the name or path of a prior")
     known = [field.name for field in fields(PriorConfig)]

@@ -69,6 +69,10 @@ def run(config: Any) -> None:
     print(picture)
 
 
+_PICKLED = ("LSUN", "LSUNClass")
+"""Data sets that unpickle unchecked files (those of CIFAR are pickles too, but torchvision checks their digests)."""
+
+
 def open_data(config: Any, network: Network) -> Squares:
     """The images: a folder, tar files, or a data set of torchvision."""
     if config.torchvision is None:
@@ -80,6 +84,8 @@ def open_data(config: Any, network: Network) -> Squares:
     name = str(config.torchvision)
     if name not in known.__all__:
         raise DgnError(f"torchvision has no data set {name!r}{nearest(name, known.__all__)}")
+    if name in _PICKLED:
+        raise DgnError(f"torchvision's {name} unpickles a file beside its images: give data.root=FOLDER instead")
     options = {"root": str(config.root or "."), **plain(config.options)}
     try:
         source = getattr(known, name)(**options)

@@ -35,7 +35,7 @@ from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, re
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
 from dgn.synthesis import Synthesis, synthesize
-from dgn.units import parse_units
+from dgn.units import file_name, parse_units
 
 Rows = list[dict[str, Any]]
 
@@ -116,7 +116,7 @@ def run(config: Any) -> None:
         tracker = open_tracker(config, folder)
         with tqdm(disable=not config.progress, unit="step") as bar:
             canvas, rows = MAKERS[kind](Studio(config, network, values, bar))
-        name = str(values.get("name", kind))
+        name = file_name(str(values.get("name", kind)))
         for form in ("pdf", "png"):
             write_atomic(folder.folder / f"{name}.{form}", render(canvas, form, dpi=300))
         folder.write_text(f"{name}.csv", _table(rows))

@@ -6,7 +6,6 @@ import importlib
 import json
 import math
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from dgn.errors import DgnError
+from dgn.errors import DgnError, unexpected
 from dgn.runs import now
 from dgn.storage import write_atomic
 
@@ -39,7 +38,7 @@ class Task:
             return self._in_sweep(config, Record(Path(str(hydra.sweep.dir)), int(hydra.job.num)), hydra)
         try:
             return self._run(config)
-        except (DgnError, OmegaConfBaseException) as error:
+        except Exception as error:
             self.stopped = self._line(error)
             return None
 
@@ -56,9 +55,6 @@ class Task:
         try:
             value = self._run(config)
         except Exception as error:
-            if not isinstance(error, (DgnError, OmegaConfBaseException)):
-                traceback.print_exc()
-                self.broken = True
             line = " ".join(self._line(error).split())
             record.write({**facts, "status": "failed", "error": line, "finished": now()})
             print(f"dgn: job {record.number}: {line}", file=sys.stderr)
@@ -77,7 +73,8 @@ class Task:
             return str(error)
         if isinstance(error, OmegaConfBaseException):
             return explain(error, self.verb)
-        return f"{type(error).__name__}: {error}"
+        self.broken = True
+        return unexpected(error)
 
 
 class Record:

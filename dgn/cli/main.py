@@ -9,9 +9,10 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError, first_line, nearest
 
 VERBS = {
     "synthesize": "images that units prefer, through a generator prior and from raw pixels",
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> int:
         goes_on = verb == "synthesize" or "-m" in rest or "--multirun" in rest
         line = "interrupted; the same command continues" if goes_on else "interrupted"
         return _fail(line, stop.args[0] if stop.args else 130)
+    except SystemExit as end:  # argparse has said what was wrong
+        return 2 if end.code else 0
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -145,6 +148,10 @@ def _hydra(task: Any, arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(resource("conf")), config_name=task.verb)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise DgnError(explain(error, task.verb)) from error
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError, OSError, ImportError) as error:
+        if task.broken or isinstance(error, (DgnError, BrokenPipeError)):
+            raise
+        raise DgnError(f"Hydra can't take these arguments: {first_line(error)}") from error  # the job's own are caught
     finally:
         sys.argv = before
 
@@ -181,6 +188,7 @@ def explain(error: Exception, verb: str) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+@cache
 def _keys(verb: str, conf: str) -> list[str]:
     """Every key of a verb's default configuration, as it would be written."""
     from hydra import compose, initialize_config_dir

@@ -141,6 +141,7 @@ class JobConfig:
     threads: int | None = None
     out: str | None = None
     progress: bool = True
+    trust: bool = False
     launcher: dict[str, Any] = field(default_factory=dict)
 
 

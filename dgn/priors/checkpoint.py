@@ -1,11 +1,12 @@
 """Generators on disk: safetensors with their configuration in the metadata, written whole or not at all.
 
-Loading reads tensors and JSON only; nothing is ever unpickled. The metadata holds a SHA-256 of the tensors, so that a
-file that was cut short or changed is refused.
+Loading reads tensors and JSON only; nothing is ever unpickled. The metadata holds a SHA-256 of everything that is read
+(kind, configuration, tensors with their names), so that a file that was cut short or changed anywhere is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ COMPONENTS_FORMAT = "dgn-components-1"
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], kind: str) -> None:
     """Write tensors with their metadata (any JSON value) and digest."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = {"format": kind, "sha256": digest(tensors), "meta": json.dumps(meta, sort_keys=True)}
+    text = json.dumps(meta, sort_keys=True)
+    metadata = {"format": kind, "seal": _seal(tensors, text, kind), "meta": text}
     write_atomic(path, save(tensors, metadata))
 
 
@@ -46,12 +48,21 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise DgnError(f"{str(path)!r} is cut short or no safetensors file; get it anew") from error
     if metadata.get("format") != kind:
         raise DgnError(f"{str(path)!r} was not written as {kind!r} by dgn (its format: {metadata.get('format')!r})")
-    if digest(tensors) != metadata.get("sha256"):
+    if "seal" in metadata:
+        whole = metadata["seal"] == _seal(tensors, metadata.get("meta", ""), kind)
+    else:  # of the first files, whose configuration was not under the SHA-256
+        whole = metadata.get("sha256") == digest(tensors)
+    if not whole:
         raise DgnError(f"{str(path)!r} was changed since it was written: its SHA-256 does not match; get it anew")
     try:
         return tensors, dict(json.loads(metadata["meta"]))
     except (KeyError, ValueError) as error:
         raise DgnError(f"{str(path)!r} holds no readable configuration; get it anew") from error
+
+
+def _seal(tensors: dict[str, Tensor], meta: str, kind: str) -> str:
+    """SHA-256 over everything that is read back."""
+    return hashlib.sha256("\n".join((kind, meta, digest(tensors))).encode()).hexdigest()
 
 
 def save_generator(
@@ -71,8 +82,8 @@ def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
     try:
         generator = Generator(GeneratorConfig.from_dict(meta["generator"]))
         generator.load_state_dict({name: _as_float32(tensor) for name, tensor in tensors.items()})
-    except (KeyError, TypeError, RuntimeError) as error:
-        first = str(error).strip().splitlines()[-1].strip()
+    except (KeyError, TypeError, RuntimeError, MemoryError, OverflowError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
         raise DgnError(f"the weights in {str(path)!r} don't fit their own configuration: {first}") from error
     return generator.eval().requires_grad_(False), meta
 

@@ -1,7 +1,7 @@
 """Others' generators as priors: DeePSiM, BigGAN, diffusers' autoencoders, exported and one's own modules.
 
 Nothing is downloaded: each loader reads files, says where to get them when they are missing, and unpickles nothing
-but tensors.
+but tensors; of exported programs, see :mod:`dgn.programs`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, nearest
 from dgn.priors.base import Prior, seeded_normal
+from dgn.programs import load_export, load_script
 from dgn.settings import AscentSettings
 from dgn.storage import read_tensors
 
@@ -371,12 +372,7 @@ def load_exported(path: Path, code_shape: Sequence[int], *, size: int | None = N
         code_shape: of one code, without the batch axis.
         size, options: see :class:`ModulePrior`.
     """
-    if not path.is_file():
-        raise DgnError(f"no generator {str(path)!r}")
-    try:
-        module: Any = torch.export.load(path).module() if path.suffix == ".pt2" else torch.jit.load(str(path))
-    except Exception as error:
-        raise DgnError(f"{str(path)!r} is no torch.export or TorchScript program") from error
+    module: Any = load_export(path).module() if path.suffix == ".pt2" else load_script(path)
     return ModulePrior(module, code_shape, name=path.stem, size=size, **options)
 
 

@@ -77,6 +77,8 @@ class TrainSettings:
         for name in ("steps", "batch", "image_size", "encoder_size", "statistics_images", "ascent_steps"):
             if getattr(self, name) < 1:
                 raise DgnError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
+        if not self.adversary_layers:
+            raise DgnError("adversary_layers is empty; for a training without adversary give adversary_weight=0")
         stray = [layer for layer in self.adversary_layers if layer not in self.comparator_layers]
         if stray:
             raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")

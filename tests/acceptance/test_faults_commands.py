@@ -1,0 +1,97 @@
+"""Two hundred fuzzed command lines: every one ends with 0 or 2, and no traceback is ever shown."""
+
+from __future__ import annotations
+
+import collections
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallCNN
+from hypothesis import HealthCheck, Phase, given, settings
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fuzzing import TINY, commands
+
+from dgn.cli import schema
+from dgn.cli.main import VERBS, _keys, main
+from dgn.resources import resource
+
+EXAMPLES = 200
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny network of 1,000 classes, labelled pictures of which one is broken, and a finished run."""
+    folder = tmp_path_factory.mktemp("desk")
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    module = SmallCNN(classes=1000).eval()
+    program = torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
+    torch.export.save(program, folder / "small.pt2")
+    rng = np.random.default_rng(0)
+    for name in ("a", "0/b", "0/c", "1/d", "1/e", "1/f"):
+        path = folder / "pictures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    (folder / "pictures" / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+def test_two_hundred_command_lines(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is no user's mistake would be raised here (``DGN_TRACEBACK``) instead of being said in one line."""
+    monkeypatch.chdir(desk)
+    monkeypatch.setenv("DGN_TRACEBACK", "1")
+    schema.register()
+    assert main(["synthesize", *TINY["synthesize"], "out=finished"]) == 0
+    keys = {verb: _keys(verb, str(resource("conf"))) for verb in VERBS}
+    codes: collections.Counter[tuple[str, int]] = collections.Counter()
+
+    @settings(
+        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(commands(keys))
+    def check(arguments: list[str]) -> None:
+        code = main(list(arguments))
+        shown = capfd.readouterr().err
+        torch.set_num_threads(1)
+        assert code in (0, 2), (arguments, code, shown)
+        assert "Traceback" not in shown, (arguments, shown)
+        assert code == 0 or shown.strip(), arguments
+        codes[arguments[0] if arguments and arguments[0] in VERBS else "no verb", code] += 1
+
+    check()
+    assert sum(codes.values()) >= EXAMPLES
+    assert {verb for verb, _ in codes} >= set(VERBS)
+    assert sum(count for (_, code), count in codes.items() if code == 0) >= EXAMPLES / 20  # some do no harm, and run
+    with capfd.disabled():
+        print(
+            "\nfuzzed command lines:",
+            dict(collections.Counter(code for (_, code), n in codes.items() for _ in range(n))),
+        )
+
+
+def test_what_nobody_expected_is_one_line_too(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of dgn's own: one line that says where, exit code 2; with DGN_TRACEBACK the whole way."""
+    import dgn.cli.synthesize
+
+    def broken(*_: object, **__: object) -> None:
+        raise IndexError("list index out of range\nand more")
+
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(dgn.cli.synthesize, "plan", broken)
+    command = ["synthesize", *TINY["synthesize"]]
+    assert main(command) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("dgn: unexpected IndexError in synthesize.py:"), lines
+    monkeypatch.setenv("DGN_TRACEBACK", "1")
+    with pytest.raises(IndexError):
+        main(command)
