@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,15 +104,17 @@ def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
                 times = turns(runs, options, count)
                 for rival, run in runs.items():
                     seconds = times[rival]["seconds"]
+                    memory = peak_memory(lambda run=run: run(2), options.device)  # type: ignore[misc]
                     rows.append(
                         {
                             "network": name, "place": place, "layer": layer, "units": count, "rival": rival,
                             "precision": options.precision if rival == "dgn" else "fp32", **times[rival],
-                            "images_per_second": 1 / seconds, "memory": peak_memory(lambda run=run: run(2), options.device),  # type: ignore[misc]
-                            "flops": flops, "matrix_rate": rate, "share_of_limit": flops / rate / seconds,
+                            "images_per_second": 1 / seconds, "memory": memory, "flops": flops, "matrix_rate": rate,
+                            "share_of_limit": flops / rate / seconds, "load": os.getloadavg()[0],
                         }
                     )  # fmt: skip
                     print(json.dumps(rows[-1]), flush=True)
+                keep(options.results / "ascent.json", describe(options.threads), rows)  # a long run may be cut short
     return rows
 
 
@@ -134,13 +137,15 @@ def occlusion(options: argparse.Namespace) -> list[dict[str, Any]]:
         network = load(name, options.device)
         image = torch.rand(3, *network.input_size, generator=torch.Generator().manual_seed(0)).to(options.device)
         prepared = network.prepare(image[None])
-        windows = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "target": 0}
+
+        def captum(at_once: int, network: Network = network, x: torch.Tensor = prepared) -> object:
+            windows = {"sliding_window_shapes": (3, 32, 32), "strides": (3, 16, 16), "target": 0}
+            return Occlusion(network.module).attribute(x, perturbations_per_eval=at_once, **windows)
+
         runs = {
             "dgn": lambda network=network, image=image: ablate(network, image, 0, size=32, stride=16),
-            "captum": lambda network=network, x=prepared: Occlusion(network.module).attribute(x, **windows),
-            "captum, 16 at once": lambda network=network, x=prepared: Occlusion(network.module).attribute(
-                x, perturbations_per_eval=16, **windows
-            ),
+            "captum": lambda captum=captum: captum(1),
+            "captum, 16 at once": lambda captum=captum: captum(16),
         }
         found: dict[str, list[float]] = {rival: [] for rival in runs}
         for turn in range(1 + options.repeats):
@@ -242,7 +247,11 @@ def write_table(results: Path) -> None:
             f"s an image of {FINISHED} steps | memory | share of the limit |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-    base = {(row["network"], row["layer"], row["units"]): row for row in rows if row["rival"] == "dgn"}
+    base = {
+        (row["network"], row["layer"], row["units"]): row
+        for row in rows
+        if row["rival"] == "dgn" and row["precision"] == "fp32"
+    }
     for row in rows:
         mine = base.get((row["network"], row["layer"], row["units"]), row)
         other = row["rival"] != "dgn"
