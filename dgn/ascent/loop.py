@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgn.ascent.blackbox import cmaes
 from dgn.ascent.named import Part
-from dgn.ascent.objectives import Objective
+from dgn.ascent.objectives import Objective, pieces
 from dgn.ascent.operators import OPERATORS, centre_mask
 from dgn.ascent.rules import State, find_rule
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
@@ -73,8 +73,13 @@ def climb(
     rule = find_rule(settings.rule)
     seen = network if settings.input_size is None else network.at(settings.input_size)
     views, steps, count = settings.views, settings.steps, len(code)
-    objective = Objective(seen, [*units] * views, [*range(count)] * views, settings, code.device)
-    draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in seeds], code.device)
+    parts = []
+    if settings.rule != "cmaes":
+        for part in pieces(seen, count, settings, code.device):
+            rows = list(range(count))[part]
+            objective = Objective(seen, [units[row] for row in rows] * views, rows * views, settings, code.device)
+            many = [seeds[row] + view * VIEW_STRIDE for view in range(views) for row in rows]
+            parts.append((part, objective, Draws(many, code.device)))
     own = Draws(seeds, code.device, salt=104_729)
     mask = None
 
@@ -104,18 +109,28 @@ def climb(
     for i in range(steps):
         if settings.centre_mask and mask is None and i >= settings.centre_from * steps:
             mask = centre_mask(prior.size, settings.centre_mask, code.device)
-        h = code.detach().requires_grad_()
-        images, activation, climbed = look(h, objective, draws)
-        history[i] = activation.detach()
+        last, found = i == steps - 1, []
+        for part, objective, draws in parts:  # a sample's gradient is its own: a piece is done with before the next
+            h = code[part].detach().requires_grad_()
+            images, activation, climbed = look(h, objective, draws)
+            g = None if last else _gradient(climbed, h)
+            found.append((activation.detach(), g, images.detach() if on_step else None))
+            del images, activation, climbed  # and with them what the gradient needed
+        history[i] = torch.cat([one for one, _, _ in found])
         if settings.keep == "best":
             better = (history[i] > best) & history[i].isfinite()
             best = torch.where(better, history[i], best)
             best_code = torch.where(_spread(better, code), code, best_code)
         if on_step:
-            on_step(i, steps, history[i], images.detach())
-        if i == steps - 1:
+            on_step(i, steps, history[i], torch.cat([one for _, _, one in found if one is not None]))
+        if last:
             break
-        g = _gradient(climbed, h, units)
+        if all(g is None for _, g, _ in found):
+            names = ", ".join(dict.fromkeys(repr(unit.name) for unit in units))
+            raise DgnError(f"no gradient flows from {names} to the image: its layer is not differentiable")
+        g = torch.cat(
+            [torch.zeros_like(code[p]) if g is None else g for (p, *_), (_, g, _) in zip(parts, found, strict=True)]
+        )
         flat = g.flatten(1)
         moves = (flat != 0).any(1) | (settings.epsilon1 > 0)  # the reconstruction pulls without a gradient too
         sound = flat.isfinite().all(1) & moves & history[i].isfinite()
@@ -190,11 +205,8 @@ def _spread(mask: Tensor, like: Tensor) -> Tensor:
     return mask.view(-1, *[1] * (like.dim() - 1))
 
 
-def _gradient(activation: Tensor, code: Tensor, units: Sequence[Unit]) -> Tensor:
-    names = ", ".join(dict.fromkeys(repr(unit.name) for unit in units))
-    if not activation.requires_grad:
-        raise DgnError(f"no gradient flows from {names} to the image: its layer is not differentiable")
-    (gradient,) = torch.autograd.grad(activation.sum(), code, allow_unused=True)
-    if gradient is None:
-        raise DgnError(f"no gradient flows from {names} to the code")
-    return gradient
+def _gradient(climbed: Tensor, code: Tensor) -> Tensor | None:
+    """With respect to the code; None where there is no way from one to the other."""
+    if not climbed.requires_grad:
+        return None
+    return torch.autograd.grad(climbed.sum(), code, allow_unused=True)[0]

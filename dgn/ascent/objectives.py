@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dgn.ascent.penalties import penalise
 from dgn.errors import DgnError
@@ -49,9 +47,6 @@ class Objective:
             self._layer = settings.diversity_layer or self.layers[0]
             self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
         self.network = network.fast(self.layers)
-        size = piece_size(network, torch.device(device))
-        rows = range(0, len(units), size) if size < len(units) and not settings.diversity else []
-        self._pieces = [(slice(row, row + size), Reader(units[row : row + size], device=device)) for row in rows]
 
     def __call__(self, x: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """Activations ``[N]``, and what is climbed: activation - penalties - diversity's cost, ``[N]``.
@@ -60,37 +55,14 @@ class Objective:
             x: the transformed images, as the network is to see them.
             images, code: as they are written down.
         """
-        if self._pieces:
-            activation = _Pieces.apply(x, self)
-            features = {}
-        else:
-            features = self._features(x, self.read)
-            activation = self.read(features)
+        features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
+        activation = self.read(features)
         climbed = activation
         if self.settings.penalties:
             climbed = climbed - penalise(images, code, self.settings.penalties)
         if self.settings.diversity:
             climbed = climbed - self.settings.diversity * self.likeness(features[self._layer])
         return activation, climbed
-
-    def _features(self, x: Tensor, read: Reader) -> dict[str, Tensor]:
-        layers = self.layers if read is self.read else read.layers
-        return self.network.features(x, layers, self.settings.fit)  # type: ignore[arg-type]
-
-    def pull(self, x: Tensor, needs_gradient: bool) -> tuple[Tensor, Tensor | None]:
-        """Activations ``[N]`` and their gradient with respect to the images, piece by piece; None: there is none."""
-        activations, gradient, flows = [], torch.zeros_like(x) if needs_gradient else None, False
-        for rows, read in self._pieces:
-            piece = x[rows].detach()
-            with torch.set_grad_enabled(needs_gradient):
-                piece.requires_grad_(needs_gradient)
-                activation = read(self._features(piece, read))
-                if gradient is not None and activation.requires_grad:
-                    (found,) = torch.autograd.grad(activation.sum(), piece, allow_unused=True)
-                    if found is not None:
-                        gradient[rows], flows = found, True
-            activations.append(activation.detach())
-        return torch.cat(activations), gradient if flows else None
 
     def likeness(self, features: Tensor) -> Tensor:
         """Mean cosine similarity of a sample's Gram matrix to those of its unit's other samples, ``[N]``.
@@ -106,27 +78,13 @@ class Objective:
         return (cosine * self._others).sum(1) / self._others.sum(1).clamp(min=1)
 
 
-def piece_size(network: Network, device: torch.device) -> int:
-    """Images that go through the network at once: on a CPU so few that its largest layer stays in the caches."""
-    if device.type != "cpu":
-        return 2**31
-    return max(1, round(PIECE / (4 * network.largest_layer)))
+def pieces(network: Network, count: int, settings: AscentSettings, device: torch.device) -> list[slice]:
+    """The samples of a batch in pieces that are decoded and seen one after the other.
 
-
-class _Pieces(torch.autograd.Function):
-    """Each sample's activation has its own image's gradient alone: it can be taken at once, a piece at a time."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, objective: Objective) -> Tensor:
-        activation, gradient = objective.pull(x, ctx.needs_input_grad[0])
-        if gradient is None:
-            ctx.mark_non_differentiable(activation)
-        else:
-            ctx.save_for_backward(gradient)
-        return activation
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * g.view(-1, 1, 1, 1), None
+    On a CPU a piece is so small that the network's largest layer stays in the caches; a GPU takes all at once, and so
+    do samples that are to be unlike each other.
+    """
+    size = count
+    if device.type == "cpu" and not settings.diversity:
+        size = max(1, round(PIECE / (4 * network.largest_layer * settings.views)))
+    return [slice(first, min(first + size, count)) for first in range(0, count, size)]

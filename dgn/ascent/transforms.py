@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.named import Catalogue, Part
+from dgn.resample import centres, reflected, sample
 
 
 class Draws:
@@ -151,11 +152,12 @@ def gaussian(images: Tensor, sigma: Tensor, widest: float | None = None) -> Tens
 
 def _warp(images: Tensor, zoom: Tensor, move: Tensor, angle: Tensor | None = None) -> Tensor:
     """Each sample seen through a window of ``zoom`` times the side, moved (in half sides) and turned (in radians)."""
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0] = theta[:, 1, 1] = zoom
-    if angle is not None:
-        theta[:, 0, 0] = theta[:, 1, 1] = zoom * angle.cos()
-        theta[:, 0, 1], theta[:, 1, 0] = -zoom * angle.sin(), zoom * angle.sin()
-    theta[:, :, 2] = move
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    x, y = (centres(side, images.device) for side in (images.shape[3], images.shape[2]))
+    if angle is None:
+        across, down = zoom[:, None] * x + move[:, :1], zoom[:, None] * y + move[:, 1:]
+        return sample(images.float(), reflected(down), reflected(across))
+    cosine, sine = ((zoom * part)[:, None, None] for part in (angle.cos(), angle.sin()))
+    across = cosine * x - sine * y[:, None] + move[:, 0, None, None]
+    down = sine * x + cosine * y[:, None] + move[:, 1, None, None]
+    grid = reflected(torch.stack([across, down], 3))  # before the sampling, whose own reflection is slower
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)

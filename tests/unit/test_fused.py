@@ -14,7 +14,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgn
 from dgn.ascent.loop import climb
-from dgn.ascent.objectives import Objective
 from dgn.convolution import Convolution
 from dgn.fused import find_groups, fuse
 from dgn.network import Network
@@ -169,19 +168,40 @@ def test_the_module_itself_stays_as_it_is(cnn: SmallCNN) -> None:
     assert copied.head.weight.data_ptr() == network.module.head.weight.data_ptr()  # what doesn't change is shared
 
 
-def test_pieces_give_the_gradient_of_the_whole(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    units = parse_units(["ant", "stem:3", "late:1@1,2", "block:*", "0.5*bee - stem:1"], network)
-    settings = AscentSettings()
-    x = torch.rand(5, 3, 16, 16)
+@pytest.mark.parametrize("change", [{}, {"views": 2}, {"penalties": ["lp"]}, {"keep": "best"}, {"epsilon3": 1e-3}])
+def test_pieces_climb_as_the_whole_does(
+    change: dict[str, Any], network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Samples with seeds of their own and in common, whatever the cut: the same draws, the same way up."""
+    units = ["ant", "stem:3", "late:1@1,2", "block:*", "0.5*bee - stem:1"]
+    options = {"prior": PixelPrior(16), "steps": 6, "seeds": [0, 3], "jitter": 0.1, "noise": 0.05, "precision": "fp32"}
+    seen: list[tuple[int, Tensor]] = []
     found = []
-    for size in (1e9, 1):
-        monkeypatch.setattr("dgn.ascent.objectives.PIECE", size)
-        h = x.clone().requires_grad_()
-        objective = Objective(network, units, range(5), settings, "cpu")
-        assert len(objective._pieces) == (0 if size > 1 else 5)
-        activation, climbed = objective(h, h, h)
-        found.append((activation.detach(), torch.autograd.grad(climbed.sum(), h)[0]))
-    torch.testing.assert_close(found[0], found[1])
+    for piece in (1e9, 3 * 4 * network.largest_layer, 1):
+        monkeypatch.setattr("dgn.ascent.objectives.PIECE", piece)
+        found.append(
+            dgn.synthesize(network, units, on_step=lambda i, _n, _a, x: seen.append((i, x)), **options, **change)
+        )
+    for other in found[1:]:
+        torch.testing.assert_close(other.images, found[0].images, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(other.history, found[0].history, rtol=1e-4, atol=1e-4)
+    assert [step for step, _ in seen] == [*range(6)] * 3 and {len(images) for _, images in seen} == {10}
+    torch.testing.assert_close(seen[5][1], seen[17][1], rtol=1e-4, atol=1e-4)
+
+
+class Torn(nn.Module):
+    """What a unit's gradient is depends on the batch: none at all where the samples are darker than grey."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.detach() if float(x.detach().mean()) < 0 else x).mean((1, 2, 3))[:, None]
+
+
+def test_a_piece_without_a_gradient_stops_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgn.ascent.objectives.PIECE", 1)
+    start = torch.stack([torch.full((3, 8, 8), 0.2), torch.full((3, 8, 8), 0.6)])
+    result = dgn.synthesize(Network(Torn(), 8), [0], PixelPrior(8), seeds=[0, 1], start=start, steps=4)
+    assert result.frozen_at.tolist() == [0, -1] and torch.equal(result.images[0], start[0])
+    assert float(result.images[1].mean()) > 0.6
 
 
 class NoLooking(TorchDispatchMode):
