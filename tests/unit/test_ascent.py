@@ -21,6 +21,7 @@ from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import NGUYEN2016, AscentSettings
 from dgn.synthesis import synthesize
+from dgn.units import parse_units
 
 FP32 = {"precision": "fp32"}
 STEPS = 6
@@ -351,6 +352,38 @@ def test_of_several_starts_the_highest_goes_on(network: Network) -> None:
         rest = climb(network, [unit], prior, runs[lap].code, settings, [seed])
         torch.testing.assert_close(result.history[4:, row], rest.history[:, 0], rtol=1e-2, atol=1e-3)
     assert len(distinct) > 1
+
+
+def test_race_by_probability(network: Network) -> None:
+    """The runner whose image is named best goes on, by hand: the log-probability of a class, a hidden unit's value."""
+    prior = PixelPrior(32, noise=0.3)
+    settings = AscentSettings(steps=1, lr=0.05, starts=4, race_steps=3, input_size=64, **FP32)
+    result = synthesize(network, ["ant", "stem:3"], prior, ascent=settings, race_by="probability", seeds=[3, 8])
+    short = replace(settings, steps=3, starts=1, lr_end=settings.lr)
+    laps = [
+        synthesize(network, ["ant", "stem:3"], prior, ascent=short, seeds=[3, 8], start=_laps(prior, lap))
+        for lap in range(4)
+    ]
+    (ant,) = parse_units("ant", network)
+    chosen = []
+    for row in range(4):
+        stands = []
+        for lap in laps:
+            looks = [network.at(side).features(lap.images[row : row + 1], ["output", "stem"]) for side in (32, 64, 96)]
+            stands.append(
+                [float(look["output"].log_softmax(1)[0, ant.class_index]) for look in looks]
+                if row < 2 else [float(look["stem"][0, 3].mean()) for look in looks]
+            )  # fmt: skip
+        chosen.append(max(range(4), key=lambda lap, stands=stands: sum(stands[lap])))
+    expected = torch.stack([laps[lap].codes[row] for row, lap in enumerate(chosen)])
+    torch.testing.assert_close(result.codes, expected, atol=1e-5, rtol=1e-4)
+    with pytest.raises(dgn.DgnError, match="race_by"):
+        synthesize(network, ["ant"], prior, race_by="luck")
+
+
+def _laps(prior: PixelPrior, lap: int) -> Tensor:
+    """Start codes of a race's lap for two units with the seeds 3 and 8."""
+    return prior.start(4, [seed + lap * START_STRIDE for seed in (3, 8, 3, 8)])
 
 
 def test_starts_that_are_not_finite_lose_their_race() -> None:
