@@ -54,34 +54,48 @@ class Tracker:
         check_mode(mode)
         self._run: Any = None
         self._writer: Writer | None = None
-        self._began = time.monotonic()
-        self.seconds = 0.0
-        """Spent in Weights & Biases so far, its start included."""
-        self._started = 0.0
+        self._began, self._spent = time.monotonic(), 0.0
+        self.cost = 0.0
+        """Seconds that the job has given to it: waiting for the thread, and the processor's time in the thread."""
         if mode == "off":
             return
-        import wandb
 
-        for attempt in (mode, "offline"):
-            try:
-                self._run = wandb.init(
-                    mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
-                    project=project, entity=entity, name=name, group=group, job_type=job_type,
-                    reinit="finish_previous", settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
-                )  # fmt: skip
-                self._writer = Writer(most=256)
-                self.seconds = self._started = time.monotonic() - self._began
-                return
-            except Exception as error:
-                warnings.warn(f"Weights & Biases ({attempt}) did not start: {_line(error)}", stacklevel=2)
+        def start() -> None:
+            import wandb
 
-    def _guard(self, action: str, call: Callable[[Any], None], *, optional: bool = False) -> None:
-        """Have the thread do it; what goes wrong ends the tracking, and nothing else."""
+            for attempt in (mode, "offline"):
+                try:
+                    self._run = wandb.init(
+                        mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
+                        project=project, entity=entity, name=name, group=group, job_type=job_type,
+                        reinit="finish_previous", settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
+                    )  # fmt: skip
+                    return
+                except Exception as error:
+                    warnings.warn(f"Weights & Biases ({attempt}) did not start: {_line(error)}", stacklevel=2)
+
+        self._writer = Writer(most=256)
+        self._put(start)
+
+    def _put(self, work: Callable[[], None]) -> None:
+        """Have the thread do it."""
         if self._writer is None:
             return
 
+        def counted() -> None:
+            began = time.thread_time()
+            work()
+            self.cost += time.thread_time() - began
+
+        began = time.monotonic()
+        self._writer.put(counted)
+        self.cost += time.monotonic() - began
+
+    def _guard(self, action: str, call: Callable[[Any], None], *, optional: bool = False) -> None:
+        """Have the thread log something; what goes wrong ends the tracking, and nothing else."""
+
         def work() -> None:
-            if self._run is None or (optional and self._dear()):
+            if self._run is None or (optional and self._spent > self._budget()):
                 return
             began = time.monotonic()
             try:
@@ -89,13 +103,13 @@ class Tracker:
             except Exception as error:
                 self._run = None
                 warnings.warn(f"Weights & Biases stopped at {action}: {_line(error)}", stacklevel=3)
-            self.seconds += time.monotonic() - began
+            self._spent += time.monotonic() - began
 
-        self._writer.put(work)
+        self._put(work)
 
-    def _dear(self) -> bool:
-        """Whether logging has cost more than it may."""
-        return self.seconds - self._started > ALLOWANCE + SHARE * (time.monotonic() - self._began)
+    def _budget(self) -> float:
+        """Seconds that curves and pictures may have taken by now."""
+        return ALLOWANCE + SHARE * (time.monotonic() - self._began)
 
     def curves(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step; each prefix has a step axis of its own, ``PREFIX/step``."""
@@ -125,7 +139,7 @@ class Tracker:
             columns = list(rows[0])
             table = wandb.Table(columns=["picture", *columns])
             began = time.monotonic()
-            left = max(ALLOWANCE, ALLOWANCE + SHARE * (began - self._began) - (self.seconds - self._started))
+            left = max(ALLOWANCE, self._budget() - self._spent)
             for number, row in enumerate(rows):
                 values = [None if row[column] == "" else row[column] for column in columns]
                 shown = number < MOST_PICTURES and time.monotonic() - began <= left
@@ -175,8 +189,10 @@ class Tracker:
         if self._writer is None:
             return
         self._guard("the end", lambda run: run.finish(exit_code=1 if failed else 0))
+        began, spent = time.monotonic(), self.cost
         writer, self._writer = self._writer, None
         writer.close()
+        self.cost = spent + time.monotonic() - began  # the job waits: the clock's time, the thread's is within it
         self._run = None
 
 

@@ -120,7 +120,7 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
 def _pair(value: Any) -> int | tuple[int, int]:
     try:
         return (int(value[0]), int(value[1])) if isinstance(value, list) else int(value)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
 
 

@@ -187,14 +187,14 @@ class _Job:
         cells = grid_cells(folder.folder, self.rows, len(self.seeds))
         rows = len({cell.row for cell in cells})
         picture = folder.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // rows))))
-        folder.write_manifest(self.manifest)
-        write_gallery([folder.folder], folder.folder / "index.html", title)
         summary = summarise(self.rows)
-        tracker.picture("grid", picture)
+        tracker.picture("grid", picture)  # by its thread, beside what follows
         tracker.table(self.rows, folder.folder)
         tracker.summary(summary)
+        folder.write_manifest(self.manifest)
+        write_gallery([folder.folder], folder.folder / "index.html", title)
         tracker.finish()
-        cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.seconds, 3)}
+        cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.cost, 3)}
         folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary, **cost})
         return summary
 
