@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8])
     parser.add_argument("--bare", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=5.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     network = dgn.load_network(options.network, weights=options.weights)
@@ -61,7 +62,7 @@ def main() -> None:
         **{f"dgn, batch {batch}": lambda batch=batch: mine(batch, False) for batch in options.batches},
         "dgn, first image of a network": lambda: mine(options.batches[0], True),
     }
-    seconds = alternate(calls, options.rounds)
+    seconds = alternate(calls, options.rounds, options.minutes)
     captum = seconds["captum, default"]
     fastest = min(value["wall"] for name, value in seconds.items() if name.startswith("bare"))
     result = {
@@ -69,7 +70,7 @@ def main() -> None:
         "seconds": seconds,
         "largest difference from captum": float((first.heat - theirs[0][0, 0]).abs().max()),
         "times captum": {
-            name: {key: round(captum[key] / value[key], 2) for key in value}
+            name: {key: round(captum[key] / value[key], 2) for key in ("wall", "cpu")}
             for name, value in seconds.items() if name.startswith("dgn")
         },
         "share of the bare forward speed": {

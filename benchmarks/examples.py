@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=5.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     network = dgn.load_network(options.network, weights=options.weights)
@@ -50,7 +51,7 @@ def main() -> None:
     calls["search"] = lambda: search(options.batch)
     calls["search, batch 8"] = lambda: search(8)
     calls["decoding alone"] = lambda: [squares[index] for index in range(len(squares))]
-    seconds = alternate(calls, options.rounds)
+    seconds = alternate(calls, options.rounds, options.minutes)
     fastest = min(value["wall"] for name, value in seconds.items() if name.startswith("bare"))
     best = min((name for name in seconds if name.startswith("search")), key=lambda name: seconds[name]["wall"])
     result = {

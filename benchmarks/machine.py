@@ -90,15 +90,23 @@ def machine() -> dict[str, Any]:
     return {**describe(torch.get_num_threads()), "load": round(os.getloadavg()[0], 1)}
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, float]]:
-    """Each call in turn, so many rounds: the least wall-clock seconds, and the least processor seconds, of each."""
+def alternate(
+    calls: Mapping[str, Callable[[], object]], rounds: int, minutes: float = 5.0
+) -> dict[str, dict[str, float]]:
+    """Each call in turn, so many rounds: the least wall-clock seconds, and the least processor seconds, of each.
+
+    A round that would not end within the minutes isn't begun, but for the first.
+    """
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    started = time.perf_counter()
+    for done in range(rounds):
+        if done and (time.perf_counter() - started) * (done + 1) / done > minutes * 60:
+            break
         for name, call in calls.items():
             wall, processor = time.perf_counter(), time.process_time()
             call()
             seconds[name].append((time.perf_counter() - wall, time.process_time() - processor))
     return {
-        name: {"wall": round(min(w for w, _ in runs), 3), "cpu": round(min(p for _, p in runs), 3)}
+        name: {"wall": round(min(w for w, _ in runs), 3), "cpu": round(min(p for _, p in runs), 3), "runs": len(runs)}
         for name, runs in seconds.items()
-    }
+    }  # fmt: skip

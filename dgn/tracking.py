@@ -150,7 +150,7 @@ class Tracker:
             self._guard("the table", log)
 
     def examples(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Examples of a data set: a row a unit, kind and rank, with the image and the part that the unit sees."""
+        """Examples of a data set: a row a unit, kind and rank, with the image and what the unit's feature sees."""
 
         def log(run: Any) -> None:
             import wandb

@@ -191,7 +191,7 @@ def test_light_dark_and_hundreds(browser: Any, tmp_path: Path) -> None:
 
 
 def test_hundreds_of_units_cost_only_what_is_seen(browser: Any, tmp_path: Path) -> None:
-    """300 units, two methods, 128 px: pictures are set when they come near, nodes stay few, frames lay out once."""
+    """300 units, two methods, 128 px: pictures are set when they come near, nodes stay few, a frame lays out little."""
     run, rows = Run(tmp_path / "run"), []
     pixels = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for number, image in enumerate(torch.nn.functional.interpolate(pixels, size=128, mode="bicubic").clamp(0, 1)):
