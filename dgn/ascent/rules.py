@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
 
-State = dict[str, Any]
+State = dict[str, Tensor]
 Rule = Callable[[Tensor, Tensor, State, float], Tensor]
 
 
@@ -45,10 +44,10 @@ def adam(
     """
     if not state:
         state["m"], state["v"] = torch.zeros_like(g), torch.zeros_like(g)
-        state["t"] = 0
+        state["t"] = torch.zeros((), dtype=torch.float64)  # on the CPU: a number to every device
         state["scale"] = _per_sample(g.abs().flatten(1).mean(1), g)
     state["t"] += 1
-    t = state["t"]
+    t = state["t"]  # stays a tensor: nobody waits for its value
     g = g / state["scale"]
     m = state["m"].lerp_(g, 1 - beta1)
     v = state["v"].lerp_(g * g, 1 - beta2)

@@ -144,6 +144,19 @@ def test_values_and_gradients_of_every_geometry(geometry: dict[str, Any], act: n
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5, 7, (3, 4)])
+@pytest.mark.parametrize("padding", [0, 1, (0, 1)])
+@pytest.mark.parametrize("size", [13, 14, 16])
+def test_strides_on_images(kernel: Any, padding: Any, size: int) -> None:
+    """The first layer's gradient, which is taken in four phases."""
+    torch.manual_seed(3)
+    kernels = (kernel, kernel) if isinstance(kernel, int) else kernel
+    module = nn.Sequential(nn.Conv2d(3, 5, kernels, stride=2, padding=padding), nn.BatchNorm2d(5), nn.ReLU())
+    network = Network(statistics(module), (size, size + 1))
+    for expected, found in both(network, ["output"], torch.rand(2, 3, size, size + 1)):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_changed_weights_and_hooks_are_seen(cnn: SmallCNN) -> None:
     network = Network(statistics(cnn), 16)
     images = torch.rand(1, 3, 16, 16)
