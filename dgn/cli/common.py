@@ -207,7 +207,7 @@ def write_page(runs: list[dict[str, Any]], file: Path, title: str | None = None)
     write_atomic(file, page(runs, title).encode())
 
 
-MOST_IMAGES = 512
+MOST_IMAGES = 1000
 """Images in a gallery page, which holds them all."""
 
 

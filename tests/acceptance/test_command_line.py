@@ -232,7 +232,10 @@ def test_wheel_works_from_any_folder(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(site)
-    assert "dgn/conf/synthesize.yaml" in names
+    assert {"dgn/conf/synthesize.yaml", "dgn/conf/launcher/local.yaml", "hydra_plugins/dgn_launchers/local.py"} <= set(
+        names
+    )
+    assert "hydra_plugins/__init__.py" not in names  # other plugins share that name
     assert any(name.startswith("dgn/pretrained/") and name.endswith("generator.safetensors") for name in names)
     assert not [name for name in names if "__pycache__" in name or name.startswith(("runs/", "tests/"))]
     code = "import dgn, sys; print(dgn.__file__); from dgn.cli.main import main; sys.exit(main(sys.argv[1:]))"
