@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from dgn.network import Network
     from dgn.network_sources import load_network
     from dgn.priors import Prior, load_prior
+    from dgn.selection import select_units
     from dgn.settings import AscentSettings
-    from dgn.synthesis import Synthesis, synthesize
+    from dgn.synthesis import Synthesis, pieces, synthesize
     from dgn.units import Unit, direction, find_classes, parse_units
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "load_network",
     "load_prior",
     "parse_units",
+    "pieces",
+    "select_units",
     "synthesize",
 ]
 
@@ -47,6 +50,8 @@ _HOMES = {
     "load_network": "network_sources",
     "load_prior": "priors",
     "parse_units": "units",
+    "pieces": "synthesis",
+    "select_units": "selection",
     "synthesize": "synthesis",
 }
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dgn import __version__
 from dgn.runs import to_bytes
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import Plan, Synthesis
@@ -115,13 +115,6 @@ def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
         "rows": hashlib.sha256(repr([(unit.name, unit.terms, seed) for unit, seed in plan.rows]).encode()).hexdigest(),
         "settings": asdict(plan.settings), "batch": plan.batch, "frames": plan.frames,
         "start": None if plan.start is None else digest({"start": plan.start}),
-        "device": plan.network.device.type, "torch": torch.__version__, "dgn": _version(), **more,
+        "device": plan.network.device.type, "torch": torch.__version__, "dgn": __version__, **more,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _version() -> str:
-    try:
-        return version("dgn")
-    except PackageNotFoundError:
-        return "0+unknown"

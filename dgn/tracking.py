@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dgn.errors import DgnError, nearest
+from dgn.writer import Writer
 
 MODES = ("offline", "online", "off")
 
+ALLOWANCE, SHARE = 0.5, 0.01
+"""Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out."""
+
+
+MOST_PICTURES = 512
+"""In the table of results."""
+
 
 class Tracker:
-    """Logs curves, pictures, the results table and the configuration of one job.
+    """Logs curves, pictures, the results table and the configuration of one job, from a thread of its own.
+
+    Curves and the pictures of the table are thinned out where logging would cost more than :data:`SHARE` of the time;
+    the summary, the grid and the table's numbers are always complete.
 
     Args:
         mode: ``"offline"`` (no account, no network), ``"online"``, or ``"off"``. Online falls back to offline, with a
@@ -41,29 +53,63 @@ class Tracker:
     ) -> None:
         check_mode(mode)
         self._run: Any = None
+        self._writer: Writer | None = None
+        self._began, self._spent = time.monotonic(), 0.0
+        self.cost = 0.0
+        """Seconds that the job has given to it: waiting for the thread, and the processor's time in the thread."""
         if mode == "off":
             return
-        import wandb
 
-        for attempt in (mode, "offline"):
-            try:
-                self._run = wandb.init(
-                    mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
-                    project=project, entity=entity, name=name, group=group, job_type=job_type,
-                    reinit="finish_previous", settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
-                )  # fmt: skip
-                return
-            except Exception as error:
-                warnings.warn(f"Weights & Biases ({attempt}) did not start: {_line(error)}", stacklevel=2)
+        def start() -> None:
+            import wandb
 
-    def _guard(self, action: str, call: Any) -> None:
-        if self._run is None:
+            for attempt in (mode, "offline"):
+                try:
+                    self._run = wandb.init(
+                        mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
+                        project=project, entity=entity, name=name, group=group, job_type=job_type,
+                        reinit="finish_previous", settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
+                    )  # fmt: skip
+                    return
+                except Exception as error:
+                    warnings.warn(f"Weights & Biases ({attempt}) did not start: {_line(error)}", stacklevel=2)
+
+        self._writer = Writer(most=256)
+        self._put(start)
+
+    def _put(self, work: Callable[[], None]) -> None:
+        """Have the thread do it."""
+        if self._writer is None:
             return
-        try:
-            call(self._run)
-        except Exception as error:
-            self._run = None
-            warnings.warn(f"Weights & Biases stopped at {action}: {_line(error)}", stacklevel=3)
+
+        def counted() -> None:
+            began = time.thread_time()
+            work()
+            self.cost += time.thread_time() - began
+
+        began = time.monotonic()
+        self._writer.put(counted)
+        self.cost += time.monotonic() - began
+
+    def _guard(self, action: str, call: Callable[[Any], None], *, optional: bool = False) -> None:
+        """Have the thread log something; what goes wrong ends the tracking, and nothing else."""
+
+        def work() -> None:
+            if self._run is None or (optional and self._spent > self._budget()):
+                return
+            began = time.monotonic()
+            try:
+                call(self._run)
+            except Exception as error:
+                self._run = None
+                warnings.warn(f"Weights & Biases stopped at {action}: {_line(error)}", stacklevel=3)
+            self._spent += time.monotonic() - began
+
+        self._put(work)
+
+    def _budget(self) -> float:
+        """Seconds that curves and pictures may have taken by now."""
+        return ALLOWANCE + SHARE * (time.monotonic() - self._began)
 
     def curves(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
         """Numbers at a step; each prefix has a step axis of its own, ``PREFIX/step``."""
@@ -72,7 +118,7 @@ class Tracker:
             run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
             run.log({f"{prefix}/step": step, **{f"{prefix}/{name}": value for name, value in values.items()}})
 
-        self._guard("curves", log)
+        self._guard("curves", log, optional=True)
 
     def picture(self, name: str, path: Path, caption: str = "") -> None:
         """A picture from a file."""
@@ -85,16 +131,19 @@ class Tracker:
         self._guard("a picture", log)
 
     def table(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """The results with their images."""
+        """The results with their images; of very many images, with those of the first rows."""
 
         def log(run: Any) -> None:
             import wandb
 
             columns = list(rows[0])
             table = wandb.Table(columns=["picture", *columns])
-            for row in rows:
+            began = time.monotonic()
+            left = max(ALLOWANCE, self._budget() - self._spent)
+            for number, row in enumerate(rows):
                 values = [None if row[column] == "" else row[column] for column in columns]
-                table.add_data(wandb.Image(str(folder / str(row["image"]))), *values)
+                shown = number < MOST_PICTURES and time.monotonic() - began <= left
+                table.add_data(wandb.Image(str(folder / str(row["image"]))) if shown else None, *values)
             run.log({"results": table})
 
         if rows:
@@ -120,8 +169,14 @@ class Tracker:
         self._guard("the summary", lambda run: run.summary.update(dict(values)))
 
     def finish(self, *, failed: bool = False) -> None:
-        """End the run, marked as failed where it did."""
+        """End the run, marked as failed where it did; all that was logged before is written."""
+        if self._writer is None:
+            return
         self._guard("the end", lambda run: run.finish(exit_code=1 if failed else 0))
+        began, spent = time.monotonic(), self.cost
+        writer, self._writer = self._writer, None
+        writer.close()
+        self.cost = spent + time.monotonic() - began  # the job waits: the clock's time, the thread's is within it
         self._run = None
 
 

@@ -49,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     except DgnError as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
-        return _fail("interrupted; the same command continues", stop.args[0] if stop.args else 130)
+        goes_on = verb == "synthesize" or "-m" in rest or "--multirun" in rest
+        line = "interrupted; the same command continues" if goes_on else "interrupted"
+        return _fail(line, stop.args[0] if stop.args else 130)
     except SystemExit as end:  # argparse has said what was wrong
         return 2 if end.code else 0
     except BrokenPipeError:

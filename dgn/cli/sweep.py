@@ -91,7 +91,13 @@ class Sweep:
     def hydra_arguments(self) -> list[str]:
         """The command line with the folder that was chosen."""
         path = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
-        return [*(word for word in self.arguments if _key(word) != "hydra.sweep.dir"), f"hydra.sweep.dir='{path}'"]
+        words = [word for word in self.arguments if _key(word) != "hydra.sweep.dir"]
+        place = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
+        return [
+            *words[:place],
+            f"hydra.sweep.dir='{path}'",
+            *words[place:],
+        ]  # beside others: argparse wants them together
 
     def end(self, *, interrupted: bool = False) -> str:
         """Write down how it ended, join what there is; returns the line about failed jobs, empty where none failed."""

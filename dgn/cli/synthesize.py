@@ -104,7 +104,7 @@ class _Job:
         self.seeds, self.manifest = seeds, manifest
         self.rows: list[dict[str, Any]] = []
         self.done: dict[str, list[Part]] = {job.prior.name: [] for job in plans}
-        self.tabled = time.monotonic()
+        self.tabled, self.began = time.monotonic(), time.perf_counter()
 
     def run(self) -> dict[str, float]:
         """Climb what is left to climb, and write everything; returns the summary."""
@@ -187,14 +187,15 @@ class _Job:
         cells = grid_cells(folder.folder, self.rows, len(self.seeds))
         rows = len({cell.row for cell in cells})
         picture = folder.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // rows))))
-        folder.write_manifest(self.manifest)
-        write_gallery([folder.folder], folder.folder / "index.html", title)
         summary = summarise(self.rows)
-        tracker.picture("grid", picture)
+        tracker.picture("grid", picture)  # by its thread, beside what follows
         tracker.table(self.rows, folder.folder)
         tracker.summary(summary)
+        folder.write_manifest(self.manifest)
+        write_gallery([folder.folder], folder.folder / "index.html", title)
         tracker.finish()
-        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary})
+        cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.cost, 3)}
+        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary, **cost})
         return summary
 
     def _give_up(self, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, ru
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
+from tqdm import tqdm
 
 PATIENCE = 30.0
 """Seconds that a worker has to write what it has when it is told to stop."""
@@ -30,7 +31,7 @@ CONFIG = {"_target_": "hydra_plugins.dgn_launchers.local.LocalLauncher", "slots"
 ConfigStore.instance().store(group="hydra/launcher", name="dgn_local", node=CONFIG, provider="dgn")
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(Launcher):  # type: ignore[misc]
     """Feeds jobs to workers; one that dies is replaced, and its job alone counts as failed."""
 
     def __init__(self, slots: int | None = None, threads: int | None = None) -> None:
@@ -50,20 +51,26 @@ class LocalLauncher(Launcher):
         threads = self.threads or max(1, (os.cpu_count() or 1) // slots)
         waiting = deque(enumerate(job_overrides))
         results: dict[int, JobReturn] = {}
+        bar = tqdm(total=len(job_overrides), unit="job", disable=not self.config.get("progress", True))
         pool = [_Worker(self, gpus[slot % len(gpus)] if gpus else None, threads) for slot in range(slots)]
         try:
             while len(results) < len(job_overrides):
                 for worker in pool:
                     if worker.job is None and waiting:
                         place, overrides = waiting.popleft()
-                        worker.send(place, job_config(self.context, self.config, overrides, initial_job_idx + place))
+                        job = job_config(self.context, self.config, overrides, initial_job_idx + place)
+                        if "progress" in job:
+                            job.progress = False  # the bars of several processes would overwrite each other
+                        worker.send(place, job)
                 busy = [worker for worker in pool if worker.job is not None]
                 ready = connection.wait([worker.pipe for worker in busy])
                 for worker in busy:
                     if worker.pipe in ready and worker.job is not None:
                         place, number = worker.job, initial_job_idx + worker.job
                         results[place] = worker.receive(number, list(job_overrides[place]))
+                        bar.update()
         finally:
+            bar.close()
             for worker in pool:
                 worker.stop()
             for worker in pool:

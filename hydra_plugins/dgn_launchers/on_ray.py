@@ -14,17 +14,20 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from dgn.errors import DgnError
+
 CONFIG = {
-    "_target_": "hydra_plugins.dgn_launchers.on_ray.RayLauncher", "address": "auto", "gpus": 1.0, "cpus": 1.0, "init": {},
+    "_target_": "hydra_plugins.dgn_launchers.on_ray.RayLauncher",
+    "address": "auto", "gpus": 1.0, "cpus": 1.0, "init": {},
 }  # fmt: skip
-"""``address``: of the cluster (``auto``: the one that RAY_ADDRESS or this machine knows; ``local``: one for this sweep).
-``gpus``, ``cpus``: of each job. ``init``: further keywords of ``ray.init``. Workers see the driver's files: a cluster of
-several machines needs the same folder on all."""
+"""``address``: of the cluster (``auto``: the one that RAY_ADDRESS or this machine knows; ``local``: one of its own).
+``gpus``, ``cpus``: of each job. ``init``: further keywords of ``ray.init``. Jobs run in the folder in which the sweep
+was started: a cluster of several machines needs it on all."""
 
 ConfigStore.instance().store(group="hydra/launcher", name="dgn_ray", node=CONFIG, provider="dgn")
 
 
-class RayLauncher(Launcher):
+class RayLauncher(Launcher):  # type: ignore[misc]
     """One task a job; a task that dies fails alone."""
 
     def __init__(
@@ -43,7 +46,10 @@ class RayLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
-        import ray
+        try:
+            import ray
+        except ImportError:
+            raise DgnError("launcher=ray needs Ray: pip install 'dgn[ray]'") from None
 
         from hydra_plugins.dgn_launchers.local import job_config
 

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SmallCNN
+from hydra import compose, initialize_config_dir
 
+from dgn.cli import schema
 from dgn.cli.main import main
+from dgn.resources import resource
 
 TINY = [
     "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",
@@ -170,7 +173,8 @@ def test_signal_ends_a_job_cleanly(small: str, tmp_path: Path, number: signal.Si
 
 def test_sigterm_ends_the_pool(small: str, tmp_path: Path) -> None:
     job = ["synthesize", "-m", small, "units=all", "seed=0,1,2,3", "batch=1", "ascent.steps=600", *TINY, "out=sweep"]
-    process = start(*job, "launcher=local", "launcher.slots=2", cwd=tmp_path, DGN_MARK=str(tmp_path))
+    mark = {"DGN_MARK": str(tmp_path), "CUDA_VISIBLE_DEVICES": "3,5"}  # a process for each, which sees that one alone
+    process = start(*job, "launcher=local", "device=cpu", cwd=tmp_path, **mark)
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)
     process.terminate()
@@ -180,8 +184,9 @@ def test_sigterm_ends_the_pool(small: str, tmp_path: Path) -> None:
     facts = json.loads((sweep / "sweep.json").read_text())
     assert facts["status"] == "interrupted" and facts["failed"] == [0, 1]
     assert {row["job"] for row in rows(sweep / "results.csv")} == {"0", "1"}
-    for job in "01":
-        assert json.loads((sweep / job / "manifest.json").read_text())["status"] == "interrupted"
+    manifests = [json.loads((sweep / job / "manifest.json").read_text()) for job in "01"]
+    assert [manifest["status"] for manifest in manifests] == ["interrupted"] * 2
+    assert [manifest["visible_gpus"] for manifest in manifests] == ["3", "5"]
 
 
 def test_gather_names_what_differs(
@@ -233,6 +238,12 @@ def test_a_bug_in_one_job_stops_no_other(
     assert "1 of the sweep's 3 jobs failed: 1 (seed=1): ZeroDivisionError: division by zero" in said
     assert "To run just those: dgn synthesize -m" in said
     monkeypatch.setattr(dgn.cli.synthesize, "plan", real)
+    opened = []
+    load = dgn.cli.common.load_network
+    monkeypatch.setattr(dgn.cli.common, "_NETWORKS", {})
+    monkeypatch.setattr(dgn.cli.common, "load_network", lambda *a, **k: opened.append(a) or load(*a, **k))
+    assert main([*job[:3], "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "out=other"]) == 0
+    assert len(opened) == 1  # once a process, not once a job
     assert main(job) == 0
     assert "(2 jobs done)" in capsys.readouterr().err
     assert len(list(Path("runs/synthesize").iterdir())) == 1
@@ -248,24 +259,14 @@ def test_submitit(small: str, tmp_path: Path) -> None:
     assert {row["job"] for row in rows(tmp_path / "sweep" / "results.csv")} == {"0"}
 
 
-def test_slurm_composes(small: str, tmp_path: Path) -> None:
+def test_slurm_composes() -> None:
     """The configuration that goes to Slurm."""
-    job = [
-        "synthesize",
-        "-m",
-        "launcher=slurm",
-        "launcher.partition=gpu",
-        "launcher.gpus=2",
-        "--cfg",
-        "hydra",
-        "--resolve",
-    ]
-    process = start(*job, "seed=0,1", cwd=tmp_path)
-    printed, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    assert "submitit_launcher.SlurmLauncher" in printed
-    assert "partition: gpu" in printed and "gpus_per_node: 2" in printed
-    assert not list(tmp_path.iterdir())
+    schema.register()
+    with initialize_config_dir(str(resource("conf")), version_base="1.3"):
+        overrides = ["launcher=slurm", "launcher.partition=gpu", "launcher.gpus=2", "hydra.launcher.account=me"]
+        chosen = compose("synthesize", overrides, return_hydra_config=True).hydra.launcher
+    assert chosen._target_.endswith("submitit_launcher.SlurmLauncher")
+    assert (chosen.partition, chosen.gpus_per_node, chosen.account, chosen.mem_gb) == ("gpu", 2, "me", 32)
 
 
 def test_ray(small: str, tmp_path: Path) -> None:

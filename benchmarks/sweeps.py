@@ -1,0 +1,71 @@
+"""What more units cost: time, memory, and the share of Weights & Biases, from 8 to 512 units of one job.
+
+usage: python benchmarks/sweeps.py OUT; writes OUT/sweeps.csv and OUT/sweeps.png. Each job is a process of its own;
+its peak memory is the kernel's (ru_maxrss).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot
+
+UNITS = (8, 64, 512)
+JOB = [
+    "prior=pixel", "prior.pixel.size=64", "ascent.input_size=64", "ascent.steps=6", "batch=8", "seed=0",
+    "tracking=offline", "progress=false", "resume=false",
+]  # fmt: skip
+
+
+def job(folder: Path, units: int) -> dict[str, float]:
+    """Run one job; seconds in all and of the job proper, peak megabytes, seconds in Weights & Biases."""
+    began = time.perf_counter()
+    call = [sys.executable, "-m", "dgn", "synthesize", f"units=0-{units - 1}", f"out={folder}", *JOB]
+    child = os.posix_spawn(sys.executable, call, dict(os.environ))
+    _, status, usage = os.wait4(child, 0)
+    assert status == 0
+    seconds = time.perf_counter() - began
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return {
+        "units": units, "seconds": round(seconds, 1), "job_seconds": manifest["seconds"],
+        "tracking_seconds": manifest["tracking_seconds"], "peak_mb": round(usage.ru_maxrss / 1024),
+    }  # fmt: skip
+
+
+def main(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [job(out / str(units), units) for units in UNITS]
+    with (out / "sweeps.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    figure, axes = pyplot.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
+    panels = (
+        ("seconds of the job", [row["job_seconds"] for row in rows]),
+        ("peak memory, MB", [row["peak_mb"] for row in rows]),
+        ("in Weights & Biases, % of the time", [100 * row["tracking_seconds"] / row["job_seconds"] for row in rows]),
+    )
+    for axis, (title, values) in zip(axes, panels, strict=True):
+        axis.plot(UNITS, values, "o-", color="black")
+        for x, y in zip(UNITS, values, strict=True):
+            axis.annotate(f"{y:.1f}" if y < 100 else f"{y:.0f}", (x, y), textcoords="offset points", xytext=(4, 5))
+        axis.set(title=title, xlabel="units", xscale="log", xticks=UNITS, ylim=(0, 1.25 * max(values)))
+        axis.set_xticks(UNITS, [str(count) for count in UNITS])
+        axis.minorticks_off()
+        axis.title.set_fontsize(10)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(out / "sweeps.png", dpi=110)
+    for row in rows:
+        print(row)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,129 @@
+"""Weights & Biases: the command of its sweeps' agents, what a job logs, and what logging may cost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+import dgn.tracking
+from dgn.cli.main import main
+from dgn.resources import resource
+from dgn.tracking import ALLOWANCE, SHARE, Tracker
+from dgn.writer import Writer
+
+SHORT = ["ascent.steps=2", "ascent.race_steps=1", "ascent.refine_steps=1", "ascent.input_size=96", "prior.maco.size=32"]
+
+
+def records(log: Path) -> list[dict]:
+    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
+    printed = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True).stdout
+    return [json.loads(line) for line in printed.splitlines()]
+
+
+def test_command_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The agent's own code builds and starts the command of conf/wandb/sweep.yaml, here without a server."""
+    from wandb.wandb_agent import Agent
+
+    sweep = yaml.safe_load((resource("conf") / "wandb" / "sweep.yaml").read_text())
+    command = [word.replace("tracking=online", "tracking=offline") for word in sweep["command"]]
+    command = [*command[:-1], *SHORT, "threads=1", command[-1]]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("WANDB_RUN_ID", "unset")  # restored afterwards
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "unset")
+    agent = SimpleNamespace(
+        _in_jupyter=False, _function=None, _sweep_command=command, _forward_signals=False, _run_processes={}
+    )
+    values = {"ascent.lr": 0.03, "ascent.jitter": 0.03, "prior": "[maco]"}
+    assert set(values) == set(sweep["parameters"])
+    args = {name: {"value": value} for name, value in values.items()}
+    Agent._command_run(agent, {"run_id": "abc123", "args": args, "program": None})
+    assert agent._run_processes["abc123"].wait() == 0
+    (run,) = (tmp_path / "runs" / "synthesize").iterdir()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["ascent"]["maco"]["lr"] == 0.03 and manifest["ascent"]["maco"]["jitter"] == 0.03
+    (log,) = (run / "wandb").glob("offline-run-*")
+    logged = records(log)
+    (started,) = [record["run"] for record in logged if record["type"] == "run"]
+    assert started["run_id"] == "abc123"
+    text = json.dumps([record for record in logged if record["type"] == "summary"])
+    assert sweep["metric"]["name"] in text and "maco/activation" in text
+    assert set(manifest["summary"]) >= {"activation", "log_probability", "probability"}
+
+
+def test_value_of_a_job_goes_to_the_sweeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an optimising sweeper sees is the mean over the first prior's rows."""
+    monkeypatch.chdir(tmp_path)
+    job = ["synthesize", "-m", "units=[zebra,goldfish]", "prior=[pixel,fourier]", "prior.pixel.size=32", "out=sweep"]
+    job += ["prior.fourier.size=32", "ascent.steps=1,2", "ascent.input_size=64", "tracking=off", "progress=false"]
+    assert main([*job, "objective=log_probability"]) == 0
+    import csv
+    import math
+
+    for number in range(2):
+        with Path(f"sweep/{number}/results.csv").open() as file:
+            chances = [float(row["probability"]) for row in csv.DictReader(file) if row["prior"] == "pixel"]
+        value = json.loads(Path(f"sweep/jobs/{number}.json").read_text())["value"]
+        summary = json.loads(Path(f"sweep/{number}/manifest.json").read_text())["summary"]
+        assert value == summary["log_probability"] == summary["pixel/log_probability"]
+        assert value == pytest.approx(sum(map(math.log, chances)) / 2, abs=0.02)
+
+
+def test_objective_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["synthesize", "objective=activatio"]) == 2
+    assert "did you mean 'activation'" in capsys.readouterr().err
+    assert main(["synthesize", "units=['blocks.1:3']", "objective=probability"]) == 2
+    assert "needs units that are classes" in capsys.readouterr().err
+
+
+class Clock:
+    """Time that only what is done moves on."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    thread_time = monotonic
+
+
+class Costly:
+    """A run whose every call takes a fifth of a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.logged, self.cost = clock, 0, 0.0
+        self.summary: dict[str, float] = {}
+
+    def define_metric(self, *_: object, **__: object) -> None:
+        pass
+
+    def log(self, _: object) -> None:
+        self.clock.now += 0.2
+        self.cost += 0.2
+        self.logged += 1
+
+
+def test_curves_keep_to_their_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    clock = Clock()
+    monkeypatch.setattr(dgn.tracking, "time", clock)
+    tracker = Tracker("off", tmp_path, {})
+    run = Costly(clock)
+    tracker._run, tracker._writer = run, Writer()
+    for step in range(500):
+        clock.now += 1.0
+        tracker.curves("dgn", step, {"mean": 0.0})
+        tracker._writer.wait()
+    elapsed = clock.now - 100.0
+    assert 3 <= run.logged < 50
+    assert run.cost <= ALLOWANCE + SHARE * elapsed + 0.2 + 1e-9
+    tracker.summary({"activation": 2.0})  # never left out
+    tracker._writer.wait()
+    assert run.summary == {"activation": 2.0} and tracker._spent == pytest.approx(run.cost)
