@@ -1,4 +1,4 @@
-"""A machine that fails: a full disk, a folder that can't be written, memory, a second process, a network that is down."""
+"""A machine that fails: a full disk, read-only folders, full memory, a second process, a network that is down."""
 
 from __future__ import annotations
 
