@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from dgn import __version__
+from dgn.errors import DgnError
+from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.runs import to_bytes
-from dgn.storage import digest, write_atomic
+from dgn.storage import digest
 from dgn.synthesis import Plan, Synthesis
 
-FOLDER = "parts"
+FOLDER, FORMAT = "parts", "dgn-part-1"
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class Parts:
             "key": self.key, "first": first, "rows": [dict(row) for row in rows], "warnings": piece.warnings,
             "coordinates": piece.coordinates, "frame_steps": piece.frame_steps,
         }  # fmt: skip
-        data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"part": json.dumps(facts)})
-        write_atomic(self._path(first), data)
+        save_tensors(self._path(first), tensors, facts, FORMAT)
         return self._part(self._path(first), facts)
 
     def finished(self) -> list[Part]:
@@ -81,11 +81,10 @@ class Parts:
         while True:
             path = self._path(found[-1].first + found[-1].count if found else 0)
             try:
-                with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
-                    facts = json.loads(file.metadata()["part"])
-                    whole = file.get_slice("codes").get_shape()[0] == len(facts["rows"]) > 0
-            except Exception:  # not there, cut short, or foreign: it is climbed again
+                tensors, facts = load_tensors(path, FORMAT)
+            except DgnError:  # not there, cut short, changed, or foreign: it is climbed again
                 return found
+            whole = len(tensors.get("codes", ())) == len(facts["rows"]) > 0
             if not whole or facts["key"] != self.key or self._path(facts["first"]) != path:
                 return found
             found.append(self._part(path, facts))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ MODES = ("offline", "online", "off")
 ALLOWANCE, SHARE = 0.5, 0.01
 """Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out."""
 
+
+PATIENCE = 10
+"""Seconds that the server may take to answer at the start; twice as many to take what is left at the end."""
 
 MOST_PICTURES = 512
 """In the table of results."""
@@ -63,16 +66,18 @@ class Tracker:
         def start() -> None:
             import wandb
 
+            settings = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE)
             for attempt in (mode, "offline"):
                 try:
                     self._run = wandb.init(
                         mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
                         project=project, entity=entity, name=name, group=group, job_type=job_type,
-                        reinit="finish_previous", settings=wandb.Settings(silent=True, init_timeout=30, console="off"),
+                        reinit="finish_previous", settings=settings,
                     )  # fmt: skip
                     return
                 except Exception as error:
-                    warnings.warn(f"Weights & Biases ({attempt}) did not start: {_line(error)}", stacklevel=2)
+                    goes_on = "; the job goes on, tracked offline" if attempt == "online" else "; the job goes on"
+                    _say(f"Weights & Biases ({attempt}) did not start: {_line(error)}{goes_on}")
 
         self._writer = Writer(most=256)
         self._put(start)
@@ -102,7 +107,7 @@ class Tracker:
                 call(self._run)
             except Exception as error:
                 self._run = None
-                warnings.warn(f"Weights & Biases stopped at {action}: {_line(error)}", stacklevel=3)
+                _say(f"Weights & Biases stopped at {action}: {_line(error)}; the job goes on")
             self._spent += time.monotonic() - began
 
         self._put(work)
@@ -205,6 +210,10 @@ def check_mode(mode: str) -> None:
 
         if not wandb.login(prompt=False):
             raise DgnError("tracking=online needs an account: run 'wandb login', or use tracking=offline")
+
+
+def _say(line: str) -> None:
+    print(f"dgn: {line}", file=sys.stderr)
 
 
 def _line(error: Exception) -> str:

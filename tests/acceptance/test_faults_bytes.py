@@ -13,10 +13,14 @@ import torch
 from safetensors import safe_open
 
 from dgn.errors import DgnError
+from dgn.network import Network
+from dgn.parts import Parts
+from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors, save_tensors
 from dgn.priors.fourier import read_statistics
 from dgn.resources import resource
 from dgn.storage import digest
+from dgn.synthesis import plan
 from dgn.training.settings import TrainSettings
 from dgn.training.trainer import STATE_FORMAT, train
 
@@ -107,3 +111,18 @@ def test_shipped_files_carry_the_digest_of_everything() -> None:
     for name, _ in SHIPPED:
         with safe_open(resource("pretrained") / name, "pt") as file:
             assert "seal" in file.metadata(), name
+
+
+def test_no_corrupted_batch_is_taken_up(tmp_path: Path, network: Network) -> None:
+    """A finished batch of a run: whichever bit is turned, it is climbed again, not continued from."""
+    job = plan(network, ["ant", "bee"], load_prior("pixel", size=16), steps=1, batch=2)
+    parts = Parts(tmp_path, "pixel", "key")
+    (piece,) = job.pieces()
+    path = parts.write(0, piece, [{"unit": "ant", "activation": 1.5}, {"unit": "bee", "activation": 2.5}]).path
+    whole = path.read_bytes()
+    assert len(parts.finished()) == 1
+    for seed in range(FLIPS):
+        path.write_bytes(flipped(whole, seed))
+        assert parts.finished() == [], seed
+    path.write_bytes(whole)
+    assert [row["unit"] for row in parts.finished()[0].rows] == ["ant", "bee"]

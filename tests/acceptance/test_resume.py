@@ -77,18 +77,18 @@ def test_a_failed_job_is_found_and_continued(
     import dgn.parts
 
     monkeypatch.chdir(tmp_path)
-    whole, written = dgn.parts.write_atomic, []
+    whole, written = dgn.parts.save_tensors, []
 
-    def full_disk(path: Path, data: bytes) -> None:
+    def full_disk(path: Path, *more: object) -> None:
         if len(written) == 3:
             raise DgnError("can't write 'x': No space left on device")
         written.append(path)
-        whole(path, data)
+        whole(path, *more)
 
-    monkeypatch.setattr(dgn.parts, "write_atomic", full_disk)
+    monkeypatch.setattr(dgn.parts, "save_tensors", full_disk)
     assert main(one(exported)) == 2
     assert "No space left" in capsys.readouterr().err
-    monkeypatch.setattr(dgn.parts, "write_atomic", whole)
+    monkeypatch.setattr(dgn.parts, "save_tensors", whole)
     (run,) = Path("runs/synthesize").iterdir()
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "failed" and len((run / "results.csv").read_text().splitlines()) == 4
