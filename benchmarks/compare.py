@@ -94,7 +94,7 @@ def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
             layer = LAYERS[name][place]
             flops = step_flops(network, layer)
             for count in options.units:
-                units = list(range(count))
+                units = [index % network.layer_shape(layer)[0] for index in range(count)]
                 runs = {
                     rival: own(network, layer, units, precision=options.precision)
                     if rival == "dgn"

@@ -1,0 +1,56 @@
+"""The benchmark's bookkeeping: what it merges, what it divides by, and that dgn's own part of it climbs."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from dgn.network import Network
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    for name in ("compare", "rivals", "machine"):
+        sys.modules.pop(name, None)
+    return importlib.import_module("compare")
+
+
+def test_a_step_is_what_more_steps_cost_more(compare: ModuleType) -> None:
+    """Start and end are in a finished image, not in a step."""
+    found = compare.per_step({"wall": 3.0, "cpu": 5.0}, {"wall": 7.0, "cpu": 9.0}, steps=4, images=2)
+    assert found == {"seconds": 0.5, "cpu_seconds": 0.5, "finished": (3.0 + 511 * 1.0) / 2}
+
+
+def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> None:
+    def row(rival: str, seconds: float) -> dict[str, object]:
+        return {
+            "network": "n", "place": "early", "layer": "l", "units": 8, "rival": rival, "precision": "fp32",
+            "seconds": seconds, "cpu_seconds": 2 * seconds, "finished": 512 * seconds, "images_per_second": 1 / seconds,
+            "memory": 10.0, "flops": 1, "matrix_rate": 1.0, "share_of_limit": 0.5, "load": 1.0,
+        }  # fmt: skip
+
+    file = tmp_path / "ascent.json"
+    compare.keep(file, {"cores": 2}, [row("dgn", 0.5), row("lucent", 1.0)])
+    compare.keep(file, {"cores": 2}, [row("dgn", 0.25)])
+    rows = json.loads(file.read_text())["rows"]
+    assert [(one["rival"], one["seconds"]) for one in rows] == [("dgn", 0.25), ("lucent", 1.0)]
+    compare.write_table(tmp_path)
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert any("| lucent fp32 | 1.0000 | 1.0 | 4.0 | 4.0 |" in line for line in table)
+
+
+def test_limit_and_own_part(compare: ModuleType, network: Network) -> None:
+    """Operations forwards and back to the image: about twice the forward pass; a run gives an image a unit."""
+    late = compare.step_flops(network, "late")
+    stem = 2 * 8 * 8 * 8 * 27
+    assert compare.step_flops(network, "stem") == 2 * stem and late > 2 * stem
+    images = compare.own(network, "late", [0, 3, 3])(2)
+    assert images.shape == (3, 3, 128, 128) and bool(torch.isfinite(images).all())
+    assert compare.clock(lambda: None, torch.device("cpu"))["wall"] >= 0
