@@ -98,6 +98,8 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
             paths += files
         else:
             paths.append(path)
+    if not paths:
+        raise DgnError("no image given; give image=FILE, image=FOLDER or image=[FILE,...]")
     unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
     jobs: list[tuple[str, torch.Tensor, Unit]] = []
     stems = [path.stem for path in paths]

@@ -41,12 +41,18 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def no_tracking(**_: object) -> None:
+    """Weights & Biases started in this process would keep its hands on the captured output."""
+    raise RuntimeError("not here")
+
+
 def test_two_hundred_command_lines(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is no user's mistake would be raised here (``DGN_TRACEBACK``) instead of being said in one line."""
     monkeypatch.chdir(desk)
     monkeypatch.setenv("DGN_TRACEBACK", "1")
+    monkeypatch.setattr("wandb.init", no_tracking)
     schema.register()
     assert main(["synthesize", *TINY["synthesize"], "out=finished"]) == 0
     keys = {verb: _keys(verb, str(resource("conf"))) for verb in VERBS}

@@ -208,7 +208,9 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "painter.py").write_text(PAINTER)
     monkeypatch.syspath_prepend(str(tmp_path))
     prior = "+prior.mine={path: module, module: {_target_: painter.Painter, side: 32}, options: {code_shape: [8]}}"
-    assert main(["synthesize", "prior=[]", prior, "units=[zebra]", "out=run", *SHORT, *QUIET]) == 0
+    command = ["synthesize", "prior=[]", prior, "units=[zebra]", "out=run", *SHORT, *QUIET]
+    assert main(command) == 2  # code of one's own is not run unasked
+    assert main([*command, "trust=true"]) == 0
     assert table(Path("run/results.csv"))[0]["prior"] == "mine"
 
 
