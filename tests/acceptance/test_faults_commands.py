@@ -41,6 +41,26 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_what_nobody_expected_is_one_line_too(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of dgn's own: one line that says where, exit code 2; with DGN_TRACEBACK the whole way."""
+    import dgn.cli.synthesize
+
+    def broken(*_: object, **__: object) -> None:
+        raise IndexError("list index out of range\nand more")
+
+    monkeypatch.chdir(desk)
+    monkeypatch.setattr(dgn.cli.synthesize, "plan", broken)
+    command = ["synthesize", *TINY["synthesize"]]
+    assert main(command) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("dgn: unexpected IndexError in synthesize.py:"), lines
+    monkeypatch.setenv("DGN_TRACEBACK", "1")
+    with pytest.raises(IndexError):
+        main(command)
+
+
 def no_tracking(**_: object) -> None:
     """Weights & Biases started in this process would keep its hands on the captured output."""
     raise RuntimeError("not here")
@@ -81,23 +101,3 @@ def test_two_hundred_command_lines(
             "\nfuzzed command lines:",
             dict(collections.Counter(code for (_, code), n in codes.items() for _ in range(n))),
         )
-
-
-def test_what_nobody_expected_is_one_line_too(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A fault of dgn's own: one line that says where, exit code 2; with DGN_TRACEBACK the whole way."""
-    import dgn.cli.synthesize
-
-    def broken(*_: object, **__: object) -> None:
-        raise IndexError("list index out of range\nand more")
-
-    monkeypatch.chdir(desk)
-    monkeypatch.setattr(dgn.cli.synthesize, "plan", broken)
-    command = ["synthesize", *TINY["synthesize"]]
-    assert main(command) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("dgn: unexpected IndexError in synthesize.py:"), lines
-    monkeypatch.setenv("DGN_TRACEBACK", "1")
-    with pytest.raises(IndexError):
-        main(command)
