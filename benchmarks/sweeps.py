@@ -20,7 +20,7 @@ from matplotlib import pyplot
 
 UNITS = (8, 64, 512)
 JOB = [
-    "prior=pixel", "prior.pixel.size=64", "ascent.input_size=64", "ascent.steps=6", "batch=8", "seed=0",
+    "prior=pixel", "prior.pixel.size=64", "ascent.input_size=64", "ascent.steps=4", "batch=8", "seed=0",
     "tracking=offline", "progress=false", "resume=false",
 ]  # fmt: skip
 

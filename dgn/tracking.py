@@ -14,7 +14,7 @@ from dgn.writer import Writer
 
 MODES = ("offline", "online", "off")
 
-ALLOWANCE, SHARE = 0.5, 0.01
+ALLOWANCE, SHARE = 0.25, 0.003
 """Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out."""
 
 
