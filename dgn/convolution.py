@@ -37,9 +37,10 @@ def can_be_fast(module: nn.Module) -> bool:
 
 
 class _Plan(NamedTuple):
-    """Of one size of input: the kernel's weights and geometry."""
+    """Of one size of input: the kernel's weights and geometry; ``kernel`` and ``back`` in the layout oneDNN wants."""
 
     weight: Tensor
+    kernel: Tensor
     back: Tensor | None
     padding: list[int]
     back_padding: list[int]
@@ -111,11 +112,15 @@ class Convolution(nn.Module):
             back_padding = [far - side for far, side in zip(reach, padding, strict=True)]
             back = None
             if self.groups == 1 and self.stride == (1, 1) and min(back_padding) >= 0:
-                back = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=_LAST)
+                flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=_LAST)
+                back = torch.ops.mkldnn._reorder_convolution_weight(flipped, back_padding, [1, 1], self.dilation)
+            kernel = torch.ops.mkldnn._reorder_convolution_weight(
+                weight, padding, self.stride, self.dilation, self.groups, list(x.shape)
+            )
             phases = None
             if self.groups == 1 and self.stride == (2, 2) and self.dilation == (1, 1) and weight.shape[1] <= 4:
                 phases = _phases(weight)
-            self._plans[key] = _Plan(weight, back, padding, back_padding, phases)
+            self._plans[key] = _Plan(weight, kernel, back, padding, back_padding, phases)
         return self._plans[key]
 
 
@@ -156,7 +161,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plan: _Plan, own: Convolution) -> Tensor:
         name, numbers = own.act or ("none", ())
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, plan.weight, own.bias, plan.padding, own.stride, own.dilation, own.groups, name, list(numbers), ""
+            x, plan.kernel, own.bias, plan.padding, own.stride, own.dilation, own.groups, name, list(numbers), ""
         )
         ctx.plan, ctx.own, ctx.shape = plan, own, x.shape
         ctx.save_for_backward(*[y] * (own.act is not None))

@@ -56,6 +56,10 @@ class FusedCopies:
     copies: dict[Any, nn.Module | None] = field(default_factory=dict)
     signature: tuple[Any, ...] = ()
 
+    def __reduce__(self) -> tuple[type[FusedCopies], tuple[()]]:
+        """A copied or pickled network makes its own: kernels' weights can't be copied."""
+        return FusedCopies, ()
+
     def get(self, module: nn.Module, image: Tensor, layers: Collection[str]) -> nn.Module:
         """The module to climb for the sake of ``layers``: a fused copy, or the module itself where nothing is gained.
 

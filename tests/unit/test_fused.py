@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -168,6 +169,14 @@ def test_changed_weights_and_hooks_are_seen(cnn: SmallCNN) -> None:
     assert network.fast(["output"]) is network
     handle.remove()
     assert network.fast(["output"]) is not network
+
+
+def test_networks_are_copied_and_pickled_as_before(cnn: SmallCNN) -> None:
+    network = Network(statistics(cnn), 16)
+    images = torch.rand(1, 3, 16, 16)
+    expected = network.fast(["output"])(images)
+    for again in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        torch.testing.assert_close(again.fast(["output"])(images), expected)
 
 
 def test_the_module_itself_stays_as_it_is(cnn: SmallCNN) -> None:
