@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +50,8 @@ def list_images(root: Path) -> list[Entry]:
     for path in files:
         if path.suffix.lower() == ".tar":
             try:
-                with tarfile.open(path) as archive:
-                    entries += [
-                        Entry(f"{path.name}/{member.name}", path, member.offset_data, member.size)
-                        for member in archive
-                        if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES
-                    ]
+                state = path.stat()
+                entries += _members(path, state.st_size, state.st_mtime_ns)
             except (tarfile.TarError, OSError) as error:
                 raise DgnError(f"{str(path)!r} is no readable tar file: {error}") from error
         elif path.suffix.lower() in SUFFIXES:
@@ -61,6 +59,17 @@ def list_images(root: Path) -> list[Entry]:
     if not entries:
         raise DgnError(f"no images in {str(root)!r} (looked for {', '.join(sorted(SUFFIXES))}, also inside .tar files)")
     return entries
+
+
+@lru_cache(maxsize=64)
+def _members(path: Path, _size: int, _changed: int) -> tuple[Entry, ...]:
+    """The images of a tar file; a job asks more than once, and a large file is long to read."""
+    with tarfile.open(path) as archive:
+        return tuple(
+            Entry(f"{path.name}/{member.name}", path, member.offset_data, member.size)
+            for member in archive
+            if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES
+        )
 
 
 def decode(data: bytes) -> Image.Image:

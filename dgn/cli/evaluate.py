@@ -7,6 +7,7 @@ import csv
 import hashlib
 import io
 import json
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save
 from tqdm import tqdm
 
 from dgn.cli.common import choose_device, choose_priors, choose_seeds, new_manifest, open_run, open_tracker, plain
@@ -40,6 +39,7 @@ from dgn.images import list_images
 from dgn.network import Network
 from dgn.network_sources import load_network
 from dgn.priors import Prior
+from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.report.grid import Cell, grid
 from dgn.report.panels import panels
@@ -49,6 +49,9 @@ from dgn.storage import digest, write_atomic
 from dgn.synthesis import synthesize
 from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
+
+FORMAT = "dgn-evaluation-1"
+"""Of the files that keep a method's images."""
 
 
 def run(config: Any) -> None:
@@ -167,10 +170,10 @@ def _synthesized(
     path = folder.folder / "images" / f"{prior.name}.safetensors"
     rows = [(unit, seed) for unit in units for seed in seeds]
     if path.exists():
-        with safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            if meta.get("key") == key:
-                images = file.get_tensor("images").float() / 255
+        with suppress(DgnError):  # changed or cut short: it is made anew
+            tensors, meta = load_tensors(path, FORMAT)
+            if meta["key"] == key:
+                images = tensors["images"].float() / 255
                 cost = float(meta["seconds"]), float(meta["memory"])
                 return Made(prior.name, images, [u for u, _ in rows], [s for _, s in rows], *cost)
     steps = settings.total_steps * -(-len(rows) // config.batch)
@@ -186,8 +189,7 @@ def _synthesized(
             )
     seconds, memory = cost_.seconds / len(rows), cost_.memory / min(config.batch, len(rows)) / 2**20
     images = (result.images * 255).round().byte()
-    meta = {"key": key, "seconds": str(seconds), "memory": str(memory)}
-    write_atomic(path, save({"images": images.contiguous()}, meta))
+    save_tensors(path, {"images": images}, {"key": key, "seconds": seconds, "memory": memory}, FORMAT)
     return Made(prior.name, images.float() / 255, result.units, result.seeds, seconds, memory)
 
 

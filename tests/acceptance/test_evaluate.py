@@ -103,7 +103,9 @@ def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert {name: (run / name).read_bytes() for name in kept} == kept
     before = figures(run)
-    (run / "images" / "dgn.safetensors").unlink()
+    damaged = bytearray((run / "images" / "dgn.safetensors").read_bytes())
+    damaged[-5] ^= 1  # its SHA-256 gives it away
+    (run / "images" / "dgn.safetensors").write_bytes(damaged)
     dgn("evaluate", *command(work), cwd=work)
     after = figures(run)
     cost = {"seconds", "memory"}
