@@ -15,7 +15,8 @@ from dgn.writer import Writer
 MODES = ("offline", "online", "off")
 
 ALLOWANCE, SHARE = 0.25, 0.003
-"""Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out."""
+"""Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out, but
+for the end of each curve."""
 
 
 PATIENCE = 10
@@ -116,14 +117,14 @@ class Tracker:
         """Seconds that curves and pictures may have taken by now."""
         return ALLOWANCE + SHARE * (time.monotonic() - self._began)
 
-    def curves(self, prefix: str, step: int, values: Mapping[str, float]) -> None:
-        """Numbers at a step; each prefix has a step axis of its own, ``PREFIX/step``."""
+    def curves(self, prefix: str, step: int, values: Mapping[str, float], *, keep: bool = False) -> None:
+        """Numbers at a step; each prefix has a step axis of its own, ``PREFIX/step``. ``keep``: never left out."""
 
         def log(run: Any) -> None:
             run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
             run.log({f"{prefix}/step": step, **{f"{prefix}/{name}": value for name, value in values.items()}})
 
-        self._guard("curves", log, optional=True)
+        self._guard("curves", log, optional=not keep)
 
     def picture(self, name: str, path: Path, caption: str = "") -> None:
         """A picture from a file."""

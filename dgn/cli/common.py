@@ -275,7 +275,7 @@ class Bar:
                 piece = self.rows[self.first : self.first + len(activations)]
                 for (unit, seed), value in zip(piece, activations.tolist(), strict=True):
                     values[f"{unit} s{seed}"] = value
-            self.tracker.curves(self.name, self.past + i, values)
+            self.tracker.curves(self.name, self.past + i, values, keep=last)
         if last:
             self.first, self.past = self.first + len(activations), self.past + steps
 

@@ -131,7 +131,7 @@ def test_a_finished_run_is_judged_as_it_is(work: Path) -> None:
         (["judges=[]"], "no judge given"),
         (["judges=[efficientnet_lite9]"], "efficientnet_lite9"),
         (["data.root=nowhere"], "no folder or tar file"),
-        (["run=nowhere"], "no folder of a dgn synthesize run"),
+        (["run=nowhere"], "no folder of a dgn synthesize or facets run"),
         (["units=[banana]", "data.per_class=0", "prior=nosuch"], "nosuch"),
     ],
 )
