@@ -102,7 +102,7 @@ class Convolution(nn.Module):
 
     def _plan(self, x: Tensor) -> _Plan:
         edges = self._edges(x)
-        key = tuple(side for pair in edges for side in pair)
+        key = (*x.shape[2:], *(side for pair in edges for side in pair))
         if key not in self._plans:
             # Kernels pad both sides alike: rows and columns of zeros in front of the weights do the rest.
             more = [behind - front for front, behind in edges]
@@ -113,7 +113,10 @@ class Convolution(nn.Module):
             back = None
             if self.groups == 1 and self.stride == (1, 1) and min(back_padding) >= 0:
                 flipped = weight.flip(2, 3).transpose(0, 1).contiguous(memory_format=_LAST)
-                back = torch.ops.mkldnn._reorder_convolution_weight(flipped, back_padding, [1, 1], self.dilation)
+                out = [side + 2 * pad - far for side, pad, far in zip(x.shape[2:], padding, reach, strict=True)]
+                back = torch.ops.mkldnn._reorder_convolution_weight(
+                    flipped, back_padding, [1, 1], self.dilation, 1, [len(x), len(weight), *out]
+                )
             kernel = torch.ops.mkldnn._reorder_convolution_weight(
                 weight, padding, self.stride, self.dilation, self.groups, list(x.shape)
             )
