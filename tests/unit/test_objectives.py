@@ -61,7 +61,9 @@ def test_direction_is_climbed(network: Network, cosine: float) -> None:
 @pytest.mark.parametrize("name", PRIORS)
 @pytest.mark.parametrize("rule", ["adam", "nguyen2016", "cmaes"])
 def test_rule_climbs_with_every_parameterisation(network: Network, name: str, rule: str) -> None:
-    rate = {"adam": 0.05, "nguyen2016": 0.02, "cmaes": 0.1}[rule] * (10 if name == "maco" else 1)
+    rate = {"adam": 0.05, "nguyen2016": 0.02, "cmaes": 0.1}[rule]
+    if name == "maco" and rule != "nguyen2016":  # phases are in radians; steps by the mean slope overshoot sooner
+        rate *= 10
     prior = PRIORS[name](16)
     result = dgn.synthesize(
         network, ["ant", "late:3"], prior=prior, rule=rule, steps=40, lr=rate, lr_end=rate / 10, population=12,
