@@ -111,11 +111,20 @@ def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
                             "precision": options.precision if rival == "dgn" else "fp32", **times[rival],
                             "images_per_second": 1 / seconds, "memory": memory, "flops": flops, "matrix_rate": rate,
                             "share_of_limit": flops / rate / seconds, "load": os.getloadavg()[0],
+                            **dict(zip(("dgn_faster", "dgn_faster_cpu"), faster(times, rival), strict=True)),
                         }
                     )  # fmt: skip
                     print(json.dumps(rows[-1]), flush=True)
                 keep(options.results / "ascent.json", describe(options.threads), rows)  # a long run may be cut short
     return rows
+
+
+def faster(times: dict[str, dict[str, float]], rival: str) -> tuple[float | None, float | None]:
+    """By what dgn is faster on the wall and in processor time, of the same turns: the machine's load differs by day."""
+    if rival == "dgn" or "dgn" not in times:
+        return None, None
+    wall, cpu = (times[rival][key] / times["dgn"][key] for key in ("seconds", "cpu_seconds"))
+    return wall, cpu
 
 
 def step_flops(network: Network, layer: str) -> int:
@@ -247,22 +256,11 @@ def write_table(results: Path) -> None:
             f"s an image of {FINISHED} steps | memory | share of the limit |",
             "|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
-    base = {
-        (row["network"], row["layer"], row["units"]): row
-        for row in rows
-        if row["rival"] == "dgn" and row["precision"] == "fp32"
-    }
     for row in rows:
-        mine = base.get((row["network"], row["layer"], row["units"]), row)
-        other = row["rival"] != "dgn"
         lines.append(
             f"| {row['network']} | {row['layer']} | {row['units']} | {row['rival']} {row['precision']} | "
             f"{row['seconds']:.4f} | {row['images_per_second']:.1f} | "
-            + (
-                f"{row['seconds'] / mine['seconds']:.1f} | {row['cpu_seconds'] / mine['cpu_seconds']:.1f}"
-                if other
-                else " | "
-            )
+            + " | ".join("" if row[key] is None else f"{row[key]:.1f}" for key in ("dgn_faster", "dgn_faster_cpu"))
             + f" | {row['finished']:.1f} | {row['memory'] or 0:.0f} | {row['share_of_limit']:.0%} |"
         )
     for part, head in (("occlusion", "captum"), ("linear", "Cost of more units"), ("compile", "torch.compile")):

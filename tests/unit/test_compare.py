@@ -28,12 +28,18 @@ def test_a_step_is_what_more_steps_cost_more(compare: ModuleType) -> None:
     assert found == {"seconds": 0.5, "cpu_seconds": 0.5, "finished": (3.0 + 511 * 1.0) / 2}
 
 
+def test_ratios_are_of_the_same_turns(compare: ModuleType) -> None:
+    times = {"dgn": {"seconds": 0.5, "cpu_seconds": 1.0}, "lucent": {"seconds": 2.0, "cpu_seconds": 3.0}}
+    assert compare.faster(times, "lucent") == (4.0, 3.0) and compare.faster(times, "dgn") == (None, None)
+
+
 def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> None:
     def row(rival: str, seconds: float) -> dict[str, object]:
         return {
             "network": "n", "place": "early", "layer": "l", "units": 8, "rival": rival, "precision": "fp32",
             "seconds": seconds, "cpu_seconds": 2 * seconds, "finished": 512 * seconds, "images_per_second": 1 / seconds,
             "memory": 10.0, "flops": 1, "matrix_rate": 1.0, "share_of_limit": 0.5, "load": 1.0,
+            "dgn_faster": None if rival == "dgn" else 4.0, "dgn_faster_cpu": None if rival == "dgn" else 3.5,
         }  # fmt: skip
 
     file = tmp_path / "ascent.json"
@@ -43,7 +49,7 @@ def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> 
     assert [(one["rival"], one["seconds"]) for one in rows] == [("dgn", 0.25), ("lucent", 1.0)]
     compare.write_table(tmp_path)
     table = (tmp_path / "table.md").read_text().splitlines()
-    assert any("| lucent fp32 | 1.0000 | 1.0 | 4.0 | 4.0 |" in line for line in table)
+    assert any("| lucent fp32 | 1.0000 | 1.0 | 4.0 | 3.5 |" in line for line in table)
 
 
 def test_limit_and_own_part(compare: ModuleType, network: Network) -> None:
