@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, nearest
 from dgn.fused import FusedCopies
-from dgn.resample import centres, sample
 
 OUTPUT = "output"
 """The name under which a network's final output is read."""
@@ -157,7 +156,10 @@ class Network:
         elif fit != "resize":
             raise DgnError(f"unknown fit {fit!r}, expected 'resize' or 'crop'")
         elif tuple(images.shape[2:]) != self.input_size:
-            images = _resized(images, self.input_size)
+            shrinks = images.shape[2] > height or images.shape[3] > width
+            images = F.interpolate(
+                images, size=self.input_size, mode="bilinear", align_corners=False, antialias=shrinks
+            )
         mean, std = self._normalisation(images)
         return ((images - mean) / std).contiguous(memory_format=torch.channels_last)
 
@@ -286,16 +288,6 @@ class Network:
         if layer not in self.layers:
             raise DgnError(f"no layer {layer!r} in network {self.name!r}{nearest(layer, self.layers)}")
         return self.layers[layer]
-
-
-def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, antialiased where it shrinks."""
-    if images.shape[2] > size[0] or images.shape[3] > size[1]:
-        return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
-    if images.device.type == "cpu" and images.dtype == torch.float32:
-        y, x = (centres(side)[None].expand(len(images), -1) for side in size)
-        return sample(images, y, x)
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
 
 
 def _single_tensor(output: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Bilinear sampling where rows and columns can be sampled one after the other: shifts, zooms and enlargements.
+"""Bilinear sampling where rows and columns can be sampled one after the other: shifts and zooms.
 
-On a CPU that is several times faster than ``grid_sample``, whose gradient is scattered pixel by pixel; on a GPU one
-kernel is better than six, and ``grid_sample`` stays.
+On a CPU that was measured to be 1.2 to 1.5 times faster than ``grid_sample``, whose gradient is scattered pixel by
+pixel; on a GPU one kernel is better than six, and ``grid_sample`` stays.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.transforms import _warp
-from dgn.network import _resized
 from dgn.resample import centres, reflected, sample
 
 
@@ -41,7 +40,8 @@ def test_warps_are_grid_samples(zoom: float, move: float, turned: bool) -> None:
 def test_enlargement_is_torchs(size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, 11, 14, requires_grad=True)
     expected = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-    against(_resized(images, size), expected, images)
+    y, x = (centres(side)[None].expand(2, -1) for side in size)
+    against(sample(images, y, x), expected, images)
 
 
 def test_pixels_of_any_layout_and_an_image_at_a_time() -> None:
