@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,22 @@ from dgn.priors.generator import Generator, GeneratorConfig
 def _threads(request: pytest.FixtureRequest) -> None:
     """One thread for tiny networks, where more only wait for each other; two for the real one."""
     torch.set_num_threads(1 if "unit" in request.path.parts else 2)
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> Iterator[None]:
+    """What a command told Hydra about logging (``hydra.verbose``) ends with its test."""
+    root = logging.getLogger()
+    level, handlers, off = root.level, root.handlers[:], root.manager.disable
+    yield
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    logging.disable(off)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fuzzed commands come last: whatever they set in this process, no other test meets it."""
+    items.sort(key=lambda item: item.path.name == "test_faults_commands.py")
 
 
 class Block(nn.Module):
