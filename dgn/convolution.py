@@ -86,7 +86,7 @@ class Convolution(nn.Module):
                     if self.act.name == "relu"
                     else F.hardtanh(y, min_val=self.act.numbers[0], max_val=self.act.numbers[1])
                 )
-        if self.act is not None:
+        if self.act is not None and not y.is_inference():  # changes in place leave no trace there: it is done twice
             y.activated = (self.act, y._version)  # type: ignore[attr-defined]  # until it is changed in place
         return y
 
@@ -204,7 +204,7 @@ class Once(nn.Module):
         self.act, self.kind = [act], activation_of(act)  # in a list: no submodule, for it has this one's name
 
     def forward(self, x: Tensor) -> Tensor:
-        if getattr(x, "activated", None) == (self.kind, x._version):
+        if not x.is_inference() and getattr(x, "activated", None) == (self.kind, x._version):
             return x
         y: Tensor = self.act[0](x)
         return y
