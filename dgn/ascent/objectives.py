@@ -14,8 +14,9 @@ from dgn.network import Network
 from dgn.settings import AscentSettings
 from dgn.units import Reader, Unit
 
-PIECE = 15e6
-"""Bytes of the largest layer of a piece on a CPU: of 5, 10, 20 and 40 MB, 10 to 20 were the fastest."""
+PIECE = 30e6
+"""Bytes of the largest layer of a piece on a CPU. On pixels 15 MB and more were equally fast (two threads, AVX2); a
+generator decodes few small images slowly: at 15 MB its step took 1.2 times as long as at 30 and more."""
 
 
 class Objective:
