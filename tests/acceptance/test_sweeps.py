@@ -39,7 +39,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(*arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
-    """The command as a process group of its own."""
+    """The command as a process group of its own, as a terminal starts it: a shell that runs the tests in its background
+    lets them, and their children, ignore Ctrl-C."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **variables}
     call = [sys.executable, "-m", "dgn", *arguments]
     return subprocess.Popen(
@@ -50,6 +51,7 @@ def start(*arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
