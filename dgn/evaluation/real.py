@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,9 @@ def load_real(
     return found
 
 
+@cache
 def _wordnet() -> dict[str, int]:
+    """Class indices of ImageNet by WordNet id; timm reads its lists anew each time."""
     from timm.data import ImageNetInfo
 
     return {wnid: index for index, wnid in enumerate(ImageNetInfo().label_names())}
