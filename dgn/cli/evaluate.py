@@ -28,6 +28,7 @@ from dgn.evaluation.instrument import (
     Reference,
     activations_of_all,
     best_examples,
+    differences,
     measure,
     measure_photographs,
     measure_reconstruction,
@@ -101,7 +102,8 @@ def run(config: Any) -> None:
         named = [unit.class_index for unit in units if unit.class_index is not None]
         figures += measure_photographs(photos, judges, named)
         figures += _reconstructions(climbs, judges[0], photos.images, device)
-        _write(folder, figures, made, network.name)
+        compared = differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
+        _write(folder, figures, compared, made, network.name)
         folder.write_manifest({**manifest, "status": "done", "finished": now()})
         tracker.picture("panels", folder.folder / "panels.png")
         tracker.picture("grid", folder.folder / "grid.png")
@@ -246,13 +248,23 @@ def _reconstructions(
     return figures
 
 
-def _write(folder: Run, figures: list[Figure], made: list[Made], network: str) -> None:
+def _csv(figures: list[Figure]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Figure.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
     writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(f).items()} for f in figures)
-    folder.write_text("figures.csv", text.getvalue())
-    folder.write_text("table.md", table(figures))
+    return text.getvalue()
+
+
+def _write(folder: Run, figures: list[Figure], compared: list[Figure], made: list[Made], network: str) -> None:
+    folder.write_text("figures.csv", _csv(figures))
+    text = table(figures)
+    if compared:
+        folder.write_text("differences.csv", _csv(compared))
+        text += (
+            f"\nHow much higher {made[1].method} is than each other, unit by unit:\n\n{table(compared, signed=True)}"
+        )
+    folder.write_text("table.md", text)
     cells = [
         Cell(unit.name, one.method, to_image(image), "")
         for one in made

@@ -87,6 +87,8 @@ class Made:
     memory: float = 0.0
     real_index: list[int] = field(default_factory=list)
     """For images that are themselves among the real ones: their place there."""
+    values: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    """By metric and judge, an image's own value, ``[N]`` (NaN: it has none); filled by :func:`measure`."""
 
 
 @dataclass
@@ -150,6 +152,10 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
     figures: list[Figure] = []
     groups = [unit.name for unit in made.units]
 
+    def add_mean(metric: str, values: Tensor, judge: str = "") -> None:
+        made.values[metric, judge] = values
+        add(metric, mean_interval(values, groups), int(values.isfinite().sum()), judge)
+
     def add(metric: str, found: Interval, n: int, judge: str = "") -> None:
         figures.append(Figure(made.method, metric, judge, *found, n))
 
@@ -162,8 +168,8 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
     mean, std = (torch.stack([getattr(values, name)() for values in real]) for name in ("mean", "std"))
     # Relative to a best example that is itself not above zero, a ratio says nothing.
     ratio = torch.where(best > 0, own / best, torch.nan)
-    add("activation_over_best", mean_interval(ratio, groups), len(own))
-    add("activation_over_mean", mean_interval((own - mean) / std, groups), len(own))
+    add_mean("activation_over_best", ratio)
+    add_mean("activation_over_mean", (own - mean) / std)
 
     classes = [-1 if unit.class_index is None else unit.class_index for unit in made.units]
     named = [i for i, label in enumerate(classes) if label >= 0]
@@ -172,17 +178,14 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
         verdict = judge.see(made.images)
         seen = reference.verdicts[judge.name]
         if named:
-            ranks = verdict.ranks(classes)[named]
+            ranks = verdict.ranks(classes)
             for k in (1, 5):
-                add(
-                    f"top{k}",
-                    mean_interval((ranks <= k).double(), [groups[i] for i in named]),
-                    len(named),
-                    judge.name,
-                )
+                hits = (ranks <= k).double()
+                hits[[label < 0 for label in classes]] = torch.nan
+                add_mean(f"top{k}", hits, judge.name)
         skip = torch.tensor(made.real_index) if made.real_index else None
         distance = nearest_distance(verdict.features, seen.features, skip=skip)
-        add("nearest", mean_interval(distance, groups), len(distance), judge.name)
+        add_mean("nearest", distance, judge.name)
         places = reference.of_classes([classes[i] for i in named]) if named else torch.arange(len(seen.features))
         if made.real_index:  # against the other real images
             places = places[~torch.isin(places, torch.tensor(made.real_index))]
@@ -203,6 +206,39 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
     if made.memory:
         add("memory", (made.memory,) * 3, len(groups))
     return figures
+
+
+def differences(first: Made, others: Sequence[Made]) -> list[Figure]:
+    """How much higher one method's mean is than each other's, of every metric that both have for single images.
+
+    Both methods climbed the same units, so that the interval is that of the units' own differences (seeds are averaged
+    first): narrower than what the intervals of both means tell.
+
+    Args:
+        first, others: after :func:`measure`.
+
+    Returns:
+        Figures with the *other's* name as their method.
+    """
+    figures = []
+    for other in others:
+        for (metric, judge), values in first.values.items():
+            if (metric, judge) not in other.values:
+                continue
+            mine = _by_unit(first.units, values)
+            theirs = _by_unit(other.units, other.values[metric, judge])
+            both = [name for name in mine if name in theirs]
+            if both:
+                apart = torch.stack([mine[name] - theirs[name] for name in both])
+                figures.append(Figure(other.method, metric, judge, *mean_interval(apart), len(both)))
+    return figures
+
+
+def _by_unit(units: Sequence[Unit], values: Tensor) -> dict[str, Tensor]:
+    """Means over the images of each unit that have a value."""
+    names = [unit.name for unit in units]
+    means = {name: values[[other == name for other in names]].double().nanmean() for name in dict.fromkeys(names)}
+    return {name: mean for name, mean in means.items() if bool(mean.isfinite())}
 
 
 def measure_photographs(photos: RealImages, judges: Sequence[Judge], classes: Sequence[int] = ()) -> list[Figure]:
@@ -266,8 +302,13 @@ def measure_reconstruction(
     return [Figure(method, metric, by, *mean_interval(values), n) for metric, by, values in columns]
 
 
-def table(figures: Sequence[Figure]) -> str:
-    """The figures as one Markdown table: a row a metric and judge, a column a method, intervals in brackets."""
+def table(figures: Sequence[Figure], signed: bool = False) -> str:
+    """The figures as one Markdown table: a row a metric and judge, a column a method, intervals in brackets.
+
+    Args:
+        figures: of any methods.
+        signed: with a plus before what is above zero, for differences.
+    """
     rows = sorted(
         {(figure.metric, figure.judge) for figure in figures}, key=lambda pair: (list(METRICS).index(pair[0]), pair[1])
     )
@@ -275,18 +316,18 @@ def table(figures: Sequence[Figure]) -> str:
     at: Mapping[tuple[str, str, str], Figure] = {(f.method, f.metric, f.judge): f for f in figures}
     lines = ["| metric | judge | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
     for metric, judge in rows:
-        cells = [_cell(at.get((method, metric, judge))) for method in methods]
+        cells = [_cell(at.get((method, metric, judge)), "+" if signed else "") for method in methods]
         lines.append(f"| {METRICS[metric].title} | {judge} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(figure: Figure | None) -> str:
+def _cell(figure: Figure | None, sign: str) -> str:
     if figure is None:
         return ""
     metric = METRICS[figure.metric]
 
     def show(value: float) -> str:
-        return f"{value:.0%}" if metric.percent else f"{value:.{metric.digits}f}"
+        return f"{value:{sign}.0%}" if metric.percent else f"{value:{sign}.{metric.digits}f}"
 
     if figure.low == figure.high == figure.value:
         return show(figure.value)

@@ -14,7 +14,7 @@ from torch import Tensor
 from dgn.errors import DgnError
 from dgn.evaluation import instrument
 from dgn.evaluation.cost import measured
-from dgn.evaluation.instrument import Made, Reference, activations_of_all, best_examples, measure, table
+from dgn.evaluation.instrument import Made, Reference, activations_of_all, best_examples, differences, measure, table
 from dgn.evaluation.judges import Judge, load_judge
 from dgn.evaluation.metrics import code_ranks, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
@@ -143,6 +143,25 @@ def test_real_scores_best_and_noise_worst() -> None:
     own = {figure.metric: figure.value for figure in measure(best, network, [judge], reference)}
     assert own["top1"] == 1.0 and own["nearest"] > 0  # not its own nearest neighbour
     assert own["activation_over_best"] <= 1.0
+
+
+def test_differences_are_taken_unit_by_unit() -> None:
+    units = parse_units([0, 1, 2], look(*planted(6, 0))[0])
+    far, close = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.6, 1.0])
+    ours = Made("ours", torch.zeros(3, 3, 8, 8), units, [0, 0, 0], values={("nearest", "j"): far, ("top1", "j"): far})
+    # Two seeds a unit, in another order, and one unit without a value: means of seeds are compared.
+    theirs = torch.stack([close - 0.05, close + 0.05], 1).flip(0).flatten()
+    other = Made(
+        "other", torch.zeros(6, 3, 8, 8), [unit for unit in units[::-1] for _ in range(2)], [0, 1] * 3,
+        values={("nearest", "j"): theirs},
+    )  # fmt: skip
+    (found,) = differences(ours, [other])
+    assert (found.method, found.metric, found.judge, found.n) == ("other", "nearest", "j", 3)
+    assert found.value == pytest.approx(-0.1) and found.low == pytest.approx(-0.1) == found.high
+    other.values["nearest", "j"] = torch.where(torch.arange(6) < 2, torch.nan, theirs)
+    assert differences(ours, [other])[0].n == 2
+    apart = float(mean_interval(far.double())[2] - mean_interval(far.double())[1])
+    assert apart > 0.3 and "-0.100" in table([found], signed=True)  # units differ, their differences don't
 
 
 def test_one_image_twice_is_no_diversity() -> None:
