@@ -140,7 +140,7 @@ def _standing(
     if settings.race_by == "activation":
         last = max(1, len(runners[0].history) // 4)
         return torch.stack([runner.history[-last:].mean(0) for runner in runners])
-    own = settings.input_size or network.input_size[0]
+    own = max(settings.input_sizes, default=network.input_size[0])
     sizes = dict.fromkeys(max(32, round(own * share / 32) * 32) for share in RACE_SIZES)
     seen = [network.at(size) for size in sizes if network.takes(size)] or [network]
     read = Reader([unit.as_log() for unit in units], device=runners[0].code.device)

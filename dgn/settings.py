@@ -44,8 +44,8 @@ class AscentSettings:
         phases: settings changed by each of several ascents, one after the other; ``grow`` enlarges the canvas first.
         population: candidates a generation, of ``cmaes``.
         fit: how images meet the network's input, ``"resize"`` or ``"crop"``.
-        input_size: pixels at which the network sees images inside the loop (None: its own input size). Reported
-            activations are always at the network's own size.
+        input_size: pixels at which the network sees images inside the loop (None: its own input size); several take
+            turns, one a step. Reported activations are always at the network's own size.
         reencode: after this share of the steps the code is replaced once by the code of its own image, as the prior's
             encoder sees it (0: never). What the image only seemed to show is lost, and the ascent goes on from there.
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
@@ -87,7 +87,7 @@ class AscentSettings:
     phases: tuple[Phase, ...] = ()
     population: int = 16
     fit: str = "resize"
-    input_size: int | None = None
+    input_size: int | tuple[int, ...] | None = None
     reencode: float = 0.0
     keep: str = "last"
     precision: str = "auto"
@@ -118,6 +118,8 @@ class AscentSettings:
             if name in given:
                 given[name] = catalogue.parse(given[name])
         try:
+            if not isinstance(given.get("input_size", 1), int):
+                given["input_size"] = tuple(given["input_size"])
             if "phases" in given:
                 given["phases"] = tuple(_phase(phase) for phase in given["phases"])
             changed = replace(self, **given)
@@ -145,6 +147,11 @@ class AscentSettings:
                 raise DgnError(f"grow is {grow}, expected a factor of 1 or more")
             found.append((grow, alone.with_changes(changes)))
         return found
+
+    @property
+    def input_sizes(self) -> tuple[int, ...]:
+        """The sizes of ``input_size``, which take turns; empty for the network's own."""
+        return (self.input_size,) if isinstance(self.input_size, int) else self.input_size or ()
 
     @property
     def race_cost(self) -> int:
@@ -188,8 +195,11 @@ class AscentSettings:
             raise DgnError(f"population is {self.population}, expected 2 or more")
         if not 0 < self.decay <= 1:
             raise DgnError(f"decay is {self.decay}, expected a factor above 0, at most 1 (1: no decay)")
-        if self.input_size is not None and self.input_size < 1:
-            raise DgnError(f"input_size is {self.input_size}, expected pixels above 0")
+        if self.input_size is not None and not self.input_sizes:
+            raise DgnError("input_size is an empty list, expected pixels, one number or several")
+        for size in self.input_sizes:
+            if not isinstance(size, int) or size < 1:
+                raise DgnError(f"input_size is {size!r}, expected pixels above 0")
         if self.keep not in ("last", "best"):
             raise DgnError(f"unknown keep {self.keep!r}, expected 'last' or 'best'")
         if self.race_by not in ("activation", "probability"):

@@ -202,10 +202,11 @@ def plan(
         )
     prior = prior.to(network.device)
     settings = choose_ascent(prior, ascent, **changes)
-    if settings.input_size is not None and not network.takes(settings.input_size):
+    refused = next((size for size in settings.input_sizes if not network.takes(size)), None)
+    if refused is not None:
         if settings.input_size != prior.ascent.input_size:
             raise DgnError(
-                f"network {network.name!r} can't see images of {settings.input_size} px; "
+                f"network {network.name!r} can't see images of {refused} px; "
                 f"its own size is input_size={network.input_size[0]}"
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow

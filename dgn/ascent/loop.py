@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Tensor
@@ -71,15 +72,16 @@ def climb(
         DgnError: no gradient flows from a unit to the image.
     """
     rule = find_rule(settings.rule)
-    seen = network if settings.input_size is None else network.at(settings.input_size)
+    seen = [network.at(size) for size in settings.input_sizes] or [network]  # they take turns
     views, steps, count = settings.views, settings.steps, len(code)
     parts = []
     if settings.rule != "cmaes":
-        for part in pieces(seen, count, settings, code.device):
+        for part in pieces(max(seen, key=lambda at: at.largest_layer), count, settings, code.device):
             rows = list(range(count))[part]
-            objective = Objective(seen, [units[row] for row in rows] * views, rows * views, settings, code.device)
+            climbs = [units[row] for row in rows] * views
+            objectives = [Objective(at, climbs, rows * views, settings, code.device) for at in seen]
             many = [seeds[row] + view * VIEW_STRIDE for view in range(views) for row in rows]
-            parts.append((part, objective, Draws(many, code.device)))
+            parts.append((part, objectives, Draws(many, code.device)))
     own = Draws(seeds, code.device, salt=104_729)
     mask = None
 
@@ -110,9 +112,9 @@ def climb(
         if settings.centre_mask and mask is None and i >= settings.centre_from * steps:
             mask = centre_mask(prior.size, settings.centre_mask, code.device)
         last, found = i == steps - 1, []
-        for part, objective, draws in parts:  # a sample's gradient is its own: a piece is done with before the next
+        for part, objectives, draws in parts:  # a sample's gradient is its own: a piece is done with before the next
             h = code[part].detach().requires_grad_()
-            images, activation, climbed = look(h, objective, draws)
+            images, activation, climbed = look(h, objectives[i % len(seen)], draws)
             g = None if last else _gradient(climbed, h)
             found.append((activation.detach(), g, images.detach() if on_step else None))
             del images, activation, climbed  # and with them what the gradient needed
@@ -173,7 +175,7 @@ def _search(
     settings: AscentSettings,
     seeds: Sequence[int],
     units: Sequence[Unit],
-    seen: Network,
+    seen: Sequence[Network],
     look: Callable[[Tensor, Objective, Draws], tuple[Tensor, Tensor, Tensor]],
     history: Tensor,
     frozen_at: Tensor,
@@ -183,13 +185,14 @@ def _search(
     size, views = settings.population, settings.views
     repeated = [unit for unit in units for _ in range(size)]
     samples = [row for row in range(len(units)) for _ in range(size)]
-    objective = Objective(seen, repeated * views, samples * views, settings, code.device)
+    objectives = [Objective(at, repeated * views, samples * views, settings, code.device) for at in seen]
+    turns = cycle(objectives)
     many = [seed for seed in seeds for _ in range(size)]
     draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in many], code.device)
 
     @torch.no_grad()
     def see(candidates: Tensor) -> tuple[Tensor, Tensor]:
-        return look(candidates, objective, draws)[1:]
+        return look(candidates, next(turns), draws)[1:]
 
     @torch.no_grad()
     def note(step: int, activations: Tensor, best: Tensor) -> None:

@@ -63,7 +63,7 @@ class AscentConfig:
     phases: Any = None
     population: int | None = None
     fit: str | None = None
-    input_size: int | None = None
+    input_size: Any = None
     reencode: float | None = None
     keep: str | None = None
     precision: str | None = None

@@ -437,6 +437,22 @@ def test_a_network_of_one_size_is_climbed_at_that_size() -> None:
         synthesize(fixed, [1], prior, steps=3, input_size=20)
 
 
+def test_input_sizes_take_turns(network: Network) -> None:
+    """A code that stands still is seen as each size alone would see it, one step after the other."""
+    still = {"lr": 0.0, "lr_end": 0.0, "steps": 5, "jitter": 0.0, "scale": 0.0, "noise": 0.0, **FP32}
+    units, prior = ["ant", "stem:3"], PixelPrior(32, noise=0.3)
+    alone = {size: synthesize(network, units, prior, input_size=size, **still).history for size in (32, 64)}
+    turns = synthesize(network, units, prior, input_size=[32, 64], **still)
+    expected = torch.stack([alone[(32, 64)[step % 2]][step] for step in range(5)])
+    torch.testing.assert_close(turns.history, expected)
+    assert turns.settings.input_sizes == (32, 64) and not torch.allclose(alone[32], alone[64])
+    with pytest.raises(dgn.DgnError, match="input_size is 'x'"):
+        synthesize(network, units, prior, input_size=[32, "x"])
+    fixed = Network(FixedSize(), 16, name="fixed")
+    with pytest.raises(dgn.DgnError, match="can't see images of 20 px"):
+        synthesize(fixed, [1], PixelPrior(16), steps=3, input_size=[16, 20])
+
+
 class Remembering(PixelPrior):
     """Re-encodes to dark grey, once; a frozen sample does not move."""
 
@@ -483,6 +499,8 @@ def test_reencoding_is_decode_then_encode(cnn: SmallCNN) -> None:
         {"lr": float("nan")},
         {"decay": 2.0},
         {"input_size": 0},
+        {"input_size": []},
+        {"input_size": [64, 0]},
         {"noise": float("nan")},
         {"sigmas": 0.0},
         {"starts": 0},
