@@ -87,6 +87,9 @@ def run(config: Any) -> None:
         tracker = open_tracker(config, folder)
         folder.write_manifest(manifest)
         reference = _reference(folder, config, root, network, judges, units)
+        photos = reference.real
+        if config.data.photos is not None:  # read before anything climbs: a wrong path is told at once
+            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
         real = best_examples(reference, units, len(seeds))
         made = [real]
         if past is not None:
@@ -96,9 +99,6 @@ def run(config: Any) -> None:
         figures: list[Figure] = []
         for one in made:
             figures += measure(one, network, judges, reference)
-        photos = reference.real
-        if config.data.photos is not None:
-            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
         named = [unit.class_index for unit in units if unit.class_index is not None]
         figures += measure_photographs(photos, judges, named)
         figures += _reconstructions(climbs, judges[0], photos.images, device)
@@ -112,7 +112,7 @@ def run(config: Any) -> None:
     except BaseException:
         if tracker is not None:
             tracker.finish(failed=True)
-        if not (folder.folder / "reference.safetensors").exists():
+        if not (folder.folder / "images").exists():  # what was made stays: the same command goes on with it
             folder.discard()
         raise
     print((folder.folder / "table.md").read_text())
