@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,7 @@ import dgn.synthesis
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.storage import join_tensors, lock
+from dgn.storage import join_tensors, lock, write_atomic
 from dgn.synthesis import join, out_of_memory, pieces, plan, synthesize
 from dgn.writer import Writer
 
@@ -120,6 +124,31 @@ def test_lock_ends_with_its_process(tmp_path: Path) -> None:
     assert held is not None and lock(tmp_path) is None
     held.close()
     assert lock(tmp_path) is not None
+
+
+def test_a_lock_on_a_removed_folder_is_none(tmp_path: Path) -> None:
+    """One process waits while another removes the folder and lets go; what it then holds keeps a third out."""
+    folder = tmp_path / "run"
+    held = lock(folder)
+    assert held is not None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lock, folder, wait=30)
+        time.sleep(0.15)
+        shutil.rmtree(folder)
+        held.close()
+        first = waiting.result()
+    assert first is not None and (folder / ".lock").exists()
+    assert lock(folder) is None
+
+
+def test_writing_leaves_the_umask_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's: a thread that sets it to read it can leave another's files open to everyone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    set_to: list[int] = []
+    monkeypatch.setattr(os, "umask", set_to.append)
+    write_atomic(tmp_path / "a.txt", b"a")
+    assert set_to == [] and (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_joined_tensors_are_the_concatenation(tmp_path: Path) -> None:
