@@ -26,7 +26,7 @@ from dgn.network_sources import load_network
 from dgn.priors import Prior, load_prior
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
-from dgn.runs import Run, new_folder, now, surroundings, to_image
+from dgn.runs import Run, now, surroundings, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import Synthesis, check_ability, choose_ascent
@@ -144,22 +144,6 @@ def _prior_entry(name: str, given: Any) -> Any:
         return OmegaConf.merge(OmegaConf.structured(PriorConfig), given)
     except OmegaConfBaseException as error:
         raise DgnError(f"prior.{name}: {str(error).splitlines()[0]}") from None
-
-
-def open_run(config: Any) -> Run:
-    """The job's run folder: ``out=``, the sweep's sub-folder, or a new one under ``runs/``."""
-    hydra = HydraConfig.get()
-    if config.out is not None:
-        folder = Path(str(config.out))
-        if hydra.mode == RunMode.MULTIRUN:
-            folder = folder / str(hydra.job.num)
-    elif hydra.mode == RunMode.MULTIRUN:
-        folder = Path(hydra.runtime.output_dir)
-    else:
-        folder = new_folder(str(config.verb))
-    run = Run(folder)
-    run.write_config(OmegaConf.to_yaml(config, resolve=True))
-    return run
 
 
 def open_tracker(config: Any, run: Run) -> Tracker:

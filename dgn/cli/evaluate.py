@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import choose_device, choose_priors, choose_seeds, new_manifest, open_run, open_tracker, plain
+from dgn.cli.common import choose_device, choose_priors, choose_seeds, new_manifest, plain
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
 from dgn.evaluation.instrument import (
@@ -80,12 +81,8 @@ def run(config: Any) -> None:
         climbs = choose_priors(config, network.channels)
         methods = [prior.name for prior, _ in climbs]
 
-    folder = open_run(config)
-    tracker = None
     manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
-    try:
-        tracker = open_tracker(config, folder)
-        folder.write_manifest(manifest)
+    with at_work(config, manifest) as (folder, tracker):
         reference = _reference(folder, config, root, network, judges, units)
         real = best_examples(reference, units, len(seeds))
         made = [real]
@@ -108,13 +105,6 @@ def run(config: Any) -> None:
         tracker.picture("panels", folder.folder / "panels.png")
         tracker.picture("grid", folder.folder / "grid.png")
         tracker.figures([asdict(figure) for figure in figures])
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if not (folder.folder / "reference.safetensors").exists():
-            folder.discard()
-        raise
     print((folder.folder / "table.md").read_text())
     print(folder.folder / "panels.png")
 

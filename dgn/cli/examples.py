@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import MOST_CELLS, new_manifest, open_network, open_run, open_tracker, plain
+from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError, nearest
 from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples
 from dgn.network import Network
@@ -33,13 +34,9 @@ def run(config: Any) -> None:
         if kind not in KINDS:
             raise DgnError(f"no kind of examples {kind!r}{nearest(kind, KINDS) or '; expected ' + ', '.join(KINDS)}")
     data = open_data(config.data, network)
-    folder = open_run(config)
-    state = folder.folder / "examples.safetensors"
     manifest = new_manifest("examples", device, network, images=len(data))
-    tracker = None
-    try:
-        tracker = open_tracker(config, folder)
-        folder.write_manifest(manifest)
+    with at_work(config, manifest) as (folder, tracker):
+        state = folder.folder / "examples.safetensors"
         with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
             found, data, broken = find_examples(
                 network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
@@ -62,13 +59,6 @@ def run(config: Any) -> None:
         })  # fmt: skip
         tracker.picture("examples", picture)
         tracker.examples(rows, folder.folder)
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if not state.exists():
-            folder.discard()
-        raise
     print(picture)
 
 

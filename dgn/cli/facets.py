@@ -17,13 +17,12 @@ from dgn.cli.common import (
     keep_images,
     new_manifest,
     open_network,
-    open_run,
-    open_tracker,
     plain,
     result_rows,
     write_gallery,
 )
 from dgn.cli.examples import open_data
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.examples import Squares, find_examples
@@ -46,11 +45,8 @@ def run(config: Any) -> None:
         if config.own_class
         else open_data(config.data, network)
     )
-    folder = open_run(config)
     manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
-    tracker = None
-    try:
-        tracker = open_tracker(config, folder)
+    with at_work(config, manifest) as (folder, tracker):
         images, facets = _cluster(config, network, unit, data)
         rows: list[dict[str, Any]] = []
         matrix = _examples_matrix(images, facets, config.shown)
@@ -93,12 +89,6 @@ def run(config: Any) -> None:
         write_gallery([folder.folder], folder.folder / "index.html", title)
         tracker.picture("facets", folder.folder / "facets.png")
         tracker.table(rows, folder.folder)
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        folder.discard()
-        raise
     print(folder.folder / "facets.png")
 
 
