@@ -29,7 +29,7 @@ from dgn.report.grid import Cell
 from dgn.runs import Run, now, surroundings, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import Synthesis, check_ability, choose_ascent
+from dgn.synthesis import Synthesis, check_ability, choose_ascent, in_batches
 from dgn.tracking import Tracker, check_mode
 from dgn.units import Unit
 
@@ -265,10 +265,20 @@ class Bar:
 
 
 @torch.no_grad()
-def result_rows(result: Synthesis, network: Network, seconds: float) -> list[dict[str, Any]]:
-    """The table's rows; probability and rank are the network's own, of output units."""
+def result_rows(result: Synthesis, network: Network, seconds: float, batch: int | None = None) -> list[dict[str, Any]]:
+    """The table's rows; probability and rank are the network's own, of output units.
+
+    Args:
+        result, network: what was climbed.
+        seconds: that it took.
+        batch: images that the network sees at once, fewer where memory is full; None for all of them.
+    """
     classes = [unit.class_index for unit in result.units]
-    logits = network(result.images.to(network.device)).float().cpu() if any(c is not None for c in classes) else None
+    logits = None
+    if any(target is not None for target in classes):
+        logits = in_batches(
+            lambda images: network(images.to(network.device)).float().cpu(), result.images, batch or len(classes)
+        )
     rows = []
     for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
         probability: float | str = ""

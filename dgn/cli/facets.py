@@ -61,7 +61,7 @@ def run(config: Any) -> None:
                     network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
                     start=starts, on_step=bar.step,
                 )  # fmt: skip
-            new = result_rows(result, network, time.perf_counter() - started)
+            new = result_rows(result, network, time.perf_counter() - started, config.batch)
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
                 row["unit"] = f"{unit.name}, facet {facet + 1}"

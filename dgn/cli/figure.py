@@ -64,7 +64,7 @@ class Studio:
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
                 batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
             )  # fmt: skip
-            rows = result_rows(result, self.network, 0.0)
+            rows = result_rows(result, self.network, 0.0, self.config.batch)
             for row in rows:
                 for key in ("image", "seconds"):  # of no meaning here, and never the same twice
                     row.pop(key)

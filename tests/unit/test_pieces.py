@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import dgn.synthesis
+from dgn.cli.common import result_rows
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors.pixel import PixelPrior
@@ -67,6 +68,27 @@ def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pyt
     limit = 2
     with pytest.raises(DgnError, match="the 3 seeds of one unit of prior 'pixel' can't climb"):
         list(apart.pieces())
+
+
+def test_the_last_look_is_halved_where_memory_is_full(network: Network) -> None:
+    """The table's probabilities take a pass of their own: in batches, and in smaller ones where memory is full."""
+    result = synthesize(network, ["ant", "bee", "late:3"], PixelPrior(16), seeds=[0, 1, 2], **FP32)
+    whole, seen, limit = result_rows(result, network, 1.0), [], 2
+
+    def limited(_: object, given: tuple[torch.Tensor]) -> None:
+        seen.append(len(given[0]))
+        if len(given[0]) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    network.module.register_forward_pre_hook(limited)
+    rows = result_rows(result, network, 1.0, batch=8)
+    assert seen == [8, 4, 2, 2, 2, 2, 1]
+    for row, like in zip(rows, whole, strict=True):
+        assert row["log_probability"] == pytest.approx(like["log_probability"], abs=1e-5)
+        assert row["unit"] == like["unit"] and row["rank"] == like["rank"]
+    limit = 0
+    with pytest.raises(DgnError, match="one image does not fit into this memory"):
+        result_rows(result, network, 1.0)
 
 
 def test_other_errors_are_not_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
