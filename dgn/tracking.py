@@ -85,6 +85,11 @@ class Tracker:
         self._writer = Writer(most=256)
         self._put(start)
 
+    @property
+    def on(self) -> bool:
+        """Whether anything is logged."""
+        return self._writer is not None
+
     def _put(self, work: Callable[[], None]) -> None:
         """Have the thread do it."""
         if self._writer is None:

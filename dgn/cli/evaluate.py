@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import choose_device, choose_priors, choose_seeds, new_manifest, plain
+from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
@@ -48,7 +48,7 @@ from dgn.report.panels import panels
 from dgn.runs import Run, now, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import synthesize
+from dgn.synthesis import join, plan
 from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
 
@@ -168,17 +168,9 @@ def _synthesized(
                 images = tensors["images"].float() / 255
                 cost = float(meta["seconds"]), float(meta["memory"])
                 return Made(prior.name, images, [u for u, _ in rows], [s for _, s in rows], *cost)
-    steps = settings.total_steps * -(-len(rows) // config.batch)
-    with tqdm(total=steps, desc=prior.name, unit="step", disable=not config.progress) as bar:
-
-        def on_step(_i: int, _n: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
-            bar.set_postfix(activation=f"{float(activations.mean()):.2f}", refresh=False)
-            bar.update()
-
-        with measured(network.device) as cost_:
-            result = synthesize(
-                network, units, prior, ascent=settings, seeds=seeds, batch=config.batch, on_step=on_step
-            )
+    with Bar(prior.name, units, seeds, config.progress) as bar, measured(network.device) as cost_:
+        job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
+        result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
     seconds, memory = cost_.seconds / len(rows), cost_.memory / min(config.batch, len(rows)) / 2**20
     images = (result.images * 255).round().byte()
     save_tensors(path, {"images": images}, {"key": key, "seconds": seconds, "memory": memory}, FORMAT)

@@ -31,7 +31,7 @@ from dgn.network import Network
 from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
-from dgn.synthesis import synthesize
+from dgn.synthesis import join, plan
 from dgn.units import Unit, parse_units
 
 
@@ -57,10 +57,11 @@ def run(config: Any) -> None:
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
             with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
-                result = synthesize(
+                job = plan(
                     network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
-                    start=starts, on_step=bar.step,
+                    start=starts,
                 )  # fmt: skip
+                result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
             new = result_rows(result, network, time.perf_counter() - started, config.batch)
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"

@@ -149,6 +149,7 @@ class _Job:
             self.manifest["batch"][job.prior.name] = batch
             self._warn(f"memory is full: prior {job.prior.name} goes on with batches of {batch}")
             self.folder.write_manifest(self.manifest)
+            bar.again()
 
         first, started = _end(done), time.perf_counter()
         units = [unit for unit, seed in job.rows if seed == self.seeds[0]]
