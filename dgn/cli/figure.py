@@ -156,8 +156,10 @@ def _matrix(studio: Studio) -> tuple[Any, Rows]:
         for result, rows in studio.climb(entry, own):
             for column, (image, facts) in enumerate(zip(result.images, rows, strict=True)):
                 matrix.pictures[row, column] = to_image(image)
-                caption = f"{facts['activation']:.1f}"
-                matrix.captions[row, column] = caption if units else f"{facts['unit'].split(':')[-1]}:  {caption}"
+                matrix.captions[row, column] = f"{facts['activation']:.1f}"
+                if not units:  # each row has units of its own
+                    layer, _, index = facts["unit"].rpartition(":")
+                    matrix.names[row, column] = f"unit {index}" if layer else index
                 table.append({"row": entry["label"], **facts})
     if values.get("transposed") and studio.config.width == "page":  # a column is too narrow for so many
         matrix = matrix.transposed()
