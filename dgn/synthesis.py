@@ -41,6 +41,8 @@ class Synthesis:
         notes: what a reader of the images should know, a line each.
         frames, frame_steps: float32 ``[F, N, C, H, W]``, images on the way, and the rows of ``history`` they belong to;
             empty where none were asked for.
+        frame_activations: float32 ``[F, N]``, of the frames, read as ``activations`` are: only these two can be
+            compared between priors, whose loops see images at sizes and with transformations of their own.
     """
 
     images: Tensor
@@ -54,6 +56,7 @@ class Synthesis:
     settings: AscentSettings
     frames: Tensor = field(default_factory=lambda: torch.zeros(0))
     frame_steps: list[int] = field(default_factory=list)
+    frame_activations: Tensor = field(default_factory=lambda: torch.zeros(0))
     coordinates: str = "own"
     notes: list[str] = field(default_factory=list)
 
@@ -117,12 +120,12 @@ class Plan:
             each = codes[first : first + count] if len(codes) > 1 else codes
             codes = given_start(sized, each, len(rows))
         frames = Frames(self.frames, self.settings)
-        images, activations, found, history, frozen, kept = climb_batch(
+        images, activations, found, history, frozen, kept, on_the_way = climb_batch(
             self.network, rows, self.prior, self.settings, codes, frames, on_step
         )
         return Synthesis(
             images, activations, found, history, [unit for unit, _ in rows], [seed for _, seed in rows], frozen,
-            self.prior.name, self.settings, kept, frames.steps,
+            self.prior.name, self.settings, kept, frames.steps, on_the_way,
             "code" if self.prior.refines else self.prior.coordinates, self.notes,
         )  # fmt: skip
 
@@ -331,6 +334,9 @@ def join(parts: Sequence[Synthesis]) -> Synthesis:
         seeds=[seed for part in parts for seed in part.seeds],
         frozen_at=torch.cat([part.frozen_at for part in parts]),
         frames=torch.cat([part.frames for part in parts], 1) if first.frame_steps else first.frames,
+        frame_activations=(
+            torch.cat([part.frame_activations for part in parts], 1) if first.frame_steps else first.frame_activations
+        ),
     )
 
 

@@ -233,19 +233,24 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
 
 
 def _convergence(studio: Studio) -> tuple[Any, Rows]:
-    """Activation against the step, mean over units and seeds, the band from the lowest to the highest quarter."""
+    """Activation of the images on the way, mean over units and seeds, the band from the lowest to the highest quarter.
+
+    Read at the network's own size without transformations, as results are: what a method's own loop sees is smaller or
+    transformed, and can't be compared. Of several starts, the way of the one that went on, from its race's end.
+    """
     values = studio.values
     panel = Lines(str(values.get("panel", "")), "step", "activation")
     table: Rows = []
     seeds = list(range(int(values.get("seeds", 2))))
     for label, entry in values["rows"].items():
-        for result, _ in studio.climb({"label": label, **entry}, values["units"], seeds=seeds):
-            history = result.history
-            steps = list(range(len(history)))
-            quarters = history.quantile(torch.tensor([0.25, 0.75]), dim=1).tolist()
-            panel.curves[str(label)] = (steps, history.mean(1).tolist())
+        for result, _ in studio.climb(
+            {"label": label, **entry}, values["units"], seeds=seeds, frames=int(values.get("frames", 24))
+        ):
+            steps, way = result.frame_steps, result.frame_activations
+            quarters = way.quantile(torch.tensor([0.25, 0.75]), dim=1).tolist()
+            panel.curves[str(label)] = (steps, way.mean(1).tolist())
             panel.bands[str(label)] = (quarters[0], quarters[1])
-            for unit, seed, column in zip(result.units, result.seeds, history.T.tolist(), strict=True):
+            for unit, seed, column in zip(result.units, result.seeds, way.T.tolist(), strict=True):
                 for step, value in zip(steps, column, strict=True):
                     table.append({
                         "row": label, "unit": unit.name, "seed": seed, "step": step, "activation": round(value, 5)
@@ -269,8 +274,8 @@ def _start(studio: Studio) -> tuple[Any, Rows]:
                 matrix.rows.append(f"{path.stem}, {label}" if len(paths) > 1 else str(label))
                 matrix.columns = ["image"] + [f"step {step}" for step in result.frame_steps]
                 matrix.pictures[row, 0] = to_image(image)
-                for column, (frame, step) in enumerate(zip(result.frames[:, 0], result.frame_steps, strict=True), 1):
-                    value = float(result.history[step, 0])
+                way = zip(result.frames[:, 0], result.frame_steps, result.frame_activations[:, 0].tolist(), strict=True)
+                for column, (frame, step, value) in enumerate(way, 1):
                     matrix.pictures[row, column] = to_image(frame)
                     matrix.captions[row, column] = f"{value:.1f}"
                     table.append({"image": path.stem, "row": label, "step": step, "activation": round(value, 5)})

@@ -253,13 +253,13 @@ def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
 
 def _strips(folder: Run, part: Part) -> None:
     """The way of each image: its frames side by side, the activation below each."""
-    frames, history = part.read("frames"), part.read("history")
+    frames, activations = part.read("frames"), part.read("frame_activations")
     for index, row in enumerate(part.rows):
         name = f"trajectory/{Path(row['image']).name}"
         if (folder.folder / name).is_file():
             continue
         cells = [
-            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(history[step, index]):.1f}")
-            for frame, step in zip(frames, part.frame_steps, strict=True)
+            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+            for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
         ]
         folder.write_picture(name, grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128))

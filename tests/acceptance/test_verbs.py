@@ -172,6 +172,12 @@ def test_figure(name: str, pictures: Path) -> None:
         figure(name, *more, out="two")
         for form in ("pdf", "png", "csv"):
             assert Path(f"one/{name}.{form}").read_bytes() == Path(f"two/{name}.{form}").read_bytes(), form
+    if name in ("convergence", "start"):  # the way ends at the result's activation, although the loop saw other images
+        shaken = "+prior.pixel.ascent={jitter: 0.08, scale: 0.1, noise: 0.05}"
+        start = [f"start={pictures}/goldfish/00.png"] if name == "start" else []
+        assert main(["synthesize", "prior=pixel", shaken, "units=[zebra]", "out=run", *start, *SHORT, *QUIET]) == 0
+        way = [row for row in rows if row["row"].startswith("pixels") and row.get("seed", "0") == "0"]
+        assert way[-1]["activation"] == table(Path("run/results.csv"))[0]["activation"]
 
 
 def test_start_from_an_image_and_go_on_from_codes(pictures: Path) -> None:

@@ -250,6 +250,18 @@ def test_start_from_an_image_and_frames(network: Network) -> None:
         dgn.synthesize(network, "ant", prior=PixelPrior(16), start=torch.rand(7))
 
 
+def test_frames_are_read_as_results_are(network: Network) -> None:
+    """At the network's own size, without noise: comparable between priors, which the loop's history is not."""
+    result = dgn.synthesize(
+        network, ["ant", "bee"], prior=PixelPrior(16), steps=6, frames=3, input_size=12, noise=0.5, precision="fp32"
+    )
+    read = Reader(parse_units(["ant", "bee"], network))
+    seen = torch.stack([read(network.features(frame, ["output"])) for frame in result.frames])
+    assert torch.allclose(result.frame_activations, seen, atol=1e-5)
+    assert torch.equal(result.frame_activations[-1], result.activations)
+    assert not torch.allclose(result.history[result.frame_steps], seen, atol=1e-2)
+
+
 def test_frames_belong_to_the_winner(network: Network) -> None:
     """With races, the frames are of the ascent that follows them, and their places are rows of the history."""
     result = dgn.synthesize(
