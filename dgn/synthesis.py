@@ -224,8 +224,6 @@ def plan(
     if not seeds or batch < 1:
         raise DgnError("give at least one seed, and a batch above 0")
     notes = _before_the_code(network, parsed, prior)
-    if settings.rule == "ppgn":
-        parsed = [unit.as_log() for unit in parsed]  # PPGN climbs a class's log-probability
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
     if settings.diversity:

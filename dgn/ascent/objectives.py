@@ -25,7 +25,7 @@ class Objective:
     Args:
         network, units: row ``i`` climbs ``units[i]``.
         samples: the sample each row belongs to: views of one image are one sample.
-        settings: penalties; weight and layer of the diversity term.
+        settings: penalties; weight and layer of the diversity term; the rule: PPGN climbs a class's log-probability.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Objective:
     ) -> None:
         self.settings = settings
         self.read = Reader(units, device=device)
+        self.aim = Reader([unit.as_log() for unit in units], device=device) if settings.rule == "ppgn" else self.read
         self.layers = self.read.layers
         names = [unit.name for unit in units]
         if settings.diversity:
@@ -50,7 +51,7 @@ class Objective:
         self.network = network.fast(self.layers)
 
     def __call__(self, x: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations ``[N]``, and what is climbed: activation - penalties - diversity's cost, ``[N]``.
+        """Activations ``[N]``, and what is climbed: the rule's aim - penalties - diversity's cost, ``[N]``.
 
         Args:
             x: the transformed images, as the network is to see them.
@@ -58,7 +59,7 @@ class Objective:
         """
         features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
         activation = self.read(features)
-        climbed = activation
+        climbed = activation if self.aim is self.read else self.aim(features)
         if self.settings.penalties:
             climbed = climbed - penalise(images, code, self.settings.penalties)
         if self.settings.diversity:

@@ -187,12 +187,16 @@ def test_ppgn_direction(network: Network, cnn: SmallCNN) -> None:
         precision="fp32",
     )  # fmt: skip
     h = prior.start(1, [0]).requires_grad_()
-    log_p = network(prior.decode(h)).log_softmax(1)[0, 0]
+    logits = network(prior.decode(h))
+    log_p = logits.log_softmax(1)[0, 0]
     (g,) = torch.autograd.grad(log_p, h)
     d = 0.5 * (1 - h.detach()) + g
     expected = prior.project(h.detach() + 0.3 * d / d.abs().mean())
     assert torch.allclose(result.codes, expected, atol=1e-5)
-    assert float(result.history[0]) == pytest.approx(float(log_p.detach()), abs=1e-5)
+    assert float(result.history[0]) == pytest.approx(float(logits[0, 0].detach()), abs=1e-5)
+    assert torch.allclose(result.activations, network(result.images)[:, 0], atol=1e-5)  # of the unit that was named
+    named = dgn.synthesize(network, "log(ant)", prior=prior, ascent="ppgn", steps=1, fit="resize", precision="fp32")
+    assert torch.allclose(named.activations, network(named.images).log_softmax(1)[:, 0], atol=1e-5)
 
 
 def test_start_images_for_codes_of_any_shape(network: Network) -> None:
