@@ -62,20 +62,26 @@ class Synthesis:
 
     @property
     def warnings(self) -> list[str]:
-        """One line for each row that stopped moving, and what might help."""
+        """One line for each row that stopped moving, or that nothing moved, and what might help."""
         lines = list(self.notes)
-        for unit, seed, step in zip(self.units, self.seeds, self.frozen_at.tolist(), strict=True):
+        still = (
+            (self.history == self.history[:1]).all(0).tolist()
+        )  # penalties or an encoder moved the code nevertheless
+        for unit, seed, step, same in zip(self.units, self.seeds, self.frozen_at.tolist(), still, strict=True):
+            who = f"{unit.name} (seed {seed}, {self.prior})"
             if step >= 0:
-                line = (
-                    f"{unit.name} (seed {seed}, {self.prior}) froze at step {step}: its gradient was zero or not finite"
-                )
-                if step <= 1:
-                    line += (
-                        "; it may be dead, or silent at this start: try seeds=8, start=IMAGE, the layer before its "
-                        "activation function, or dgn examples to see whether any real image excites it"
-                    )
-                lines.append(line)
+                line = f"{who} froze at step {step}: its gradient was zero or not finite"
+                lines.append(line + (SILENT if step <= 1 else ""))
+            elif same and len(self.history) > 1:
+                lines.append(f"{who} never changed in {len(self.history)} steps{SILENT}")
         return lines
+
+
+SILENT = (
+    "; it may be dead, or silent at this start: try seeds=8, start=IMAGE, the layer before its activation function, or "
+    "dgn examples to see whether any real image excites it"
+)
+"""What to say of a unit that does not answer."""
 
 
 def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **changes: Any) -> AscentSettings:
@@ -378,10 +384,10 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
     order = list(network.layers)
     code = order.index(prior.code_layer[1])
     inside = prior.code_layer[1] + "."  # parts of the layer itself: the last of them is the code
-    early = [
+    early = dict.fromkeys(
         unit.name for unit in units
         if all(order.index(layer) < code and not layer.startswith(inside) for layer in unit.layers)
-    ]  # fmt: skip
+    )  # fmt: skip
     if not early:
         return []
     return [

@@ -24,10 +24,11 @@ from dgn.cli.common import (
     open_tracker,
     plain,
     result_rows,
+    warn,
 )
 from dgn.cli.examples import open_data
 from dgn.errors import DgnError, nearest
-from dgn.examples import find_examples
+from dgn.examples import find_examples, search_warnings
 from dgn.facets import find_facets, late_features, mean_codes, mean_images
 from dgn.images import read_image
 from dgn.network import Network
@@ -48,6 +49,7 @@ class Studio:
     network: Network
     values: dict[str, Any]
     bar: Any
+    manifest: dict[str, Any]
 
     def climb(self, entry: dict[str, Any], units: list[Any], **more: Any) -> list[tuple[Synthesis, Rows]]:
         """Synthesise units with each prior of an entry (``prior``, ``ascent``, ``seed``)."""
@@ -65,6 +67,7 @@ class Studio:
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
                 batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
             )  # fmt: skip
+            warn(self.manifest, result.warnings)
             rows = result_rows(result, self.network, 0.0)
             for row in rows:
                 for key in ("image", "seconds"):  # of no meaning here, and never the same twice
@@ -85,9 +88,12 @@ class Studio:
             self.bar.update(seen - done)
             done = seen
 
-        found, data, _ = find_examples(
+        found, data, broken = find_examples(
             self.network, parsed, data, k=k, batch=self.config.batch, workers=self.config.data.workers, note=note
         )
+        warn(self.manifest, search_warnings(found, broken))
+        for one in found:
+            one.check()
         squares = data.tensors([example.index for one in found for example in one.top])
         return squares, [one.top for one in found]
 
@@ -110,12 +116,12 @@ def run(config: Any) -> None:
         raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
     network, device = open_network(config)
     folder = open_run(config)
-    manifest = new_manifest("figure", device, network, figure=values)
+    manifest = new_manifest("figure", device, network, figure=values, warnings=[])
     tracker = None
     try:
         tracker = open_tracker(config, folder)
         with tqdm(disable=not config.progress, unit="step") as bar:
-            canvas, rows = MAKERS[kind](Studio(config, network, values, bar))
+            canvas, rows = MAKERS[kind](Studio(config, network, values, bar, manifest))
         name = file_name(str(values.get("name", kind)))
         for form in ("pdf", "png"):
             write_atomic(folder.folder / f"{name}.{form}", render(canvas, form, dpi=300))

@@ -28,6 +28,7 @@ from dgn.cli.common import (
     open_tracker,
     plain,
     result_rows,
+    warn,
     write_gallery,
 )
 from dgn.cli.objective import check_objective, summarise
@@ -147,7 +148,7 @@ class _Job:
         def cut(batch: int) -> None:
             """Remembered, so that a continued job climbs in the same batches."""
             self.manifest["batch"][job.prior.name] = batch
-            self._warn(f"memory is full: prior {job.prior.name} goes on with batches of {batch}")
+            warn(self.manifest, [f"memory is full: prior {job.prior.name} goes on with batches of {batch}"])
             self.folder.write_manifest(self.manifest)
 
         first, started = _end(done), time.perf_counter()
@@ -161,18 +162,12 @@ class _Job:
 
     def _note(self, part: Part, writer: Writer) -> None:
         self.rows += part.rows
-        for line in part.warnings:
-            self._warn(line)
+        warn(self.manifest, part.warnings)
         writer.put(lambda: write_pictures(self.folder, part))
         if time.monotonic() - self.tabled > TABLE_EVERY:
             self.tabled = time.monotonic()
             rows = list(self.rows)
             writer.put(lambda: self.folder.write_table(rows))
-
-    def _warn(self, line: str) -> None:
-        if line not in self.manifest["warnings"]:
-            self.manifest["warnings"].append(line)
-            print(f"dgn: {line}", file=sys.stderr)
 
     def _finish(self, tracker: Tracker) -> dict[str, float]:
         """All batches are there: the job's own files, of which the manifest is the last."""

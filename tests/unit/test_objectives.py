@@ -167,21 +167,20 @@ def test_penalty_changes_what_is_found(network: Network) -> None:
     assert contrast(penalties=[{"lp": 20.0}]) < 0.5 * contrast()
 
 
+class Halver(GeneratorPrior):
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(images), 4, 4, 4)
+
+    def reencode(self, code: torch.Tensor) -> torch.Tensor:
+        return self.encode(self.decode(code))
+
+    def raw(self) -> GeneratorPrior:
+        return self
+
+
 def test_ppgn_direction(network: Network, cnn: SmallCNN) -> None:
     """One step by hand: the gradient of the log-probability, the pull of the encoder, the normalised move."""
-    generator = small_generator()
-
-    class Halver(GeneratorPrior):
-        def encode(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.ones(len(images), 4, 4, 4)
-
-        def reencode(self, code: torch.Tensor) -> torch.Tensor:
-            return self.encode(self.decode(code))
-
-        def raw(self) -> GeneratorPrior:
-            return self
-
-    prior = Halver(generator, 16, encoder=network, raw=True)
+    prior = Halver(small_generator(), 16, encoder=network, raw=True)
     result = dgn.synthesize(
         network, "ant", prior=prior, ascent="ppgn", epsilon1=0.5, epsilon3=0.0, steps=2, lr=0.3, fit="resize",
         precision="fp32",
@@ -298,3 +297,10 @@ def test_dead_units_get_advice(cnn: SmallCNN) -> None:
     result = dgn.synthesize(Network(dead, 16), "late:3", prior=PixelPrior(16), steps=5)
     (line,) = result.warnings
     assert "froze at step 0" in line and "dgn examples" in line
+    # What a penalty or an encoder moves doesn't freeze: the unit is as dead.
+    moved = dgn.synthesize(Network(dead, 16), ["late:3", 0], prior=PixelPrior(16), steps=5, penalties=["lp"])
+    (line,) = moved.warnings
+    assert line.startswith("late:3 (seed 0, pixel) never changed in 5 steps; it may be dead")
+    prior = Halver(small_generator(), 16, encoder=Network(dead, 16), raw=True)
+    pulled = dgn.synthesize(Network(dead, 16), "late:3", prior=prior, ascent="ppgn", epsilon1=0.5, steps=5)
+    assert "never changed in 5 steps" in pulled.warnings[0]
