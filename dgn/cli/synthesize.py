@@ -71,6 +71,7 @@ def run(config: Any) -> float:
     manifest = new_manifest(
         "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
         ascent={job.prior.name: asdict(job.settings) for job in jobs},
+        starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
     )  # fmt: skip
     entries = plain(config.prior)
     keys = [fingerprint(job, manifest["weights"]["network"], entry=entries[job.prior.name]) for job in jobs]
