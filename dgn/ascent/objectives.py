@@ -46,7 +46,7 @@ class Objective:
             self._others = torch.tensor([[a[0] == b[0] and a[1] != b[1] for b in pairs] for a in pairs], device=device)
             if not bool(self._others.any()):
                 raise DgnError("diversity needs at least two seeds of a unit in one batch: give seeds=4")
-            self._layer = settings.diversity_layer or self.layers[0]
+            self._layer = settings.diversity_layer or _with_a_map(network, self.layers[0])
             self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
         self.network = network.fast(self.layers)
 
@@ -78,6 +78,13 @@ class Objective:
             flat = features.float()
         cosine = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
         return (cosine * self._others).sum(1) / self._others.sum(1).clamp(min=1)
+
+
+def _with_a_map(network: Network, layer: str) -> str:
+    """A layer itself; for one without positions the last that has some: logits are alike whatever the image shows."""
+    if len(network.layer_shape(layer)) > 1:
+        return layer
+    return next((name for name, shape in reversed(network.layers.items()) if len(shape) == 3 and shape[1] > 1), layer)
 
 
 def pieces(network: Network, count: int, settings: AscentSettings, device: torch.device) -> list[slice]:

@@ -121,7 +121,10 @@ def contrast(images: Tensor, draws: Draws, by: float = 0.2) -> Tensor:
 
 
 TRANSFORMS = Catalogue(
-    "transformation", [shift, scale, rotate, pad, trim, crop, blur, noise, brightness, contrast], own=2
+    "transformation", [shift, scale, rotate, pad, trim, crop, blur, noise, brightness, contrast], own=2, ranges={
+        "by": (0, 1), "scale.by": (0, 0.99), "trim.by": (0, 0.49), "degrees": (0, 360), "value": (0, 1), "std": (0, 10),
+        "smallest": (0.01, 1), "largest": (0.01, 1), "sigma": (0, 100),
+    },
 )  # fmt: skip
 
 DISTILL2017 = TRANSFORMS.parse([

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
 from dgn.report.figure import SMALLEST, WIDTHS, Lines, Matrix, draw_lines, draw_matrix
+from dgn.report.heat import share_scale
 
 
 def texts(canvas: Any) -> list[Text]:
@@ -96,3 +98,16 @@ def test_curves_are_legible(width: str) -> None:
     ]
     check_layout(draw_lines(panels, width=WIDTHS[width], title="Deletion and insertion of four photographs"))
     check_layout(draw_lines(panels[:1], width=WIDTHS[width]))
+
+
+def test_overlays_share_a_scale_and_have_a_key() -> None:
+    """A drop of 0.5 beside one of 1.7 looks weaker."""
+    made = matrix(["image", "drop when covered"], ["a", "b"])
+    heats = [torch.zeros(64, 64), torch.zeros(64, 64)]
+    heats[0][20:40, 20:40], heats[1][20:40, 20:40] = 0.5, 1.7
+    share_scale(made, 1, [(torch.full((3, 64, 64), 0.5), heat) for heat in heats])
+    red = [int(made.pictures[1, column].getpixel((30, 30))[1]) for column in (0, 1)]  # type: ignore[index]
+    assert red[0] > red[1] + 30  # less green is more red
+    canvas = draw_matrix(made, width=WIDTHS["column"])
+    check_layout(canvas)
+    assert {"-1.7", "drop of the activation", "1.7"} <= {text.get_text() for text in texts(canvas)}

@@ -92,9 +92,30 @@ def test_black_box_needs_no_gradient(cnn: SmallCNN) -> None:
         dgn.synthesize(opaque, 0, prior=PixelPrior(8), steps=3)
     both = dgn.synthesize(opaque, [0, 1], prior=PixelPrior(8), rule="cmaes", **settings)
     assert torch.equal(both.codes[0], result.codes[0])  # each sample has draws of its own
-    for wrong, message in (({"population": 3}, "needs 4 or more"), ({"decay": 0.9}, "knows no decay")):
+    for wrong, message in (({"population": 3}, "needs 4 or more"), ({"decay": 0.9}, "knows no decay"),
+                           ({"keep": "best"}, "knows no keep")):  # fmt: skip
         with pytest.raises(DgnError, match=message):
             dgn.synthesize(opaque, 0, prior=PixelPrior(8), rule="cmaes", **{**settings, **wrong})
+
+
+def test_black_box_looks_in_pieces(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are seen few at a time, transformed alike whatever the piece: the search is the same."""
+    settings = {"steps": 4, "population": 6, "lr": 0.1, "precision": "fp32", "views": 2, "transforms": ["shift"]}
+    seen: list[int] = []
+    features = Network.features
+
+    def watch(self: Network, images: torch.Tensor, *more: object) -> dict[str, torch.Tensor]:
+        seen.append(len(images))
+        return features(self, images, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "features", watch)
+    found = []
+    for size in (1e9, 4 * network.largest_layer * 2 * 4):
+        monkeypatch.setattr(dgn.ascent.objectives, "PIECE", size)
+        seen.clear()
+        found.append(dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(8), rule="cmaes", seed=5, **settings))
+        assert max(seen) == (2 * 6 * 2 if size == 1e9 else 4 * 2)
+    assert torch.allclose(found[0].codes, found[1].codes, atol=1e-5)
 
 
 @pytest.mark.parametrize("prior", [FourierPrior(16), PixelPrior(16)])
@@ -125,6 +146,8 @@ def test_diversity_drives_seeds_apart(network: Network) -> None:
     plain = dgn.synthesize(network, "ant", prior=PixelPrior(16), **settings)
     apart = dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=5.0, diversity_layer="late", **settings)
     assert likeness(apart) < likeness(plain)
+    own = dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=5.0, **settings)
+    assert torch.equal(own.codes, apart.codes)  # logits are no measure: the last layer with a map
     with pytest.raises(DgnError, match="between seeds of a unit"):
         dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=1.0)
 

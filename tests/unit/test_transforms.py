@@ -14,7 +14,7 @@ from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, gaussian, tran
 from dgn.errors import DgnError
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import preset
+from dgn.settings import AscentSettings, preset
 
 
 def pictures(count: int = 3, size: int = 24) -> torch.Tensor:
@@ -167,6 +167,33 @@ def test_centre_mask_keeps_the_edge_grey(network: dgn.Network) -> None:
 def test_bad_parts_are_named(entries: object, expected: str) -> None:
     with pytest.raises(DgnError, match=expected):
         TRANSFORMS.parse(entries)
+
+
+@pytest.mark.parametrize(
+    ("kind", "entry", "expected"),
+    [
+        ("between", {"blur": {"every": float("inf")}}, "needs a number for 'every', not inf"),
+        ("between", {"blur": {"sigma": float("inf")}}, "needs a number for 'sigma'"),
+        ("between", {"blur": {"every": 0}}, "takes 1 to 1e[+]09 for 'every', not 0"),
+        ("between", {"tv_denoise": 0}, "takes 1e-06 to 1e[+]06 for 'weight', not 0"),
+        ("penalties", {"lp": {"p": float("inf")}}, "needs a number for 'p', not inf"),
+        ("penalties", {"lp": {"p": 1e9}}, "takes 0.1 to 100 for 'p'"),
+        ("transforms", {"scale": 1}, "takes 0 to 0.99 for 'by', not 1"),
+        ("transforms", {"crop": {"smallest": 0}}, "takes 0.01 to 1 for 'smallest'"),
+        ("transforms", {"noise": -1}, "takes 0 to 10 for 'std'"),
+    ],
+)
+def test_ranges_are_checked_at_once(kind: str, entry: object, expected: str) -> None:
+    """Before anything climbs."""
+    with pytest.raises(DgnError, match=expected):
+        AscentSettings().with_changes({kind: [entry]})
+
+
+def test_defaults_are_in_range() -> None:
+    for catalogue in (TRANSFORMS, PENALTIES, OPERATORS):
+        for name in catalogue.functions:
+            (part,) = catalogue.parse([{name: catalogue.keywords(name)}])
+            assert part == catalogue.parse([name])[0]
 
 
 def test_parts_survive_a_manifest() -> None:
