@@ -65,8 +65,12 @@ def climb_batch(
     given: Tensor | None,
     frames: Frames,
     on_step: OnStep | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """One batch: races, the ascent's phases, its refinement where the prior has one, and the final look in float32."""
+) -> tuple[Tensor, ...]:
+    """One batch: races, the ascent's phases, its refinement where the prior has one, and the final look in float32.
+
+    Returns images, activations, codes, history, frozen_at, frames and their activations; see
+    :class:`dgn.synthesis.Synthesis`.
+    """
     units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
     total, offset = settings.total_steps, 0
     sizes = canvas_sizes(prior, settings)
@@ -123,9 +127,13 @@ def climb_batch(
     with torch.no_grad():
         images = prior.decode(code)
         read = Reader(units, device=images.device)
-        activations = read(network.features(images, read.layers, settings.fit))  # type: ignore[arg-type]
-    kept = frames.stack(prior.size)
-    return images.cpu(), activations.cpu(), code.cpu(), history.cpu(), frozen.cpu(), kept
+
+        def look(images: Tensor) -> Tensor:
+            return read(network.features(images.to(code.device), read.layers, settings.fit)).cpu()  # type: ignore[arg-type]
+
+        kept = frames.stack(prior.size)
+        on_the_way = torch.stack([look(frame) for frame in kept]) if len(kept) else kept
+        return images.cpu(), look(images), code.cpu(), history.cpu(), frozen.cpu(), kept, on_the_way
 
 
 RACE_SIZES = (0.6, 0.8, 1.0, 1.2, 1.4)

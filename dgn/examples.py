@@ -71,13 +71,30 @@ class UnitExamples:
     @property
     def warning(self) -> str | None:
         """One line for a unit that nothing excites."""
-        if not self.top or self.positive > 0:
+        if not self.top:
+            return f"{self.unit.name} is not finite on any of these images: look at it without half precision"
+        if self.positive > 0:
             return None
         what = "never changes" if self.std == 0 else "is never above 0"
         return (
             f"{self.unit.name} {what} on these images: it may be dead; try more or other images, or the layer before "
             "its activation function"
         )
+
+    def check(self) -> None:
+        """Raise :class:`DgnError` where not one image gives the unit a number."""
+        if not self.top:
+            raise DgnError(str(self.warning))
+
+
+def search_warnings(found: Sequence[UnitExamples], broken: Sequence[str]) -> list[str]:
+    """A line for images that could not be read, and one for each unit that nothing excites."""
+    lines = [f"{len(broken)} images could not be read, the first: {broken[0]!r}"] if broken else []
+    return lines + [one.warning for one in found if one.warning]
+
+
+PROBES = 64
+"""Images that tell one data set without file names from another."""
 
 
 class Squares(Dataset[tuple[Tensor, int]]):
@@ -133,9 +150,14 @@ class Squares(Dataset[tuple[Tensor, int]]):
         return torch.stack([self[index][0] for index in indices]).float() / 255
 
     def fingerprint(self) -> str:
-        """Of the images' names and number."""
-        names = [str(len(self))] if self._entries is None else [f"{e.name}|{e.size}" for e in self._entries]
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        """Of the images' names and sizes; of a data set without names, of its kind, number and some of its pixels."""
+        if self._entries is not None:
+            names = [f"{entry.name}|{entry.size}" for entry in self._entries]
+            return hashlib.sha256("\n".join(names).encode()).hexdigest()
+        found = hashlib.sha256(f"{type(self._items).__qualname__} {len(self)}".encode())
+        for index in sorted({round(i * (len(self) - 1) / (PROBES - 1)) for i in range(PROBES)}):
+            found.update(self[index][0].numpy().tobytes())
+        return found.hexdigest()
 
 
 class _Lists:
@@ -268,11 +290,11 @@ def find_examples(
         raise DgnError("k and batch are whole numbers above 0, workers 0 or more")
     lists = _Lists(len(units), k)
     identity = json.dumps([
-        [unit.name for unit in units], digest(network.module.state_dict()), network.input_size,
+        repr([(unit.name, unit.terms) for unit in units]), digest(network.module.state_dict()), network.input_size,
         squares.fingerprint(), k,
     ])  # fmt: skip
     key = hashlib.sha256(identity.encode()).hexdigest()
-    seen, broken = 0, list[str]()
+    seen, broken, whole = 0, list[str](), True
     if state is not None and state.exists():
         tensors, meta = load_tensors(state, FORMAT)
         if meta["key"] != key:
@@ -292,22 +314,31 @@ def find_examples(
     )  # fmt: skip
     if note and seen:
         note(seen, total)
-    for pixels, indices in _ahead(loader):
-        kept = (indices >= 0).nonzero()[:, 0]
-        broken += [squares.name(seen + at) for at in (indices < 0).nonzero()[:, 0].tolist()]
-        if len(kept):
-            images = pixels[kept].to(network.device, non_blocking=True).float() / 255
-            values, peaks = read(images)
-            lists.add(values.T.cpu(), peaks.T.cpu(), indices[kept])
-        seen += len(indices)
-        if note:
-            note(seen, total)
-        if time.monotonic() - saved > save_seconds:
+    taken_up = seen
+    try:
+        for pixels, indices in _ahead(loader):
+            kept = (indices >= 0).nonzero()[:, 0]
+            if len(kept):
+                images = pixels[kept].to(network.device, non_blocking=True).float() / 255
+                values, peaks = read(images)
+            whole = False  # from here to the count an interruption leaves lists that can't be gone on with
+            if len(kept):
+                lists.add(values.T.cpu(), peaks.T.cpu(), indices[kept])
+            broken += [squares.name(seen + at) for at in (indices < 0).nonzero()[:, 0].tolist()]
+            seen += len(indices)
+            whole = True
+            if note:
+                note(seen, total)
+            if time.monotonic() - saved > save_seconds:
+                save()
+                saved = time.monotonic()
+    except BaseException:
+        if whole and seen > taken_up:
             save()
-            saved = time.monotonic()
-    save()
+        raise
     if len(broken) == total:
         raise DgnError(f"none of the {total} images can be read (the first: {broken[0]!r})")
+    save()
     fields = ReceptiveFields(network) if boxes else None
     return [_collect(unit, row, lists, squares, network, fields) for row, unit in enumerate(units)], squares, broken
 

@@ -64,14 +64,8 @@ def find_facets(
     from sklearn.decomposition import PCA
     from sklearn.metrics import silhouette_score
 
-    if count is not None and count < 1:
-        raise DgnError(f"facets is {count}, expected a whole number above 0")
-    for name, value in (("members", members), ("components", components), ("most", most)):
-        if value < 1:
-            raise DgnError(f"{name} is {value}, expected a whole number above 0")
     images = len(features)
-    if images < max(1, count or 1):
-        raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
+    check_facets(images, count, members=members, components=components, most=most)
     x = features.double().numpy()
     keep = min(components, images - 1, x.shape[1])
     points = PCA(keep, random_state=seed).fit_transform(x) if keep >= 1 else x  # of one image there is none
@@ -100,6 +94,19 @@ def find_facets(
         distance = (where[inside] - centres[facet]).norm(dim=1)
         nearest.append(inside[distance.argsort(stable=True)[:members]].tolist())
     return Facets(renamed, nearest, where.float(), scores[best], scores)
+
+
+def check_facets(
+    images: int, count: int | None = None, *, members: int = 15, components: int = 50, most: int = 8
+) -> None:
+    """Raise :class:`DgnError` where so many images can't make these facets; see :func:`find_facets`."""
+    if count is not None and count < 1:
+        raise DgnError(f"facets is {count}, expected a whole number above 0")
+    for name, value in (("members", members), ("components", components), ("most", most)):
+        if value < 1:
+            raise DgnError(f"{name} is {value}, expected a whole number above 0")
+    if images < max(1, count or 1):
+        raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
 
 
 @torch.no_grad()

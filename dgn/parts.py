@@ -20,7 +20,7 @@ from dgn.runs import to_bytes
 from dgn.storage import digest
 from dgn.synthesis import Plan, Synthesis
 
-FOLDER, FORMAT = "parts", "dgn-part-1"
+FOLDER, FORMAT = "parts", "dgn-part-2"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Part:
     """One finished batch.
 
     Attributes:
-        path: its file: ``codes`` and uint8 ``images`` (``history`` and ``frames`` where frames were asked for).
+        path: its file: ``codes`` and uint8 ``images`` (and ``frames`` and ``frame_activations``, where asked for).
         first, count: rows of the prior that it holds.
         rows: of the table.
         warnings: a line each.
@@ -67,7 +67,7 @@ class Parts:
         """Keep a batch that begins at row ``first``."""
         tensors = {"codes": piece.codes, "images": to_bytes(piece.images)}
         if piece.frame_steps:
-            tensors |= {"frames": to_bytes(piece.frames), "history": piece.history}
+            tensors |= {"frames": to_bytes(piece.frames), "frame_activations": piece.frame_activations}
         facts = {
             "key": self.key, "first": first, "rows": [dict(row) for row in rows], "warnings": piece.warnings,
             "coordinates": piece.coordinates, "frame_steps": piece.frame_steps,

@@ -36,7 +36,7 @@ class AscentSettings:
         centre_mask, centre_from: width of the Gaussian mask on the image's gradient, as a share of the side (0: none),
             and the share of the steps after which it is laid on.
         diversity, diversity_layer: weight of the cost of likeness between seeds of one unit, and the layer in which
-            it is measured (None: the unit's own).
+            it is measured (None: the unit's own, or, where that has no map, the last layer with one).
         epsilon1, epsilon3: of PPGN: weight of the reconstruction direction ``E(G(h)) - h`` in units of the gradient
             (needs a prior with an encoder), and standard deviation of the noise added to the direction.
         octaves, octave_scale: the ascent runs so often, each time on a canvas larger by this factor; the last has the

@@ -41,6 +41,8 @@ class Synthesis:
         notes: what a reader of the images should know, a line each.
         frames, frame_steps: float32 ``[F, N, C, H, W]``, images on the way, and the rows of ``history`` they belong to;
             empty where none were asked for.
+        frame_activations: float32 ``[F, N]``, of the frames, read as ``activations`` are: only these two can be
+            compared between priors, whose loops see images at sizes and with transformations of their own.
     """
 
     images: Tensor
@@ -54,25 +56,32 @@ class Synthesis:
     settings: AscentSettings
     frames: Tensor = field(default_factory=lambda: torch.zeros(0))
     frame_steps: list[int] = field(default_factory=list)
+    frame_activations: Tensor = field(default_factory=lambda: torch.zeros(0))
     coordinates: str = "own"
     notes: list[str] = field(default_factory=list)
 
     @property
     def warnings(self) -> list[str]:
-        """One line for each row that stopped moving, and what might help."""
+        """One line for each row that stopped moving, or that nothing moved, and what might help."""
         lines = list(self.notes)
-        for unit, seed, step in zip(self.units, self.seeds, self.frozen_at.tolist(), strict=True):
+        still = (
+            (self.history == self.history[:1]).all(0).tolist()
+        )  # penalties or an encoder moved the code nevertheless
+        for unit, seed, step, same in zip(self.units, self.seeds, self.frozen_at.tolist(), still, strict=True):
+            who = f"{unit.name} (seed {seed}, {self.prior})"
             if step >= 0:
-                line = (
-                    f"{unit.name} (seed {seed}, {self.prior}) froze at step {step}: its gradient was zero or not finite"
-                )
-                if step <= 1:
-                    line += (
-                        "; it may be dead, or silent at this start: try seeds=8, start=IMAGE, the layer before its "
-                        "activation function, or dgn examples to see whether any real image excites it"
-                    )
-                lines.append(line)
+                line = f"{who} froze at step {step}: its gradient was zero or not finite"
+                lines.append(line + (SILENT if step <= 1 else ""))
+            elif same and len(self.history) > 1:
+                lines.append(f"{who} never changed in {len(self.history)} steps{SILENT}")
         return lines
+
+
+SILENT = (
+    "; it may be dead, or silent at this start: try seeds=8, start=IMAGE, the layer before its activation function, or "
+    "dgn examples to see whether any real image excites it"
+)
+"""What to say of a unit that does not answer."""
 
 
 def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **changes: Any) -> AscentSettings:
@@ -117,12 +126,12 @@ class Plan:
             each = codes[first : first + count] if len(codes) > 1 else codes
             codes = given_start(sized, each, len(rows))
         frames = Frames(self.frames, self.settings)
-        images, activations, found, history, frozen, kept = climb_batch(
+        images, activations, found, history, frozen, kept, on_the_way = climb_batch(
             self.network, rows, self.prior, self.settings, codes, frames, on_step
         )
         return Synthesis(
             images, activations, found, history, [unit for unit, _ in rows], [seed for _, seed in rows], frozen,
-            self.prior.name, self.settings, kept, frames.steps,
+            self.prior.name, self.settings, kept, frames.steps, on_the_way,
             "code" if self.prior.refines else self.prior.coordinates, self.notes,
         )  # fmt: skip
 
@@ -221,8 +230,6 @@ def plan(
     if not seeds or batch < 1:
         raise DgnError("give at least one seed, and a batch above 0")
     notes = _before_the_code(network, parsed, prior)
-    if settings.rule == "ppgn":
-        parsed = [unit.as_log() for unit in parsed]  # PPGN climbs a class's log-probability
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
     if settings.diversity:
@@ -331,6 +338,9 @@ def join(parts: Sequence[Synthesis]) -> Synthesis:
         seeds=[seed for part in parts for seed in part.seeds],
         frozen_at=torch.cat([part.frozen_at for part in parts]),
         frames=torch.cat([part.frames for part in parts], 1) if first.frame_steps else first.frames,
+        frame_activations=(
+            torch.cat([part.frame_activations for part in parts], 1) if first.frame_steps else first.frame_activations
+        ),
     )
 
 
@@ -407,10 +417,10 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
     order = list(network.layers)
     code = order.index(prior.code_layer[1])
     inside = prior.code_layer[1] + "."  # parts of the layer itself: the last of them is the code
-    early = [
+    early = dict.fromkeys(
         unit.name for unit in units
         if all(order.index(layer) < code and not layer.startswith(inside) for layer in unit.layers)
-    ]  # fmt: skip
+    )  # fmt: skip
     if not early:
         return []
     return [

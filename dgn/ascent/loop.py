@@ -183,16 +183,20 @@ def _search(
 ) -> Climb:
     """The black-box rule: the network is asked for activations alone."""
     size, views = settings.population, settings.views
-    repeated = [unit for unit in units for _ in range(size)]
-    samples = [row for row in range(len(units)) for _ in range(size)]
-    objectives = [Objective(at, repeated * views, samples * views, settings, code.device) for at in seen]
-    turns = cycle(objectives)
-    many = [seed for seed in seeds for _ in range(size)]
-    draws = Draws([seed + view * VIEW_STRIDE for view in range(views) for seed in many], code.device)
+    repeated = [row for row in range(len(units)) for _ in range(size)]
+    parts = []
+    for part in pieces(max(seen, key=lambda at: at.largest_layer), len(repeated), settings, code.device):
+        rows = repeated[part] * views
+        objectives = [Objective(at, [units[row] for row in rows], rows, settings, code.device) for at in seen]
+        many = [seeds[row] + view * VIEW_STRIDE for view in range(views) for row in repeated[part]]
+        parts.append((part, objectives, Draws(many, code.device)))  # candidates of a sample share its draws in any part
+    turns = cycle(range(len(seen)))
 
     @torch.no_grad()
     def see(candidates: Tensor) -> tuple[Tensor, Tensor]:
-        return look(candidates, next(turns), draws)[1:]
+        turn = next(turns)
+        found = [look(candidates[part], objectives[turn], draws)[1:] for part, objectives, draws in parts]
+        return torch.cat([one for one, _ in found]), torch.cat([one for _, one in found])
 
     @torch.no_grad()
     def note(step: int, activations: Tensor, best: Tensor) -> None:

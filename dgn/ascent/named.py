@@ -7,6 +7,7 @@ with its keywords (``{blur: {every: 4, sigma: 1}}``); it becomes a :class:`Part`
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +33,19 @@ class Part:
 
 
 class Catalogue:
-    """The functions of one kind, by name; ``own`` names the arguments that the loop gives, not the user."""
+    """The functions of one kind, by name.
 
-    def __init__(self, kind: str, functions: Iterable[Callable[..., Any]], own: int) -> None:
-        self.kind, self.own = kind, own
+    Args:
+        kind: what they are, for errors.
+        functions: of one signature.
+        own: how many arguments the loop gives, not the user.
+        ranges: least and largest value of a key; of those without, any finite number goes.
+    """
+
+    def __init__(
+        self, kind: str, functions: Iterable[Callable[..., Any]], own: int, ranges: Mapping[str, tuple[float, float]]
+    ) -> None:
+        self.kind, self.own, self.ranges = kind, own, ranges
         self.functions = {function.__name__.rstrip("_"): function for function in functions}
 
     def keywords(self, name: str) -> dict[str, float]:
@@ -47,7 +57,7 @@ class Catalogue:
         """Parts from a list of entries (see the module), every keyword filled in.
 
         Raises:
-            DgnError: unknown names or keywords (with the nearest ones), or values that are no numbers.
+            DgnError: unknown names or keywords (with the nearest ones), or values that are no numbers or out of range.
         """
         if entries is None:
             return ()
@@ -79,8 +89,11 @@ class Catalogue:
             if key not in values:
                 hint = nearest(key, values) or "; expected " + ", ".join(values)
                 raise DgnError(f"the {self.kind} {name!r} has no key {key!r}{hint}")
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise DgnError(f"the {self.kind} {name!r} needs a number for {key!r}, not {value!r}")
+            low, high = self.ranges.get(f"{name}.{key}") or self.ranges.get(key, (-math.inf, math.inf))
+            if not low <= value <= high:
+                raise DgnError(f"the {self.kind} {name!r} takes {low:g} to {high:g} for {key!r}, not {value:g}")
             values[key] = float(value)
         return Part(name, tuple(values.items()))
 

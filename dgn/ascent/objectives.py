@@ -25,7 +25,7 @@ class Objective:
     Args:
         network, units: row ``i`` climbs ``units[i]``.
         samples: the sample each row belongs to: views of one image are one sample.
-        settings: penalties; weight and layer of the diversity term.
+        settings: penalties; weight and layer of the diversity term; the rule: PPGN climbs a class's log-probability.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Objective:
     ) -> None:
         self.settings = settings
         self.read = Reader(units, device=device)
+        self.aim = Reader([unit.as_log() for unit in units], device=device) if settings.rule == "ppgn" else self.read
         self.layers = self.read.layers
         names = [unit.name for unit in units]
         if settings.diversity:
@@ -45,12 +46,12 @@ class Objective:
             self._others = torch.tensor([[a[0] == b[0] and a[1] != b[1] for b in pairs] for a in pairs], device=device)
             if not bool(self._others.any()):
                 raise DgnError("diversity needs at least two seeds of a unit in one batch: give seeds=4")
-            self._layer = settings.diversity_layer or self.layers[0]
+            self._layer = settings.diversity_layer or _with_a_map(network, self.layers[0])
             self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
         self.network = network.fast(self.layers)
 
     def __call__(self, x: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations ``[N]``, and what is climbed: activation - penalties - diversity's cost, ``[N]``.
+        """Activations ``[N]``, and what is climbed: the rule's aim - penalties - diversity's cost, ``[N]``.
 
         Args:
             x: the transformed images, as the network is to see them.
@@ -58,7 +59,7 @@ class Objective:
         """
         features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
         activation = self.read(features)
-        climbed = activation
+        climbed = activation if self.aim is self.read else self.aim(features)
         if self.settings.penalties:
             climbed = climbed - penalise(images, code, self.settings.penalties)
         if self.settings.diversity:
@@ -77,6 +78,13 @@ class Objective:
             flat = features.float()
         cosine = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
         return (cosine * self._others).sum(1) / self._others.sum(1).clamp(min=1)
+
+
+def _with_a_map(network: Network, layer: str) -> str:
+    """A layer itself; for one without positions the last that has some: logits are alike whatever the image shows."""
+    if len(network.layer_shape(layer)) > 1:
+        return layer
+    return next((name for name, shape in reversed(network.layers.items()) if len(shape) == 3 and shape[1] > 1), layer)
 
 
 def pieces(network: Network, count: int, settings: AscentSettings, device: torch.device) -> list[slice]:

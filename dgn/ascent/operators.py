@@ -47,7 +47,12 @@ def clip_small(images: Tensor, done: float, step: int, share: float = 0.1, every
     return torch.where(norm <= edge, torch.full_like(images, 0.5), images)
 
 
-OPERATORS = Catalogue("operator", [blur, tv_denoise, clip_small], own=3)
+OPERATORS = Catalogue(
+    "operator", [blur, tv_denoise, clip_small], own=3, ranges={
+        "every": (1, 1e9), "sigma": (0, 100), "sigma_end": (0, 100), "weight": (1e-6, 1e6), "weight_end": (-1, 1e6),
+        "share": (0, 1),
+    },
+)  # fmt: skip
 
 
 def denoise_tv(images: Tensor, weight: float, *, iterations: int = 100, eps: float = 1e-3) -> Tensor:

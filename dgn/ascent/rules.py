@@ -25,7 +25,7 @@ def nguyen2016(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
 def ppgn(h: Tensor, d: Tensor, state: State, lr: float) -> Tensor:
     """``h + lr * d / mean|d|`` with PPGN's direction (Nguyen et al. 2017), which the loop puts together.
 
-    ``d = e1 (E(G(h)) - h) + dlog p(y | G(h)) / dh + N(0, e3)``.
+    ``d = e1 (E(G(h)) - h) + dlog p(y | G(h)) / dh + N(0, e3)``; activations are reported as for any rule.
     """
     return nguyen2016(h, d, state, lr)
 

@@ -83,6 +83,12 @@ def pad(images: Tensor, draws: Draws, by: float = 0.07, value: float = 0.5) -> T
     return F.pad(images, [edge] * 4, value=value)
 
 
+def trim(images: Tensor, draws: Draws, by: float = 0.0625) -> Tensor:
+    """The edges off, ``by`` of the side each: what ``pad`` has added and the moves between them have mixed in."""
+    edge = round(by * images.shape[3])
+    return images[..., edge : images.shape[2] - edge, edge : images.shape[3] - edge]
+
+
 def crop(images: Tensor, draws: Draws, smallest: float = 0.4, largest: float = 0.9) -> Tensor:
     """A square of ``smallest`` to ``largest`` of the side, anywhere (normally distributed around the centre), enlarged.
 
@@ -115,11 +121,17 @@ def contrast(images: Tensor, draws: Draws, by: float = 0.2) -> Tensor:
 
 
 TRANSFORMS = Catalogue(
-    "transformation", [shift, scale, rotate, pad, crop, blur, noise, brightness, contrast], own=2
+    "transformation", [shift, scale, rotate, pad, trim, crop, blur, noise, brightness, contrast], own=2, ranges={
+        "by": (0, 1), "scale.by": (0, 0.99), "trim.by": (0, 0.49), "degrees": (0, 360), "value": (0, 1), "std": (0, 10),
+        "smallest": (0.01, 1), "largest": (0.01, 1), "sigma": (0, 100),
+    },
 )  # fmt: skip
 
-DISTILL2017 = TRANSFORMS.parse([{"pad": 16 / 224}, {"shift": 16 / 256}, {"scale": 0.05}, "rotate", {"shift": 8 / 256}])
-"""The chain of Olah et al. 2017 (pad 16, jitter 16, scale .95 to 1.05, rotate 5, jitter 8 at 224 px), as shares."""
+DISTILL2017 = TRANSFORMS.parse([
+    {"pad": 16 / 224}, {"shift": 16 / 256}, {"scale": 0.05}, {"rotate": 5}, {"shift": 8 / 256}, {"trim": 16 / 256}
+])  # fmt: skip
+"""The chain of Olah et al. 2017 at 224 px, as shares: pad 16, jitter 16, scale .95 to 1.05, rotate up to 5 degrees
+either way, jitter 8, crop the padding."""
 
 
 def transform(images: Tensor, draws: Draws, parts: Sequence[Part]) -> Tensor:

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -163,6 +164,14 @@ def plain(config: Any) -> dict[str, Any]:
     """The configuration as plain values."""
     values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     return {str(key): value for key, value in values.items()} if isinstance(values, dict) else {}
+
+
+def warn(manifest: dict[str, Any], lines: Sequence[str]) -> None:
+    """Say each line once, and keep it in the manifest."""
+    for line in lines:
+        if line not in manifest["warnings"]:
+            manifest["warnings"].append(line)
+            print(f"dgn: {line}", file=sys.stderr)
 
 
 def new_manifest(verb: str, device: str, network: Network, **more: Any) -> dict[str, Any]:

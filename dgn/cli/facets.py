@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +19,15 @@ from dgn.cli.common import (
     open_network,
     plain,
     result_rows,
+    warn,
     write_gallery,
 )
 from dgn.cli.examples import open_data
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
-from dgn.examples import Squares, find_examples
-from dgn.facets import Facets, find_facets, late_features, mean_codes, mean_images
+from dgn.examples import Squares, find_examples, search_warnings
+from dgn.facets import Facets, check_facets, find_facets, late_features, mean_codes, mean_images
 from dgn.network import Network
 from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.runs import now, to_image
@@ -45,9 +46,13 @@ def run(config: Any) -> None:
         if config.own_class
         else open_data(config.data, network)
     )
+    if config.examples < 1:
+        raise DgnError(f"examples is {config.examples}, expected a whole number above 0")
+    check_facets(min(config.examples, len(data)), config.facets, **_counts(config))
     manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
     with at_work(config, manifest) as (folder, tracker):
-        images, facets = _cluster(config, network, unit, data)
+        state = folder.folder / "examples.safetensors"
+        images, facets = _cluster(config, network, unit, data, state, manifest)
         rows: list[dict[str, Any]] = []
         matrix = _examples_matrix(images, facets, config.shown)
         codes, coordinates, begun, begun_in = {}, {}, {}, {}
@@ -70,7 +75,7 @@ def run(config: Any) -> None:
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
             manifest["ascent"][prior.name] = asdict(chosen)
-            manifest["warnings"] += result.warnings
+            warn(manifest, result.warnings)
             matrix.columns.append(prior.name)
             for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):
                 place = (facet, len(matrix.columns) - 1)
@@ -93,24 +98,27 @@ def run(config: Any) -> None:
     print(folder.folder / "facets.png")
 
 
-def _cluster(config: Any, network: Network, unit: Unit, data: Squares) -> tuple[torch.Tensor, Facets]:
-    """The unit's best examples, and their facets."""
+def _counts(config: Any) -> dict[str, int]:
+    return {name: config[name] for name in ("members", "components", "most")}
+
+
+def _cluster(
+    config: Any, network: Network, unit: Unit, data: Squares, state: Path, manifest: dict[str, Any]
+) -> tuple[torch.Tensor, Facets]:
+    """The unit's best examples, and their facets; what the search found is kept in ``state``."""
     with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
         (found,), data, broken = find_examples(
             network, [unit], data, k=min(config.examples, len(data)), batch=config.batch, workers=config.data.workers,
-            boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
+            state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
         )  # fmt: skip
-    if broken:
-        print(f"dgn: {len(broken)} images could not be read, the first: {broken[0]!r}", file=sys.stderr)
-    if found.warning:
-        print(f"dgn: {found.warning}", file=sys.stderr)
-    images = data.tensors([example.index for example in found.top])
-    features = late_features(network, images, config.layer)
-    facets = find_facets(
-        features, config.facets, members=config.members, components=config.components, tsne=config.tsne,
-        most=config.most, seed=config.seed,
-    )  # fmt: skip
-    return images, facets
+    warn(manifest, search_warnings([found], broken))
+    try:
+        found.check()
+        images = data.tensors([example.index for example in found.top])
+        features = late_features(network, images, config.layer)
+        return images, find_facets(features, config.facets, tsne=config.tsne, seed=config.seed, **_counts(config))
+    except DgnError as error:
+        raise DgnError(f"{error} (what the search found is kept: go on with out={state.parent})") from error
 
 
 def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:

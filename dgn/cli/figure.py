@@ -22,15 +22,17 @@ from dgn.cli.common import (
     open_network,
     plain,
     result_rows,
+    warn,
 )
 from dgn.cli.examples import open_data
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError, nearest
-from dgn.examples import find_examples
+from dgn.examples import find_examples, search_warnings
 from dgn.facets import find_facets, late_features, mean_codes, mean_images
 from dgn.images import read_image
 from dgn.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
+from dgn.report.heat import share_scale
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
 from dgn.synthesis import Synthesis, synthesize
@@ -47,6 +49,7 @@ class Studio:
     network: Network
     values: dict[str, Any]
     bar: Any
+    manifest: dict[str, Any]
 
     def climb(self, entry: dict[str, Any], units: list[Any], **more: Any) -> list[tuple[Synthesis, Rows]]:
         """Synthesise units with each prior of an entry (``prior``, ``ascent``, ``seed``)."""
@@ -64,6 +67,7 @@ class Studio:
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
                 batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
             )  # fmt: skip
+            warn(self.manifest, result.warnings)
             rows = result_rows(result, self.network, 0.0, self.config.batch)
             for row in rows:
                 for key in ("image", "seconds"):  # of no meaning here, and never the same twice
@@ -84,9 +88,12 @@ class Studio:
             self.bar.update(seen - done)
             done = seen
 
-        found, data, _ = find_examples(
+        found, data, broken = find_examples(
             self.network, parsed, data, k=k, batch=self.config.batch, workers=self.config.data.workers, note=note
         )
+        warn(self.manifest, search_warnings(found, broken))
+        for one in found:
+            one.check()
         squares = data.tensors([example.index for one in found for example in one.top])
         return squares, [one.top for one in found]
 
@@ -108,10 +115,10 @@ def run(config: Any) -> None:
     if config.width not in WIDTHS:
         raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
     network, device = open_network(config)
-    manifest = new_manifest("figure", device, network, figure=values)
+    manifest = new_manifest("figure", device, network, figure=values, warnings=[])
     with at_work(config, manifest) as (folder, tracker):
         with tqdm(disable=not config.progress, unit="step") as bar:
-            canvas, rows = MAKERS[kind](Studio(config, network, values, bar))
+            canvas, rows = MAKERS[kind](Studio(config, network, values, bar, manifest))
         name = file_name(str(values.get("name", kind)))
         for form in ("pdf", "png"):
             write_atomic(folder.folder / f"{name}.{form}", render(canvas, form, dpi=300))
@@ -146,8 +153,10 @@ def _matrix(studio: Studio) -> tuple[Any, Rows]:
         for result, rows in studio.climb(entry, own):
             for column, (image, facts) in enumerate(zip(result.images, rows, strict=True)):
                 matrix.pictures[row, column] = to_image(image)
-                caption = f"{facts['activation']:.1f}"
-                matrix.captions[row, column] = caption if units else f"{facts['unit'].split(':')[-1]}:  {caption}"
+                matrix.captions[row, column] = f"{facts['activation']:.1f}"
+                if not units:  # each row has units of its own
+                    layer, _, index = facts["unit"].rpartition(":")
+                    matrix.names[row, column] = f"unit {index}" if layer else index
                 table.append({"row": entry["label"], **facts})
     if values.get("transposed") and studio.config.width == "page":  # a column is too narrow for so many
         matrix = matrix.transposed()
@@ -217,23 +226,31 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
         found.append((path.stem, one, both))
     if values.get("curves"):
         return draw_lines(curve_panels(found), width=WIDTHS[studio.config.width]), table
-    return draw_matrix(overview(found), width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
+    matrix = overview(found)
+    shown = [(one.image, one.heat) for _, one, _ in found[: len(matrix.columns)]]
+    matrix = share_scale(matrix, 1, shown)
+    return draw_matrix(matrix, width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
 
 
 def _convergence(studio: Studio) -> tuple[Any, Rows]:
-    """Activation against the step, mean over units and seeds, the band from the lowest to the highest quarter."""
+    """Activation of the images on the way, mean over units and seeds, the band from the lowest to the highest quarter.
+
+    Read at the network's own size without transformations, as results are: what a method's own loop sees is smaller or
+    transformed, and can't be compared. Of several starts, the way of the one that went on, from its race's end.
+    """
     values = studio.values
     panel = Lines(str(values.get("panel", "")), "step", "activation")
     table: Rows = []
     seeds = list(range(int(values.get("seeds", 2))))
     for label, entry in values["rows"].items():
-        for result, _ in studio.climb({"label": label, **entry}, values["units"], seeds=seeds):
-            history = result.history
-            steps = list(range(len(history)))
-            quarters = history.quantile(torch.tensor([0.25, 0.75]), dim=1).tolist()
-            panel.curves[str(label)] = (steps, history.mean(1).tolist())
+        for result, _ in studio.climb(
+            {"label": label, **entry}, values["units"], seeds=seeds, frames=int(values.get("frames", 24))
+        ):
+            steps, way = result.frame_steps, result.frame_activations
+            quarters = way.quantile(torch.tensor([0.25, 0.75]), dim=1).tolist()
+            panel.curves[str(label)] = (steps, way.mean(1).tolist())
             panel.bands[str(label)] = (quarters[0], quarters[1])
-            for unit, seed, column in zip(result.units, result.seeds, history.T.tolist(), strict=True):
+            for unit, seed, column in zip(result.units, result.seeds, way.T.tolist(), strict=True):
                 for step, value in zip(steps, column, strict=True):
                     table.append({
                         "row": label, "unit": unit.name, "seed": seed, "step": step, "activation": round(value, 5)
@@ -257,8 +274,8 @@ def _start(studio: Studio) -> tuple[Any, Rows]:
                 matrix.rows.append(f"{path.stem}, {label}" if len(paths) > 1 else str(label))
                 matrix.columns = ["image"] + [f"step {step}" for step in result.frame_steps]
                 matrix.pictures[row, 0] = to_image(image)
-                for column, (frame, step) in enumerate(zip(result.frames[:, 0], result.frame_steps, strict=True), 1):
-                    value = float(result.history[step, 0])
+                way = zip(result.frames[:, 0], result.frame_steps, result.frame_activations[:, 0].tolist(), strict=True)
+                for column, (frame, step, value) in enumerate(way, 1):
                     matrix.pictures[row, column] = to_image(frame)
                     matrix.captions[row, column] = f"{value:.1f}"
                     table.append({"image": path.stem, "row": label, "step": step, "activation": round(value, 5)})

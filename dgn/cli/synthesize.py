@@ -28,6 +28,7 @@ from dgn.cli.common import (
     open_tracker,
     plain,
     result_rows,
+    warn,
     write_gallery,
 )
 from dgn.cli.objective import check_objective, summarise
@@ -70,6 +71,7 @@ def run(config: Any) -> float:
     manifest = new_manifest(
         "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
         ascent={job.prior.name: asdict(job.settings) for job in jobs},
+        starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
     )  # fmt: skip
     entries = plain(config.prior)
     keys = [fingerprint(job, manifest["weights"]["network"], entry=entries[job.prior.name]) for job in jobs]
@@ -147,7 +149,7 @@ class _Job:
         def cut(batch: int) -> None:
             """Remembered, so that a continued job climbs in the same batches."""
             self.manifest["batch"][job.prior.name] = batch
-            self._warn(f"memory is full: prior {job.prior.name} goes on with batches of {batch}")
+            warn(self.manifest, [f"memory is full: prior {job.prior.name} goes on with batches of {batch}"])
             self.folder.write_manifest(self.manifest)
             bar.again()
 
@@ -162,18 +164,12 @@ class _Job:
 
     def _note(self, part: Part, writer: Writer) -> None:
         self.rows += part.rows
-        for line in part.warnings:
-            self._warn(line)
+        warn(self.manifest, part.warnings)
         writer.put(lambda: write_pictures(self.folder, part))
         if time.monotonic() - self.tabled > TABLE_EVERY:
             self.tabled = time.monotonic()
             rows = list(self.rows)
             writer.put(lambda: self.folder.write_table(rows))
-
-    def _warn(self, line: str) -> None:
-        if line not in self.manifest["warnings"]:
-            self.manifest["warnings"].append(line)
-            print(f"dgn: {line}", file=sys.stderr)
 
     def _finish(self, tracker: Tracker) -> dict[str, float]:
         """All batches are there: the job's own files, of which the manifest is the last."""
@@ -253,13 +249,13 @@ def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
 
 def _strips(folder: Run, part: Part) -> None:
     """The way of each image: its frames side by side, the activation below each."""
-    frames, history = part.read("frames"), part.read("history")
+    frames, activations = part.read("frames"), part.read("frame_activations")
     for index, row in enumerate(part.rows):
         name = f"trajectory/{Path(row['image']).name}"
         if (folder.folder / name).is_file():
             continue
         cells = [
-            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(history[step, index]):.1f}")
-            for frame, step in zip(frames, part.frame_steps, strict=True)
+            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+            for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
         ]
         folder.write_picture(name, grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128))

@@ -397,19 +397,25 @@ def load_hub(
         if kind == "module":
             if module is None:
                 raise DgnError("prior=module needs module._target_=PACKAGE.CLASS and options.code_shape=[...]")
-            return ModulePrior(module, given.pop("code_shape"), size=size, **given)
+            return ModulePrior(module, _code_shape(kind, given), size=size, **given)
         if weights is None:
             raise DgnError(f"the prior {kind!r} needs its weights; give prior.NAME.weights=PATH")
         path = Path(weights)
         if kind == "exported":
-            return load_exported(path, given.pop("code_shape"), size=size, **given)
+            return load_exported(path, _code_shape(kind, given), size=size, **given)
         loaders: dict[str, Callable[..., Prior]] = {
             "deepsim": load_deepsim, "biggan": load_biggan, "autoencoder": load_autoencoder,
         }  # fmt: skip
         return loaders[kind](path, size=size, **given)
-    except KeyError:
-        raise DgnError(f"the prior {kind!r} needs options.code_shape=[...], the shape of one code") from None
+    except KeyError as error:
+        raise DgnError(f"the files of prior {kind!r} lack {error}: are they of another model?") from error
     except TypeError as error:
         raise DgnError(
             f"the prior {kind!r} does not take these options: {str(error).split(')', 1)[-1].strip()}"
         ) from None
+
+
+def _code_shape(kind: str, options: dict[str, Any]) -> Any:
+    if "code_shape" not in options:
+        raise DgnError(f"the prior {kind!r} needs options.code_shape=[...], the shape of one code")
+    return options.pop("code_shape")

@@ -58,22 +58,25 @@ def reproduce(row: Mapping[str, str], manifest: Mapping[str, Any], place: int = 
         return shlex.join(["dgn", str(manifest.get("verb", "synthesize")), *manifest.get("overrides", [])])
     unit = row["unit"].replace("\\", "\\\\").replace("'", "\\'")
     kept: list[str] = []
-    together = any(override.lstrip("+").startswith("ascent.diversity=") for override in manifest.get("overrides", []))
+    settings = manifest.get("ascent", {}).get(row["prior"], {})
+    alone = not settings.get("diversity")  # seeds that are to differ can't be made alone
     for override in manifest.get("overrides", []):
         key = override.lstrip("+~").split("=", 1)[0]
         if key in NOT_OF_ONE_IMAGE or key.startswith(("launcher.", "hydra")):
             continue
-        if key in ("seed", "seeds") and not together:  # seeds that are to differ can't be made alone
+        if key in ("seed", "seeds") and alone:
             continue
-        if key == "start" and override.endswith(".safetensors"):
-            override = f"{override}@{place}"
+        if key == "start" and alone and manifest.get("starts", {}).get(row["prior"], 1) > 1:
+            path = override.rstrip("'\"")
+            number = place if path.endswith(".safetensors") else place + 1  # facets are counted from 1
+            override = f"{path}@{number}{override[len(path) :]}"
         if key.startswith("prior.") and key.split(".")[1] != row["prior"]:
             continue
         kept.append(override)
     known = (resource("conf") / "prior" / f"{row['prior']}.yaml").is_file()
     chosen = f"prior={row['prior']}" if known else "prior=[]"
     return shlex.join(
-        ["dgn", "synthesize", f"units=['{unit}']", chosen, *([] if together else [f"seed={row['seed']}"]), *kept]
+        ["dgn", "synthesize", f"units=['{unit}']", chosen, *([f"seed={row['seed']}"] if alone else []), *kept]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,18 +50,25 @@ def test_commands_reproduce_one_image() -> None:
         "dgn synthesize 'units=['\"'\"'it\\'\"'\"'s a:1'\"'\"']' prior=dgn seed=2 prior.dgn.size=64 ascent.steps=9 "
         "network.name=timm/resnet18"
     )
-    from_codes = {"verb": "synthesize", "overrides": ["start=a/codes.safetensors", "seed=3"]}
+    from_codes = {"verb": "synthesize", "overrides": ["start=a/codes.safetensors", "seed=3"], "starts": {"dgn": 8}}
     assert reproduce(row, from_codes, 4).endswith("seed=2 start=a/codes.safetensors@4")
-    apart = {"verb": "synthesize", "overrides": ["ascent.diversity=1", "seeds=4"]}
+    assert reproduce(row, {**from_codes, "starts": {"dgn": 1}}, 4).endswith("seed=2 start=a/codes.safetensors")
+    from_facets = {"verb": "synthesize", "overrides": ["start='a b'"], "starts": {"dgn": 8}}
+    assert shlex.split(reproduce(row, from_facets, 4))[-1] == "start='a b@5'"
+    apart = {"verb": "synthesize", "overrides": ["ascent.diversity=1", "seeds=4"], "ascent": {"dgn": {"diversity": 1}}}
     assert reproduce(row, apart).endswith("prior=dgn ascent.diversity=1 seeds=4")
+    not_apart = {
+        "verb": "synthesize",
+        "overrides": ["ascent.diversity=0", "seeds=4"],
+        "ascent": {"dgn": {"diversity": 0}},
+    }
+    assert reproduce(row, not_apart).endswith("prior=dgn seed=2 ascent.diversity=0")
     mine = reproduce({**row, "unit": "zebra", "prior": "mine"}, manifest)
     assert "'prior=[]'" in mine and "'+prior.mine.path=runs/my run'" in mine and "prior.dgn" not in mine
 
 
 def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a job of two units, two priors and two seeds, one image alone: the same pixels, but for float error."""
-    import shlex
-
     from dgn.images import read_image
 
     monkeypatch.chdir(tmp_path)
@@ -79,6 +87,27 @@ def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: py
         assert (again["unit"], again["prior"], again["seed"]) == (row["unit"], row["prior"], row["seed"])
         difference = read_image(Path("first") / row["image"]) - read_image(Path(out) / again["image"])
         assert float(difference.abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize("start", ["one.safetensors", "two.safetensors", "facets"])
+def test_reproduced_command_starts_where_the_job_did(
+    start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a file with one code for all units, one with a code for each, and the folder of a facets run."""
+    monkeypatch.chdir(tmp_path)
+    codes = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    run = Run(Path("facets"))
+    for name, part in (("one.safetensors", codes[:1]), ("two.safetensors", codes), ("starts.safetensors", codes)):
+        run.write_codes({"pixel": part}, {"pixel": "own"}, name)
+    given = start if start == "facets" else f"facets/{start}"
+    base = ["synthesize", "prior=pixel", "prior.pixel.size=64", "ascent.steps=2", "tracking=off", "progress=false"]
+    assert main([*base, "units=[zebra,goldfish]", "ascent.diversity=0", f"start={given}", "out=first"]) == 0
+    made = read_run(Path("first"))
+    for place, row in enumerate(made["rows"]):
+        words = shlex.split(reproduce(row, made["manifest"], place))
+        assert main([*words[1:], "tracking=off", "progress=false", f"out=again{place}"]) == 0
+        (again,) = read_run(Path(f"again{place}"))["rows"]
+        assert float(again["activation"]) == pytest.approx(float(row["activation"]), abs=1e-3)
 
 
 def test_gallery_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import dgn
-from dgn.ablation import ablate
+from dgn.ablation import ablate, filling
 from dgn.examples import find_examples
 from dgn.facets import find_facets, late_features, mean_codes
 from dgn.images import read_image
@@ -34,9 +32,25 @@ def test_every_kind_of_objective_is_climbed(network: Network) -> None:
     units = [
         "zebra", "blocks.2:5", "blocks.4:17@center", "blocks.4:17@2,3", "blocks.1:*", "log(zebra)", "p(zebra)",
         "0.5*candle + 0.5*convertible", "zebra - 0.5*goldfish", dgn.direction(network, "blocks.4", vector, cosine=2),
+        dgn.direction(network, "blocks.4", vector),
     ]  # fmt: skip
     result = dgn.synthesize(network, units, prior=FourierPrior(64), steps=16, input_size=96, noise=0.0)
     assert (result.history[-3:].mean(0) > result.history[:2].mean(0)).all()
+
+
+def test_diversity_is_climbed(network: Network) -> None:
+    """Beside the unit's activation, in the last layer with a map: the seeds become less alike than without it."""
+    settings = {"steps": 10, "input_size": 64, "noise": 0.0, "seeds": [0, 1, 2], "precision": "fp32"}
+
+    def likeness(images: torch.Tensor) -> float:
+        maps = network.features(images, ["bn2"])["bn2"].flatten(2)
+        flat = torch.nn.functional.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
+        return float((flat @ flat.T)[~torch.eye(3, dtype=torch.bool)].mean())
+
+    plain = dgn.synthesize(network, "zebra", prior=FourierPrior(64), **settings)
+    apart = dgn.synthesize(network, "zebra", prior=FourierPrior(64), diversity=20.0, **settings)
+    assert (apart.history[-3:].mean(0) > apart.history[:2].mean(0)).all()
+    assert likeness(apart.images) < likeness(plain.images) - 0.05
 
 
 @pytest.mark.parametrize("rule", ["ppgn", "nguyen2016"])
@@ -53,6 +67,57 @@ def test_operators_and_octaves_in_the_shipped_generator(network: Network) -> Non
         network, "volcano", prior=prior, octaves=2, between=[{"blur": {"every": 2}}], **settings, noise=0.0
     )
     assert result.images.shape[2:] == (64, 64) and result.history[-1] > result.history[0]
+
+
+def variation(result: dgn.Synthesis) -> float:
+    """Mean step from pixel to pixel."""
+    return float(result.images.diff(dim=2).abs().mean() + result.images.diff(dim=3).abs().mean())
+
+
+def contrast(result: dgn.Synthesis) -> float:
+    return float((2 * result.images - 1).abs().pow(4).mean())
+
+
+def edge(result: dgn.Synthesis) -> float:
+    """How far the border has moved from the start, which is the same for all."""
+    moved = (result.frames[-1] - result.frames[0]).abs()[0].mean(0)
+    return float(moved[:8].mean() + moved[-8:].mean())
+
+
+REGULARISERS = {
+    "lp": ({"penalties": [{"lp": {"weight": 500, "p": 4}}]}, contrast),
+    "total variation": ({"penalties": [{"total_variation": 100}]}, variation),
+    "code L2": ({"penalties": [{"code_l2": 100}]}, lambda result: float(result.codes.square().mean())),
+    "decay": ({"decay": 0.8}, lambda result: float(result.codes.square().mean())),
+    "blur": ({"between": [{"blur": {"every": 1, "sigma": 2}}]}, variation),
+    "TV denoising": ({"between": [{"tv_denoise": 0.02}]}, variation),
+}
+
+
+@pytest.fixture(scope="module")
+def unregularised(network: Network) -> dgn.Synthesis:
+    return regularised(network, {})
+
+
+def regularised(network: Network, settings: dict[str, object]) -> dgn.Synthesis:
+    prior = dgn.load_prior("dgn", size=64, space="code")
+    plain = {"steps": 6, "starts": 1, "refine_steps": 0, "reencode": 0.0, "input_size": 64, "noise": 0.0, "jitter": 0.0}
+    return dgn.synthesize(network, "volcano", prior=prior, frames=2, scale=0.0, precision="fp32", **plain, **settings)
+
+
+@pytest.mark.parametrize("name", REGULARISERS)
+def test_regularisers_act_on_the_shipped_generator(name: str, network: Network, unregularised: dgn.Synthesis) -> None:
+    """Made for pixels, each lowers the same quantity of a generator's images (or codes)."""
+    settings, measure = REGULARISERS[name]
+    assert measure(regularised(network, settings)) < 0.97 * measure(unregularised)
+
+
+def test_centre_mask_on_the_shipped_generator(network: Network) -> None:
+    """With a rule that keeps the sizes of gradients, as Adam does not."""
+    free, masked = (
+        regularised(network, {"rule": "nguyen2016", "lr": 0.3, "centre_mask": width}) for width in (0.0, 0.1)
+    )  # fmt: skip
+    assert edge(masked) < 0.7 * edge(free)
 
 
 def test_examples_of_photographs(network: Network) -> None:
@@ -74,23 +139,23 @@ def test_receptive_field_is_the_gradients_support(network: Network) -> None:
     assert ReceptiveFields(network).box("blocks.1", (28, 20)) == expected
 
 
-def test_ablation_equals_captum_and_is_not_slower(network: Network) -> None:
-    """On the network itself, three photographs."""
+@pytest.mark.parametrize(
+    ("name", "fill"),
+    [("chelsea.png", "grey"), ("coffee.png", "mean"), ("rocket.jpg", "blur"), ("chelsea.png", "noise")],
+)
+def test_ablation_equals_captum(name: str, fill: str, network: Network) -> None:
+    """Every fill on the network itself, along the fast path: 49 patches are enough for it."""
     attr = pytest.importorskip("captum.attr")
-    seconds = {"mine": 0.0, "captum": 0.0}
-    for name in ("chelsea.png", "coffee.png"):
-        image = read_image(PHOTOS / name, 224)
-        target = int(network(image[None]).argmax())
-        started = time.perf_counter()
-        mine = ablate(network, image, target, size=64, stride=32)
-        seconds["mine"] += time.perf_counter() - started
-        started = time.perf_counter()
-        theirs = attr.Occlusion(network.module).attribute(
-            network.prepare(image[None]), sliding_window_shapes=(3, 64, 64), strides=(3, 32, 32), target=target
-        )
-        seconds["captum"] += time.perf_counter() - started
-        assert torch.allclose(mine.heat, theirs[0, 0].float(), atol=1e-4)
-    print(json.dumps(seconds))  # how much faster: benchmarks, not tests
+    image = read_image(PHOTOS / name, 224)
+    target = int(network(image[None]).argmax())
+    mine = ablate(network, image, target, size=32, stride=32, fill=fill, seed=3)
+    assert mine.how == "crops"
+    theirs = attr.Occlusion(network.module).attribute(
+        network.prepare(image[None]), sliding_window_shapes=(3, 32, 32), strides=(3, 32, 32), target=target,
+        baselines=network.prepare(filling(image, fill, 3)[None]), perturbations_per_eval=4,
+    )  # fmt: skip
+    assert torch.allclose(mine.heat, theirs[0, 0].float(), atol=1e-4)
+    assert float(mine.heat.abs().max()) > 0.1
 
 
 def test_facets_start_near_their_images(network: Network) -> None:

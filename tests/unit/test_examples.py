@@ -66,9 +66,75 @@ def test_search_resumes_and_refuses_another(network: Network, images: Path, tmp_
     resumed, _, _ = find_examples(
         network, units, images, k=3, batch=5, state=state, note=lambda done, _total: seen.append(done)
     )
-    assert resumed == whole and seen[0] == 10
+    assert resumed == whole and seen[0] == 15
     with pytest.raises(DgnError, match="another search"):
         find_examples(network, units, images, k=4, state=state)
+
+
+def test_an_interrupted_search_is_kept(
+    network: Network, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However short it was; lists that an interruption may have left half changed are not."""
+    units, state = parse_units(["ant", "late:3"], network), tmp_path / "state.safetensors"
+
+    def stop(done: int, _total: int) -> None:
+        if done >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        find_examples(network, units, images, k=3, batch=5, state=state, note=stop)
+    seen: list[int] = []
+    found, _, _ = find_examples(
+        network, units, images, k=3, batch=5, state=state, note=lambda done, _total: seen.append(done)
+    )
+    assert seen[0] == 10
+    whole, _, _ = find_examples(network, units, images, k=3, batch=5)
+    assert [one.top for one in found] == [one.top for one in whole]
+    state.unlink()
+    add = dgn.examples._Lists.add
+
+    def torn(self: dgn.examples._Lists, *more: Tensor) -> None:
+        add(self, *more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dgn.examples._Lists, "add", torn)
+    with pytest.raises(KeyboardInterrupt):
+        find_examples(network, units, images, k=3, batch=5, state=state)
+    assert not state.exists()
+
+
+def test_a_search_is_not_taken_up_by_another(network: Network, tmp_path: Path) -> None:
+    """Of other images as many, or along another direction of the same name."""
+    from safetensors.torch import save_file
+
+    def pictures(seed: int) -> list[Image.Image]:
+        rng = np.random.default_rng(seed)
+        return [Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)) for _ in range(6)]
+
+    units, state = parse_units("ant", network), tmp_path / "state.safetensors"
+    find_examples(network, units, pictures(0), k=2, state=state)
+    find_examples(network, units, pictures(0), k=2, state=state)
+    with pytest.raises(DgnError, match="another search"):
+        find_examples(network, units, pictures(1), k=2, state=state)
+    file, other = tmp_path / "v.safetensors", tmp_path / "other.safetensors"
+    for seed in (0, 1):
+        save_file({"v": torch.randn(12, generator=torch.Generator().manual_seed(seed))}, file)
+        (unit,) = parse_units(f"late:{file}", network)
+        if seed == 0:
+            find_examples(network, [unit], pictures(0), k=2, state=other)
+    with pytest.raises(DgnError, match="another search"):
+        find_examples(network, [unit], pictures(0), k=2, state=other)
+
+
+def test_units_without_a_number_are_said(images: Path) -> None:
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean((2, 3)) * float("nan")
+
+    network = Network(Nothing(), 16)
+    (found,), _, _ = find_examples(network, parse_units(0, network), images, k=2)
+    with pytest.raises(DgnError, match="0 is not finite on any of these images"):
+        found.check()
 
 
 def test_sources(network: Network, images: Path, tmp_path: Path) -> None:

@@ -164,6 +164,15 @@ def test_exported_and_scripted(tmp_path: Path, network: Network) -> None:
         load_exported(tmp_path / "bad.pt2", (5,))
 
 
+def test_what_files_lack_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise KeyError("z_dim")
+
+    monkeypatch.setattr("dgn.priors.hub.load_biggan", load)
+    with pytest.raises(DgnError, match="files of prior 'biggan' lack 'z_dim'"):
+        dgn.load_prior("biggan", weights=tmp_path)
+
+
 def test_one_by_name_and_configuration(network: Network) -> None:
     prior = dgn.load_prior("module", module=Painter(), options={"code_shape": [5], "low": -1.0}, size=24)
     assert prior.size == (24, 24) and prior.decode(prior.start(1)).shape == (1, 3, 24, 24)

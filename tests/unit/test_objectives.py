@@ -92,9 +92,30 @@ def test_black_box_needs_no_gradient(cnn: SmallCNN) -> None:
         dgn.synthesize(opaque, 0, prior=PixelPrior(8), steps=3)
     both = dgn.synthesize(opaque, [0, 1], prior=PixelPrior(8), rule="cmaes", **settings)
     assert torch.equal(both.codes[0], result.codes[0])  # each sample has draws of its own
-    for wrong, message in (({"population": 3}, "needs 4 or more"), ({"decay": 0.9}, "knows no decay")):
+    for wrong, message in (({"population": 3}, "needs 4 or more"), ({"decay": 0.9}, "knows no decay"),
+                           ({"keep": "best"}, "knows no keep")):  # fmt: skip
         with pytest.raises(DgnError, match=message):
             dgn.synthesize(opaque, 0, prior=PixelPrior(8), rule="cmaes", **{**settings, **wrong})
+
+
+def test_black_box_looks_in_pieces(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Candidates are seen few at a time, transformed alike whatever the piece: the search is the same."""
+    settings = {"steps": 4, "population": 6, "lr": 0.1, "precision": "fp32", "views": 2, "transforms": ["shift"]}
+    seen: list[int] = []
+    features = Network.features
+
+    def watch(self: Network, images: torch.Tensor, *more: object) -> dict[str, torch.Tensor]:
+        seen.append(len(images))
+        return features(self, images, *more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Network, "features", watch)
+    found = []
+    for size in (1e9, 4 * network.largest_layer * 2 * 4):
+        monkeypatch.setattr(dgn.ascent.objectives, "PIECE", size)
+        seen.clear()
+        found.append(dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(8), rule="cmaes", seed=5, **settings))
+        assert max(seen) == (2 * 6 * 2 if size == 1e9 else 4 * 2)
+    assert torch.allclose(found[0].codes, found[1].codes, atol=1e-5)
 
 
 @pytest.mark.parametrize("prior", [FourierPrior(16), PixelPrior(16)])
@@ -125,6 +146,8 @@ def test_diversity_drives_seeds_apart(network: Network) -> None:
     plain = dgn.synthesize(network, "ant", prior=PixelPrior(16), **settings)
     apart = dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=5.0, diversity_layer="late", **settings)
     assert likeness(apart) < likeness(plain)
+    own = dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=5.0, **settings)
+    assert torch.equal(own.codes, apart.codes)  # logits are no measure: the last layer with a map
     with pytest.raises(DgnError, match="between seeds of a unit"):
         dgn.synthesize(network, "ant", prior=PixelPrior(16), diversity=1.0)
 
@@ -167,32 +190,35 @@ def test_penalty_changes_what_is_found(network: Network) -> None:
     assert contrast(penalties=[{"lp": 20.0}]) < 0.5 * contrast()
 
 
+class Halver(GeneratorPrior):
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(images), 4, 4, 4)
+
+    def reencode(self, code: torch.Tensor) -> torch.Tensor:
+        return self.encode(self.decode(code))
+
+    def raw(self) -> GeneratorPrior:
+        return self
+
+
 def test_ppgn_direction(network: Network, cnn: SmallCNN) -> None:
     """One step by hand: the gradient of the log-probability, the pull of the encoder, the normalised move."""
-    generator = small_generator()
-
-    class Halver(GeneratorPrior):
-        def encode(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.ones(len(images), 4, 4, 4)
-
-        def reencode(self, code: torch.Tensor) -> torch.Tensor:
-            return self.encode(self.decode(code))
-
-        def raw(self) -> GeneratorPrior:
-            return self
-
-    prior = Halver(generator, 16, encoder=network, raw=True)
+    prior = Halver(small_generator(), 16, encoder=network, raw=True)
     result = dgn.synthesize(
         network, "ant", prior=prior, ascent="ppgn", epsilon1=0.5, epsilon3=0.0, steps=2, lr=0.3, fit="resize",
         precision="fp32",
     )  # fmt: skip
     h = prior.start(1, [0]).requires_grad_()
-    log_p = network(prior.decode(h)).log_softmax(1)[0, 0]
+    logits = network(prior.decode(h))
+    log_p = logits.log_softmax(1)[0, 0]
     (g,) = torch.autograd.grad(log_p, h)
     d = 0.5 * (1 - h.detach()) + g
     expected = prior.project(h.detach() + 0.3 * d / d.abs().mean())
     assert torch.allclose(result.codes, expected, atol=1e-5)
-    assert float(result.history[0]) == pytest.approx(float(log_p.detach()), abs=1e-5)
+    assert float(result.history[0]) == pytest.approx(float(logits[0, 0].detach()), abs=1e-5)
+    assert torch.allclose(result.activations, network(result.images)[:, 0], atol=1e-5)  # of the unit that was named
+    named = dgn.synthesize(network, "log(ant)", prior=prior, ascent="ppgn", steps=1, fit="resize", precision="fp32")
+    assert torch.allclose(named.activations, network(named.images).log_softmax(1)[:, 0], atol=1e-5)
 
 
 def test_start_images_for_codes_of_any_shape(network: Network) -> None:
@@ -250,6 +276,18 @@ def test_start_from_an_image_and_frames(network: Network) -> None:
         dgn.synthesize(network, "ant", prior=PixelPrior(16), start=torch.rand(7))
 
 
+def test_frames_are_read_as_results_are(network: Network) -> None:
+    """At the network's own size, without noise: comparable between priors, which the loop's history is not."""
+    result = dgn.synthesize(
+        network, ["ant", "bee"], prior=PixelPrior(16), steps=6, frames=3, input_size=12, noise=0.5, precision="fp32"
+    )
+    read = Reader(parse_units(["ant", "bee"], network))
+    seen = torch.stack([read(network.features(frame, ["output"])) for frame in result.frames])
+    assert torch.allclose(result.frame_activations, seen, atol=1e-5)
+    assert torch.equal(result.frame_activations[-1], result.activations)
+    assert not torch.allclose(result.history[result.frame_steps], seen, atol=1e-2)
+
+
 def test_frames_belong_to_the_winner(network: Network) -> None:
     """With races, the frames are of the ascent that follows them, and their places are rows of the history."""
     result = dgn.synthesize(
@@ -282,3 +320,10 @@ def test_dead_units_get_advice(cnn: SmallCNN) -> None:
     result = dgn.synthesize(Network(dead, 16), "late:3", prior=PixelPrior(16), steps=5)
     (line,) = result.warnings
     assert "froze at step 0" in line and "dgn examples" in line
+    # What a penalty or an encoder moves doesn't freeze: the unit is as dead.
+    moved = dgn.synthesize(Network(dead, 16), ["late:3", 0], prior=PixelPrior(16), steps=5, penalties=["lp"])
+    (line,) = moved.warnings
+    assert line.startswith("late:3 (seed 0, pixel) never changed in 5 steps; it may be dead")
+    prior = Halver(small_generator(), 16, encoder=Network(dead, 16), raw=True)
+    pulled = dgn.synthesize(Network(dead, 16), "late:3", prior=prior, ascent="ppgn", epsilon1=0.5, steps=5)
+    assert "never changed in 5 steps" in pulled.warnings[0]

@@ -32,7 +32,7 @@ def test_pieces_are_the_whole(network: Network) -> None:
     assert [len(part.units) for part in parts] == [4, 2]
     whole = synthesize(network, units, PixelPrior(16), seeds=[0, 1], batch=4, frames=2, **FP32)
     joined = join(parts)
-    for name in ("images", "codes", "activations", "history", "frozen_at", "frames"):
+    for name in ("images", "codes", "activations", "history", "frozen_at", "frames", "frame_activations"):
         assert torch.equal(getattr(joined, name), getattr(whole, name)), name
     assert joined.units == whole.units and joined.seeds == whole.seeds == [0, 1] * 3
     later = list(plan(network, units, PixelPrior(16), seeds=[0, 1], batch=4, **FP32).pieces(first=4))

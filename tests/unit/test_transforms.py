@@ -14,7 +14,7 @@ from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, gaussian, tran
 from dgn.errors import DgnError
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import preset
+from dgn.settings import AscentSettings, preset
 
 
 def pictures(count: int = 3, size: int = 24) -> torch.Tensor:
@@ -32,7 +32,7 @@ def test_every_transformation(name: str) -> None:
     same = transform(images[:1].expand(3, -1, -1, -1), Draws([5, 6, 5]), parts)
     assert torch.allclose(out[1:2], alone, atol=1e-5)
     assert torch.equal(same[0], same[2])
-    if name != "pad":  # a border is no chance
+    if name not in ("pad", "trim"):  # a border is no chance
         assert not torch.allclose(same[0], same[1])
         assert out.shape == images.shape
     assert out.shape != images.shape or not torch.allclose(out, images)
@@ -169,6 +169,33 @@ def test_bad_parts_are_named(entries: object, expected: str) -> None:
         TRANSFORMS.parse(entries)
 
 
+@pytest.mark.parametrize(
+    ("kind", "entry", "expected"),
+    [
+        ("between", {"blur": {"every": float("inf")}}, "needs a number for 'every', not inf"),
+        ("between", {"blur": {"sigma": float("inf")}}, "needs a number for 'sigma'"),
+        ("between", {"blur": {"every": 0}}, "takes 1 to 1e[+]09 for 'every', not 0"),
+        ("between", {"tv_denoise": 0}, "takes 1e-06 to 1e[+]06 for 'weight', not 0"),
+        ("penalties", {"lp": {"p": float("inf")}}, "needs a number for 'p', not inf"),
+        ("penalties", {"lp": {"p": 1e9}}, "takes 0.1 to 100 for 'p'"),
+        ("transforms", {"scale": 1}, "takes 0 to 0.99 for 'by', not 1"),
+        ("transforms", {"crop": {"smallest": 0}}, "takes 0.01 to 1 for 'smallest'"),
+        ("transforms", {"noise": -1}, "takes 0 to 10 for 'std'"),
+    ],
+)
+def test_ranges_are_checked_at_once(kind: str, entry: object, expected: str) -> None:
+    """Before anything climbs."""
+    with pytest.raises(DgnError, match=expected):
+        AscentSettings().with_changes({kind: [entry]})
+
+
+def test_defaults_are_in_range() -> None:
+    for catalogue in (TRANSFORMS, PENALTIES, OPERATORS):
+        for name in catalogue.functions:
+            (part,) = catalogue.parse([{name: catalogue.keywords(name)}])
+            assert part == catalogue.parse([name])[0]
+
+
 def test_parts_survive_a_manifest() -> None:
     from dataclasses import asdict
 
@@ -176,9 +203,23 @@ def test_parts_survive_a_manifest() -> None:
     assert str(OPERATORS.parse([{"tv_denoise": 0.2}])[0]) == "tv_denoise(weight=0.2, weight_end=-1, every=1)"
 
 
+@pytest.mark.parametrize("size", [16, 35, 64, 100, 160, 224])
+def test_the_distill_chain_takes_its_padding_off_again(size: int) -> None:
+    """The network sees the image at its own scale, and grey only where a corner was turned or moved in."""
+    images = torch.ones(2, 3, size, size)
+    out = transform(images, Draws([0, 1]), DISTILL2017)
+    assert out.shape == images.shape
+    assert torch.allclose(out[..., size // 4 : -size // 4, size // 4 : -size // 4], torch.ones(()))
+    still = transform(pictures(1, size), Draws([0]), TRANSFORMS.parse([{"pad": 16 / 224}, {"trim": 16 / 256}]))
+    assert torch.equal(still, pictures(1, size))
+
+
 def test_presets_climb(network: dgn.Network) -> None:
     """Every preset runs on pixels; its phases and chains are the published ones."""
-    assert [part.name for part in preset("distill2017").transforms] == ["pad", "shift", "scale", "rotate", "shift"]
+    chain = [(part.name, part.values[0][1]) for part in preset("distill2017").transforms]
+    assert [(name, round(by * {"pad": 224, "shift": 256, "trim": 256}.get(name, 1), 6)) for name, by in chain] == [
+        ("pad", 16), ("shift", 16), ("scale", 0.05), ("rotate", 5), ("shift", 8), ("trim", 16)
+    ]  # fmt: skip
     stages = preset("multifaceted").stages()
     assert [(grow, stage.steps) for grow, stage in stages] == [(1.0, 190), (1.2, 150), (1.0, 20), (1.0, 10)]
     assert preset("multifaceted").total_steps == 370
