@@ -47,6 +47,18 @@ from dgn.synthesis import Plan, plan
 from dgn.tracking import Tracker
 from dgn.writer import Writer
 
+FEW = 32
+"""Images of a job that keeps pictures of their way without being asked."""
+
+
+def _frames(config: Any, images: int) -> int:
+    """Pictures kept of each image's way: as asked for, else some where a start is given or images are few."""
+    if config.frames is None:
+        return 8 if config.start not in (None, "random") else 6 if images <= FEW else 0
+    if int(config.frames) < 0:
+        raise DgnError(f"frames is {config.frames}, expected 0 or more")
+    return int(config.frames)
+
 
 def run(config: Any) -> float:
     """Everything is checked before the run folder is made; each batch is kept as soon as it is climbed.
@@ -58,15 +70,14 @@ def run(config: Any) -> float:
     units = take_shard(select_units(plain(config)["units"], network), config.shard)
     check_objective(str(config.objective), units)
     seeds = choose_seeds(config)
-    frames = (0 if config.start in (None, "random") else 8) if config.frames is None else int(config.frames)
-    if frames < 0:
-        raise DgnError(f"frames is {frames}, expected 0 or more")
+    chosen_priors = choose_priors(config, network.channels)
+    frames = _frames(config, len(units) * len(seeds) * len(chosen_priors))
     jobs = [
         plan(
             network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch,
             start=_start(config.start, prior, chosen.rule), frames=frames,
         )
-        for prior, chosen in choose_priors(config, network.channels)
+        for prior, chosen in chosen_priors
     ]  # fmt: skip
     manifest = new_manifest(
         "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
