@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import SmallCNN
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 from dgn.cli import schema
 from dgn.cli.main import main
@@ -249,6 +250,19 @@ def test_a_bug_in_one_job_stops_no_other(
     assert main(job) == 0
     assert "(2 jobs done)" in capsys.readouterr().err
     assert len(list(Path("runs/synthesize").iterdir())) == 1
+
+
+def test_gather_draws_nothing_from_outside(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table that somebody changed names a picture elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["synthesize", "-m", small, "units=[0,1]", "seed=0", "ascent.steps=1", *TINY, "out=sweep"]) == 0
+    Image.new("RGB", (16, 16), (255, 0, 255)).save("secret.png")
+    table = Path("sweep/0/results.csv")
+    text = table.read_text().replace(rows(table)[0]["image"], "../../secret.png")
+    table.write_text(text)
+    assert main(["gather", "sweep"]) == 0
+    colours = {colour for _, colour in Image.open("sweep/grid.png").getcolors(2**24)}
+    assert (255, 0, 255) not in colours and len(colours) > 100
 
 
 def test_submitit(small: str, tmp_path: Path) -> None:
