@@ -15,6 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from dgn.cli.changes import made_from
 from dgn.errors import DgnError, unexpected
 from dgn.runs import now
 from dgn.storage import write_atomic
@@ -49,7 +50,9 @@ class Task:
         return None if value is None else float(value)
 
     def _in_sweep(self, config: Any, record: Record, hydra: Any) -> float | None:
-        facts: dict[str, Any] = {"overrides": [str(word) for word in hydra.overrides.task]}
+        facts: dict[str, Any] = {"overrides": [str(word) for word in hydra.overrides.task], "made_from": None}
+        with suppress(OmegaConfBaseException):  # the job will say so
+            facts["made_from"] = made_from(config)
         before = record.read()
         if before.get("status") == "done" and facts.items() <= before.items():
             return record.value()

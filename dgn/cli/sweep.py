@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from dgn.cli.changes import VERSIONS, files_in
 from dgn.cli.job import RECORDS, WAITING, records
 from dgn.errors import DgnError
 from dgn.runs import Run, new_folder, now
@@ -42,7 +43,8 @@ class Sweep:
     def __init__(self, verb: str, arguments: Sequence[str]) -> None:
         self.verb, self.arguments = verb, list(arguments)
         deciding = [word for word in arguments if key_of(word) not in NOT_DECIDING and not word.startswith("-")]
-        self.key = hashlib.sha256(json.dumps([verb, deciding]).encode()).hexdigest()
+        facts = [verb, deciding, VERSIONS, files_in(deciding)]
+        self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         given = [word.split("=", 1)[1].strip("'\"") for word in arguments if key_of(word) in ("out", "hydra.sweep.dir")]
         resume = "resume=false" not in [word.lower() for word in arguments]
         self.started, self.continues = now(), False
@@ -60,7 +62,12 @@ class Sweep:
                 raise DgnError(f"another process is at work in {str(given)!r}; wait for it, or give another out=")
             facts = read_sweep(given)
             if resume and facts and facts.get("key") != self.key:
-                raise DgnError(f"{str(given)!r} holds another sweep: give another out=, or resume=false to replace it")
+                same = facts.get("verb") == self.verb and facts.get("overrides") == self._overrides()
+                what = "this sweep from before a file that it names, or dgn or PyTorch, changed"
+                raise DgnError(
+                    f"{str(given)!r} holds {what if same else 'another sweep'}: give another out=, "
+                    "or resume=false to replace it"
+                )
             self._continue(facts, given)
             return run, held
         for path in sorted((Path("runs") / self.verb).glob(f"*/{FILE}"), reverse=True) if resume else []:

@@ -404,6 +404,47 @@ def test_signal_ends_submitits_jobs(small: str, tmp_path: Path, number: signal.S
     assert {row["job"] for row in rows(sweep / "results.csv")} == {"0", "1"}
 
 
+def test_changed_files_make_another_sweep(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was made from a file's earlier content is never taken for what the command asks for now."""
+    monkeypatch.chdir(tmp_path)
+    units = Path("units.txt")
+    units.write_text("0\n")
+    job = ["synthesize", "-m", small, "units=@units.txt,[99]", "ascent.steps=2", *TINY]
+    assert main(job) == 2 == main(job)
+    assert "(1 jobs done)" in capsys.readouterr().err
+    units.write_text("1\n3\n")
+    assert main(job) == 2
+    assert "jobs done" not in capsys.readouterr().err
+    tables = [{row["unit"] for row in rows(path)} for path in sorted(Path("runs/synthesize").glob("*/0/results.csv"))]
+    assert tables == [{"0"}, {"1", "3"}]
+    named = ["synthesize", "-m", small, "units=@units.txt", "seed=0,1", "ascent.steps=2", *TINY, "out=named"]
+    assert main(named) == 0 == main(named)
+    units.write_text("2\n")
+    capsys.readouterr()
+    assert main(named) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dgn: 'named' holds this sweep from before a file that it names") and said.count("\n") == 1
+    assert {row["unit"] for row in rows(Path("named/results.csv"))} == {"1", "3"}
+    assert main([*named, "resume=false"]) == 0
+    assert {row["unit"] for row in rows(Path("named/results.csv"))} == {"2"}
+
+
+def test_changed_configuration_is_not_done(
+    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the command line does not show, such as the environment, counts too."""
+    monkeypatch.chdir(tmp_path)
+    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=${oc.env:DGN_STEPS}", *TINY, "out=sweep"]
+    monkeypatch.setenv("DGN_STEPS", "2")
+    assert main(job) == 0 == main(job)
+    assert "is done already" not in capsys.readouterr().err  # not even asked
+    monkeypatch.setenv("DGN_STEPS", "3")
+    assert main(job) == 2
+    assert "2 of the sweep's 2 jobs failed: 0 (seed=0): 'sweep/0' holds another job" in capsys.readouterr().err
+
+
 def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN and None among them, which sweepers that optimise tell apart."""
     import dgn.cli.synthesize
