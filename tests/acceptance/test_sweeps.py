@@ -384,6 +384,28 @@ def test_sigterm_cancels_slurms_jobs(
     assert capsys.readouterr().err.splitlines()[-1] == "dgn: interrupted; the same command continues"
 
 
+def test_the_time_of_a_slurm_job_is_almost_up() -> None:
+    """What submitit raises at its warning before the end is a line that the job can write down, not a bug."""
+    from submitit.core.utils import UncompletedJobError
+
+    from dgn.errors import DgnError
+    from hydra_plugins.dgn_launchers._submitit import _stoppable_job
+
+    def requeue(*_: object) -> None:
+        raise UncompletedJobError("Job not requeued because: timed-out too many times.")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        signal.signal(signal.SIGUSR2, requeue)
+        with pytest.raises(DgnError, match=r"its time, launcher\.minutes, is almost up: .*times"), _stoppable_job():
+            signal.raise_signal(signal.SIGUSR2)
+        with pytest.raises(SystemExit, match="143"), _stoppable_job():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_submitits_jobs(small: str, tmp_path: Path, number: signal.Signals) -> None:
     """Each job writes its table and says that it was interrupted, and no process lives on."""
