@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from dgn.cli.changes import stamp
 from dgn.cli.schema import PriorConfig
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError, nearest
@@ -59,7 +60,7 @@ def open_network(config: Any) -> tuple[Network, str]:
     check_mode(str(config.tracking.mode))
     device = choose_device(config.device, config.threads)
     chosen = config.network
-    key = (chosen.name, chosen.weights, chosen.input_size, device, _stamp(chosen.name), _stamp(chosen.weights))
+    key = (chosen.name, chosen.weights, chosen.input_size, device, stamp(chosen.name), stamp(chosen.weights))
     if key not in _NETWORKS:
         _NETWORKS.clear()
         _NETWORKS[key] = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
@@ -75,18 +76,10 @@ _PRIORS: dict[str, Prior] = {}
 MOST_PRIORS = 4
 
 
-def _stamp(path: Any) -> tuple[int, int] | None:
-    """Time and size of a file, for a changed one to be read again."""
-    if path is None or not Path(str(path)).is_file():
-        return None
-    facts = Path(str(path)).stat()
-    return facts.st_mtime_ns, facts.st_size
-
-
 def _open_prior(name: str, entry: Any, channels: int, trust: bool) -> Prior:
     values = plain(entry)
     paths = [entry.path, entry.weights, *(Path(str(entry.path)) / f"{kind}.safetensors" for kind in PRIOR_FILES)]
-    key = json.dumps([values, channels, [_stamp(path) for path in paths]], sort_keys=True, default=str)
+    key = json.dumps([values, channels, [stamp(path) for path in paths]], sort_keys=True, default=str)
     if key not in _PRIORS or entry.module is not None:
         while len(_PRIORS) >= MOST_PRIORS:
             _PRIORS.pop(next(iter(_PRIORS)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from dgn.cli.common import MOST_CELLS, grid_cells, write_page
 from dgn.errors import DgnError
-from dgn.report.gallery import read_run
+from dgn.report.gallery import inside, read_run
 from dgn.report.grid import grid
 from dgn.runs import COLUMNS, Run
 
@@ -72,7 +72,7 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
     seeds = len({row["seed"] for row in rows})
     cells = []
     for label, group in merged.items():
-        there = [row for row in group["rows"] if (folder / row["image"]).is_file()]
+        there = [row for row in group["rows"] if inside(folder, row["image"])]
         cells += grid_cells(folder, there, seeds, suffix=f" · {label}" if label else "")
     lines = len({cell.row for cell in cells})
     picture = joined.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // lines))))

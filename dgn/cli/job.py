@@ -6,6 +6,8 @@ import importlib
 import json
 import math
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from dgn.cli.changes import made_from
 from dgn.errors import DgnError, unexpected
 from dgn.runs import now
 from dgn.storage import write_atomic
 
-RECORDS = "jobs"
+RECORDS, WAITING = "jobs", "waiting"
 
 
 class Task:
@@ -47,10 +50,12 @@ class Task:
         return None if value is None else float(value)
 
     def _in_sweep(self, config: Any, record: Record, hydra: Any) -> float | None:
-        facts = {"overrides": [str(word) for word in hydra.overrides.task]}
+        facts: dict[str, Any] = {"overrides": [str(word) for word in hydra.overrides.task], "made_from": None}
+        with suppress(OmegaConfBaseException):  # the job will say so
+            facts["made_from"] = made_from(config)
         before = record.read()
-        if before.get("status") == "done" and before.get("overrides") == facts["overrides"]:
-            return before.get("value")
+        if before.get("status") == "done" and facts.items() <= before.items():
+            return record.value()
         record.write({**facts, "status": "running", "started": now()})
         try:
             value = self._run(config)
@@ -62,7 +67,7 @@ class Task:
         except KeyboardInterrupt:
             record.write({**facts, "status": "interrupted", "finished": now()})
             raise
-        told = None if value is None or math.isnan(value) else value
+        told = value if value is None or math.isfinite(value) else str(value)  # JSON has no NaN
         record.write({**facts, "status": "done", "value": told, "finished": now()})
         return value
 
@@ -91,12 +96,41 @@ class Record:
             return {}
         return facts if isinstance(facts, dict) else {}
 
+    def value(self) -> float | None:
+        """What the job returned; NaN of one that is not done."""
+        facts = self.read()
+        told = facts.get("value") if facts.get("status") == "done" else math.nan
+        return None if told is None else float(told)
+
     def write(self, facts: dict[str, Any]) -> None:
         """Replace what it says."""
         write_atomic(self.path, (json.dumps(facts, indent=1) + "\n").encode())
 
 
+def announce(sweep: Path, jobs: Sequence[Sequence[str]], first: int) -> None:
+    """Write down the jobs that a launcher is about to hand out: one that dies before it begins is missed, too.
+
+    Args:
+        sweep: its folder.
+        jobs: overrides of each.
+        first: number of the first.
+    """
+    for number, words in enumerate(jobs, first):
+        record = Record(sweep, number)
+        before = record.read()
+        if before.get("status") != "done" or before.get("overrides") != list(words):
+            record.write({"overrides": list(words), "status": WAITING})
+
+
+def died(sweep: Path, number: int, why: str) -> None:
+    """Say and write down that a job's process ended before the job did."""
+    print(f"dgn: job {number}: {why}", file=sys.stderr)
+    record = Record(sweep, number)
+    with suppress(DgnError):  # a full disk: it stays one that is not done
+        record.write({**record.read(), "status": "failed", "error": why, "finished": now()})
+
+
 def records(sweep: Path) -> list[Record]:
-    """Those of all jobs that have begun, in order."""
+    """Those of all jobs that have begun or were handed out, in order."""
     numbers = [int(path.stem) for path in (sweep / RECORDS).glob("*.json") if path.stem.isdigit()]
     return [Record(sweep, number) for number in sorted(numbers)]

@@ -66,13 +66,18 @@ def _stoppable() -> Iterator[None]:
         yield
         return
 
+    code: list[int] = []
+
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is on its way
-        raise KeyboardInterrupt(128 + signal.SIGTERM)
+        code.append(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt:  # perhaps another one, raised by a library that caught it
+        raise KeyboardInterrupt(*code) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -111,9 +116,11 @@ def _fail(message: str, code: int = 2) -> int:
 
 def _run(verb: str, arguments: list[str]) -> int:
     from dgn.cli.job import Task
-    from dgn.cli.sweep import Sweep, is_sweep
+    from dgn.cli.sweep import Sweep, is_sweep, key_of
 
     _refuse_rerun(arguments)
+    if any(key_of(word) == "hydra.mode" for word in arguments):
+        raise DgnError("hydra.mode can't be given: -m runs a sweep, and a command without it one job")
     task = Task(verb)
     if not is_sweep(arguments) or verb in ("units", "gallery", "gather"):
         _hydra(task, arguments)
@@ -125,7 +132,7 @@ def _run(verb: str, arguments: list[str]) -> int:
         sweep.end(interrupted=True)
         raise
     except BaseException:
-        line = sweep.end()
+        line = sweep.end(broken=True)
         if line:
             _fail(line)
         raise
@@ -158,10 +165,10 @@ def _hydra(task: Any, arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(resource("conf")), config_name=task.verb)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise DgnError(explain(error, task.verb)) from error
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, AssertionError, OSError, ImportError) as error:
+    except Exception as error:  # the jobs' own are caught
         if task.broken or isinstance(error, (DgnError, BrokenPipeError)):
             raise
-        raise DgnError(f"Hydra can't take these arguments: {first_line(error)}") from error  # the job's own are caught
+        raise DgnError(f"Hydra can't take these arguments: {first_line(error)}") from error
     finally:
         sys.argv = before
 
@@ -179,9 +186,8 @@ def explain(error: Exception, verb: str) -> str:
         return f"no key {str(full[1] if full else key)!r}{nearest(key, _keys(verb, conf))}"
     found = re.search(r"Could not find '([^']+)/([^/']+)'", text)
     if found:
-        extra = {"submitit_slurm": "slurm", "submitit_local": "slurm"}.get(found[2])
-        if extra:
-            return f"launcher={extra} needs a plugin: pip install 'dgn[{extra}]'"
+        if found[2] in ("dgn_slurm", "dgn_slurm_local", "submitit_slurm", "submitit_local"):
+            return "Slurm's launchers need a plugin: pip install 'dgn[slurm]'"
         options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
         return f"no {found[1]} {found[2]!r}{nearest(found[2], options)}; expected one of: {', '.join(options)}"
@@ -190,7 +196,12 @@ def explain(error: Exception, verb: str) -> str:
         full = re.search(r"full_key: (\S+)", text)
         key = full[1] if full else found[1]
         return f"the key {key} has no value; give {key}=VALUE"
+    found = re.search(r"While dereferencing interpolation '\$\{([\w.]+)\}': (Value .*)", text)
+    if found:
+        return f"{found[1]}: {found[2]}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Error in call to target"):
+        return " ".join(lines[:2])
     full = re.search(r"full_key: (\S+)", text)
     value = next((line for line in lines if line.startswith("Value ")), None)
     if value:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from dgn.cli.job import RECORDS, records
+from dgn.cli.changes import VERSIONS, files_in
+from dgn.cli.job import RECORDS, WAITING, records
 from dgn.errors import DgnError
 from dgn.runs import Run, new_folder, now
 from dgn.storage import lock, write_atomic
@@ -41,15 +42,17 @@ class Sweep:
 
     def __init__(self, verb: str, arguments: Sequence[str]) -> None:
         self.verb, self.arguments = verb, list(arguments)
-        deciding = [word for word in arguments if _key(word) not in NOT_DECIDING and not word.startswith("-")]
-        self.key = hashlib.sha256(json.dumps([verb, deciding]).encode()).hexdigest()
-        given = [word.split("=", 1)[1].strip("'\"") for word in arguments if _key(word) in ("out", "hydra.sweep.dir")]
+        deciding = [word for word in arguments if key_of(word) not in NOT_DECIDING and not word.startswith("-")]
+        facts = [verb, deciding, VERSIONS, files_in(deciding)]
+        self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        given = [word.split("=", 1)[1].strip("'\"") for word in arguments if key_of(word) in ("out", "hydra.sweep.dir")]
         resume = "resume=false" not in [word.lower() for word in arguments]
         self.started, self.continues = now(), False
         self.run, self.held = self._open(Path(given[-1]) if given else None, resume)
         self.folder = self.run.folder
         if not resume:
             shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
+        self.before = self._records()
         self._write("running")
 
     def _open(self, given: Path | None, resume: bool) -> tuple[Run, IO[bytes]]:
@@ -59,7 +62,12 @@ class Sweep:
                 raise DgnError(f"another process is at work in {str(given)!r}; wait for it, or give another out=")
             facts = read_sweep(given)
             if resume and facts and facts.get("key") != self.key:
-                raise DgnError(f"{str(given)!r} holds another sweep: give another out=, or resume=false to replace it")
+                same = facts.get("verb") == self.verb and facts.get("overrides") == self._overrides()
+                what = "this sweep from before a file that it names, or dgn or PyTorch, changed"
+                raise DgnError(
+                    f"{str(given)!r} holds {what if same else 'another sweep'}: give another out=, "
+                    "or resume=false to replace it"
+                )
             self._continue(facts, given)
             return run, held
         for path in sorted((Path("runs") / self.verb).glob(f"*/{FILE}"), reverse=True) if resume else []:
@@ -83,15 +91,21 @@ class Sweep:
 
     def _write(self, status: str, **more: Any) -> None:
         facts = {
-            "verb": self.verb, "overrides": [word for word in self.arguments if not word.startswith("-")],
+            "verb": self.verb, "overrides": self._overrides(),
             "key": self.key, "status": status, "started": self.started, **more,
         }  # fmt: skip
         write_atomic(self.folder / FILE, (json.dumps(facts, indent=1) + "\n").encode())
 
+    def _records(self) -> dict[int, dict[str, Any]]:
+        return {record.number: record.read() for record in records(self.folder)}
+
+    def _overrides(self) -> list[str]:
+        return [word for word in self.arguments if not word.startswith("-")]
+
     def hydra_arguments(self) -> list[str]:
         """The command line with the folder that was chosen."""
         path = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
-        words = [word for word in self.arguments if _key(word) != "hydra.sweep.dir"]
+        words = [word for word in self.arguments if key_of(word) != "hydra.sweep.dir"]
         place = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
         return [
             *words[:place],
@@ -99,19 +113,28 @@ class Sweep:
             *words[place:],
         ]  # beside others: argparse wants them together
 
-    def end(self, *, interrupted: bool = False) -> str:
-        """Write down how it ended, join what there is; returns the line about failed jobs, empty where none failed."""
-        jobs = records(self.folder)
-        if not jobs:  # it did not begin
+    def end(self, *, interrupted: bool = False, broken: bool = False) -> str:
+        """Write down how it ended, join what there is; returns the line about failed jobs, empty where none failed.
+
+        Args:
+            interrupted: jobs that wait did not fail.
+            broken: it did not come to its end.
+        """
+        facts = self._records()
+        waiting = [number for number, fact in facts.items() if fact.get("status") == WAITING]
+        idle = all(number in waiting or fact == self.before.get(number) for number, fact in facts.items())
+        if not facts or (idle and (interrupted or broken)):  # it did not begin
             if not self.continues:
                 (self.folder / FILE).unlink(missing_ok=True)
+                shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
                 self.run.discard()
             self.held.close()
             return ""
-        facts = {record.number: record.read() for record in jobs}
         failed = {number: fact for number, fact in facts.items() if fact.get("status") != "done"}
-        status = "interrupted" if interrupted else "failed" if failed else "done"
-        self._write(status, jobs=len(jobs), failed=sorted(failed), finished=now())
+        if interrupted:
+            failed = {number: fact for number, fact in failed.items() if number not in waiting}
+        status = "interrupted" if interrupted else "failed" if failed or broken else "done"
+        self._write(status, jobs=len(facts), failed=sorted(failed), finished=now())
         if self.verb == "synthesize":
             self._gather(table_alone=interrupted)
         self.held.close()
@@ -122,7 +145,7 @@ class Sweep:
             why = fact.get("error") or ("interrupted" if fact.get("status") == "interrupted" else "its process died")
             words.append(f"{number} ({self._own(fact.get('overrides', []))}): {why}")
         again = shlex.join(["dgn", self.verb, *self.arguments])
-        return f"{len(failed)} of the sweep's {len(jobs)} jobs failed: {'; '.join(words)}. To run just those: {again}"
+        return f"{len(failed)} of the sweep's {len(facts)} jobs failed: {'; '.join(words)}. To run just those: {again}"
 
     def _own(self, overrides: Sequence[str]) -> str:
         """What a job's overrides have that not all jobs have."""
@@ -154,7 +177,8 @@ def _plain(word: str) -> str:
     return re.sub(r"[\\'\"]", "", word).lower()
 
 
-def _key(word: str) -> str:
+def key_of(word: str) -> str:
+    """What an override sets; of launchers' keys, the group."""
     key = word.lstrip("+~").split("=", 1)[0]
     for group in ("launcher", "hydra.launcher"):
         if key.startswith(group + "."):

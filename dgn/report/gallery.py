@@ -107,7 +107,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
             place[row["prior"]] = place.get(row["prior"], -1) + 1
             column = methods.setdefault(key, len(methods))
             file = Path(run["folder"]) / row["image"]
-            if not file.is_file() or not file.resolve().is_relative_to(Path(run["folder"]).resolve()):
+            if not inside(Path(run["folder"]), row["image"]):
                 missing.append(str(row["image"]))
                 continue
             cell: dict[str, Any] = {
@@ -125,6 +125,12 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
     return template.replace("/*DATA*/", text)
+
+
+def inside(folder: Path, name: str) -> bool:
+    """Whether a table's name of a picture means a file in the run's folder, and none elsewhere."""
+    file = folder / name
+    return file.is_file() and file.resolve().is_relative_to(folder.resolve())
 
 
 def _number(text: str | None) -> float | None:

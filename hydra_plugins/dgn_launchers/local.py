@@ -20,6 +20,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 from tqdm import tqdm
 
+from dgn.errors import DgnError, first_line
+
 PATIENCE = 30.0
 """Seconds that a worker has to write what it has when it is told to stop."""
 
@@ -39,13 +41,19 @@ class LocalLauncher(Launcher):  # type: ignore[misc]
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """What Hydra hands over before the launch."""
+        for name in ("slots", "threads"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise DgnError(f"launcher.{name} is {value!r}, expected a whole number above 0, or null")
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
+        from dgn.cli.job import announce
+
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        announce(Path(str(self.config.hydra.sweep.dir)), job_overrides, initial_job_idx)
         gpus = visible_gpus()
         slots = min(self.slots or max(1, len(gpus)), len(job_overrides))
         threads = self.threads or max(1, (os.cpu_count() or 1) // slots)
@@ -113,6 +121,7 @@ class _Worker:
 
     def __init__(self, launcher: LocalLauncher, gpu: str | None, threads: int) -> None:
         self.arguments = (launcher.context.callbacks, launcher.task)
+        self.sweep = Path(str(launcher.config.hydra.sweep.dir))
         self.variables = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         if gpu is not None:
             self.variables["CUDA_VISIBLE_DEVICES"] = gpu
@@ -135,13 +144,16 @@ class _Worker:
 
     def receive(self, number: int, overrides: list[str]) -> JobReturn:
         """What became of its job."""
-        result, sound = JobReturn(overrides=overrides, status=JobStatus.COMPLETED), False
+        from dgn.cli.job import died
+
+        result, sound, why = JobReturn(overrides=overrides, status=JobStatus.COMPLETED), False, ""
         try:
-            result.return_value, sound = self.pipe.recv()
+            result.return_value, sound, why = self.pipe.recv()
         except (EOFError, OSError):
             self.process.join()
-            result.return_value = float("nan")
-            print(f"dgn: the process of job {number} died (exit code {self.process.exitcode})", file=sys.stderr)
+            result.return_value, why = float("nan"), f"its process died (exit code {self.process.exitcode})"
+        if why:
+            died(self.sweep, number, why)
         self.job = None
         if not sound:  # whatever broke in it, the next job gets a fresh process
             self.stop()
@@ -198,8 +210,10 @@ def work(pipe: connection.Connection, callbacks: Any, task: TaskFunction) -> Non
     try:
         while (config := pipe.recv()) is not None:
             done = run_composed(callbacks, task, config)
-            sound = done.status == JobStatus.COMPLETED and not getattr(task, "broken", False)
-            pipe.send((done.return_value if done.status == JobStatus.COMPLETED else float("nan"), sound))
+            if done.status == JobStatus.COMPLETED:
+                pipe.send((done.return_value, not getattr(task, "broken", False), ""))
+            else:  # what ended it came from outside of the verb
+                pipe.send((float("nan"), False, first_line(done._return_value)))
     except (KeyboardInterrupt, EOFError):
         sys.exit(130)
 
