@@ -59,7 +59,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._made = [path for path in (folder, *folder.parents) if not path.exists()]
+        self._made = _NEW.pop(folder, []) or _missing(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -120,23 +120,60 @@ class Run:
         for path in self.folder.rglob(".*.part"):
             path.unlink(missing_ok=True)
 
-    def discard(self) -> None:
-        """Remove the folder and the empty ones around it that were made for it, if no result is in it."""
-        if self._made and not (self.folder / "results.csv").exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # another run has moved in
-                for path in self._made[1:]:
-                    path.rmdir()
+    def has_results(self) -> bool:
+        """Whether there is more than what any job writes at its beginning."""
+        for path in self.folder.rglob("*"):
+            if path.relative_to(self.folder).parts[0] not in BEGINNINGS and path.is_file() and path.suffix != ".part":
+                return True
+        return False
+
+    def discard(self) -> bool:
+        """Remove the folder and the empty ones around it that were made for it, if no result is in it.
+
+        Returns:
+            Whether it was.
+        """
+        if not self._made or self.has_results():
+            return False
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # another run has moved in
+            for path in self._made[1:]:
+                path.rmdir()
+        return True
+
+
+BEGINNINGS = ("config.yaml", "manifest.json", ".lock", "wandb", "multirun.yaml")
+"""What a run folder holds before its job has made anything."""
+
+_NEW: dict[Path, list[Path]] = {}
+"""Folders of :func:`new_folder` that no :class:`Run` has taken yet, each with those around it that were made for it."""
+
+
+def _missing(folder: Path) -> list[Path]:
+    """The folder, and those around it, that do not exist."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
 def new_folder(verb: str) -> Path:
-    """``runs/VERB/DATE_TIME``, below the current folder; a number is added where it exists already."""
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, number = Path("runs") / verb / stamp, 1
-    while folder.exists():
-        number += 1
-        folder = Path("runs") / verb / f"{stamp}-{number}"
-    return folder
+    """Make ``runs/VERB/DATE_TIME``, below the current folder; with a number added where another process has it already.
+
+    Raises:
+        DgnError: it can't be made.
+    """
+    stamp, number = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
+    folder = Path("runs") / verb / stamp
+    while True:
+        missing = _missing(folder)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = folder.with_name(f"{stamp}-{number}")
+        except OSError as error:
+            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
+        else:
+            _NEW[folder] = missing
+            return folder
 
 
 def surroundings() -> dict[str, Any]:

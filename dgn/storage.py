@@ -38,7 +38,7 @@ def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
         with os.fdopen(handle, "wb") as file:
             for data in chunks:
                 file.write(data)
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
@@ -53,8 +53,14 @@ def _umask() -> int:
     return mask
 
 
+_UMASK = _umask()
+"""Read once: it can be read by setting it alone, and of two threads at it one could leave the other's 0 behind."""
+
+
 def lock(folder: Path, *, wait: float = 0.0) -> IO[bytes] | None:
     """An exclusive lock on a folder, held until the file is closed or the process ends, however it ends.
+
+    Where the process that held it has removed the folder meanwhile, it is made again.
 
     Args:
         folder: is made where it is missing.
@@ -68,23 +74,34 @@ def lock(folder: Path, *, wait: float = 0.0) -> IO[bytes] | None:
     """
     import fcntl
 
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("ab")
-    except OSError as error:
-        raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
     end = time.monotonic() + wait
     while True:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = (folder / ".lock").open("ab")
+        except OSError as error:
+            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
+            if _is_at(file, folder / ".lock"):
+                return file
+            file.close()
+            continue
         except BlockingIOError:
+            file.close()
             if time.monotonic() >= end:
-                file.close()
                 return None
             time.sleep(0.1)
         except OSError:  # a file system without locks: nobody can be kept out
             return file
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether an open file is what others find at a path."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def join_tensors(path: Path, parts: Mapping[str, Sequence[Path]], name: str, notes: Mapping[str, str]) -> None:

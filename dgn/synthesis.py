@@ -15,7 +15,7 @@ from dgn.ascent.loop import OnStep
 from dgn.ascent.rules import IN_RAW_CODE, find_rule
 from dgn.ascent.starts import given_start
 from dgn.batch import Frames, at_size, canvas_sizes, climb_batch
-from dgn.errors import DgnError
+from dgn.errors import DgnError, first_line
 from dgn.network import Network
 from dgn.priors import Prior, load_prior
 from dgn.settings import AscentSettings, preset
@@ -349,6 +349,39 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     return any(sign in str(error) for sign in _MEMORY_IS_FULL)
+
+
+def in_batches(look: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Tensor:
+    """What a function makes of images, a batch after the other; one that does not fit into memory is halved, and so are
+    those after it.
+
+    Args:
+        look: takes ``[N, ...]``, gives a tensor with as many rows.
+        images: all of them.
+        batch: images at first.
+
+    Raises:
+        DgnError: a single one does not fit.
+    """
+    found: list[Tensor] = []
+    first, batch = 0, min(batch, len(images))
+    while first < len(images):
+        piece, full = None, ""
+        try:
+            piece = look(images[first : first + batch])
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            full = first_line(error)
+        if piece is None:  # outside of the handler, as above
+            _free_memory()
+            if batch == 1:
+                raise DgnError(f"one image does not fit into this memory: give network.input_size=PIXELS ({full})")
+            batch //= 2
+            continue
+        found.append(piece)
+        first += len(piece)
+    return torch.cat(found)
 
 
 _MEMORY_IS_FULL = (

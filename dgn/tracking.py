@@ -23,7 +23,7 @@ PATIENCE = 10
 """Seconds that the server may take to answer at the start; twice as many to take what is left at the end."""
 
 MOST_PICTURES = 512
-"""In the table of results."""
+"""In a table."""
 
 
 class Tracker:
@@ -65,11 +65,13 @@ class Tracker:
             return
 
         def start() -> None:
-            import wandb
-
-            settings = wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE)
-            for attempt in (mode, "offline"):
+            for attempt in dict.fromkeys((mode, "offline")):
                 try:
+                    import wandb
+
+                    settings = wandb.Settings(
+                        silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE
+                    )  # fmt: skip
                     self._run = wandb.init(
                         mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
                         project=project, entity=entity, name=name, group=group, job_type=job_type,
@@ -82,6 +84,11 @@ class Tracker:
 
         self._writer = Writer(most=256)
         self._put(start)
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is logged."""
+        return self._writer is not None
 
     def _put(self, work: Callable[[], None]) -> None:
         """Have the thread do it."""
@@ -136,6 +143,21 @@ class Tracker:
 
         self._guard("a picture", log)
 
+    def _pictures(self, folder: Path) -> Callable[[str], Any]:
+        """What makes a table's pictures of files: None for no file, and from where on they are too many or too dear."""
+        import wandb
+
+        began, left, shown = time.monotonic(), max(ALLOWANCE, self._budget() - self._spent), 0
+
+        def picture(name: str) -> Any:
+            nonlocal shown
+            if not name or shown >= MOST_PICTURES or time.monotonic() - began > left:
+                return None
+            shown += 1
+            return wandb.Image(str(folder / name))
+
+        return picture
+
     def table(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
         """The results with their images; of very many images, with those of the first rows."""
 
@@ -144,28 +166,27 @@ class Tracker:
 
             columns = list(rows[0])
             table = wandb.Table(columns=["picture", *columns])
-            began = time.monotonic()
-            left = max(ALLOWANCE, self._budget() - self._spent)
-            for number, row in enumerate(rows):
+            picture = self._pictures(folder)
+            for row in rows:
                 values = [None if row[column] == "" else row[column] for column in columns]
-                shown = number < MOST_PICTURES and time.monotonic() - began <= left
-                table.add_data(wandb.Image(str(folder / str(row["image"]))) if shown else None, *values)
+                table.add_data(picture(row["image"]), *values)
             run.log({"results": table})
 
         if rows:
             self._guard("the table", log)
 
     def examples(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Examples of a data set: a row a unit, kind and rank, with the image and what the unit's feature sees."""
+        """Examples of a data set: a row a unit, kind and rank, with the image and what the unit's feature sees; of very
+        many images, with those of the first rows."""
 
         def log(run: Any) -> None:
             import wandb
 
             columns = ["unit", "kind", "rank", "activation", "name"]
             table = wandb.Table(columns=["image", "field", *columns])
+            picture = self._pictures(folder)
             for row in rows:
-                pictures = [wandb.Image(str(folder / row[key])) if row[key] else None for key in ("image", "field")]
-                table.add_data(*pictures, *(row[column] for column in columns))
+                table.add_data(picture(row["image"]), picture(row["field"]), *(row[column] for column in columns))
             run.log({"examples table": table})
 
         if rows:

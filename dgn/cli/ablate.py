@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from dgn.ablation import Ablation, Curve, ablate, curves
-from dgn.cli.common import new_manifest, open_network, open_run, open_tracker, plain
+from dgn.cli.common import new_manifest, open_network, plain
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.images import SUFFIXES, read_image
 from dgn.network import Network
@@ -32,11 +33,8 @@ def run(config: Any) -> None:
     values = plain(config)
     network, device = open_network(config)
     jobs = _jobs(values, network)
-    folder = open_run(config)
     manifest = new_manifest("ablate", device, network)
-    tracker = None
-    try:
-        tracker = open_tracker(config, folder)
+    with at_work(config, manifest) as (folder, tracker):
         found: list[Found] = []
         bar = tqdm(desc="patches", unit="patch", disable=not config.progress)
         with bar:
@@ -63,7 +61,7 @@ def run(config: Any) -> None:
                     )
                 found.append((name, one, both))
                 _keep(folder, name, one, both)
-        folder.write_text("results.csv", results(found))
+                folder.write_text("results.csv", results(found))
         canvas = draw_matrix(overview(found), title=f"What {network.name} needs: drop of the activation when covered")
         write_atomic(folder.folder / "ablation.pdf", render(canvas, "pdf"))
         write_atomic(folder.folder / "ablation.png", render(canvas, "png"))
@@ -72,12 +70,6 @@ def run(config: Any) -> None:
         computed = {name: one.how for name, one, _ in found}
         folder.write_manifest({**manifest, "status": "done", "finished": now(), "computed": computed})
         tracker.picture("ablation", folder.folder / "ablation.png")
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        folder.discard()
-        raise
     print(folder.folder / "ablation.png")
 
 

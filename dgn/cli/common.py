@@ -7,6 +7,7 @@ import json
 import math
 import re
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -25,12 +26,13 @@ from dgn.errors import DgnError, nearest
 from dgn.network import Network
 from dgn.network_sources import load_network
 from dgn.priors import Prior, load_prior
+from dgn.readback import Readback
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
-from dgn.runs import Run, new_folder, now, surroundings, to_image
+from dgn.runs import Run, now, surroundings, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import Synthesis, check_ability, choose_ascent
+from dgn.synthesis import Synthesis, check_ability, choose_ascent, in_batches
 from dgn.tracking import Tracker, check_mode
 from dgn.units import Unit
 
@@ -147,22 +149,6 @@ def _prior_entry(name: str, given: Any) -> Any:
         raise DgnError(f"prior.{name}: {str(error).splitlines()[0]}") from None
 
 
-def open_run(config: Any) -> Run:
-    """The job's run folder: ``out=``, the sweep's sub-folder, or a new one under ``runs/``."""
-    hydra = HydraConfig.get()
-    if config.out is not None:
-        folder = Path(str(config.out))
-        if hydra.mode == RunMode.MULTIRUN:
-            folder = folder / str(hydra.job.num)
-    elif hydra.mode == RunMode.MULTIRUN:
-        folder = Path(hydra.runtime.output_dir)
-    else:
-        folder = new_folder(str(config.verb))
-    run = Run(folder)
-    run.write_config(OmegaConf.to_yaml(config, resolve=True))
-    return run
-
-
 def open_tracker(config: Any, run: Run) -> Tracker:
     """Weights & Biases for this job: grouped by sweep, named by what the job overrides."""
     hydra = HydraConfig.get()
@@ -247,53 +233,91 @@ MOST_CURVES = 32
 class Bar:
     """The progress bar of one prior: steps over all pieces of the batch, with the mean activation; feeds the curves.
 
+    Activations are asked for only where somebody sees them, and read a step or more later, when they have come.
+
     Args:
         name, units, seeds: what climbs.
         shown: whether it is drawn.
-        tracker: for the curves.
+        tracker: for the curves; None for none.
         first: row to begin at.
     """
 
     def __init__(
-        self, name: str, units: Sequence[Unit], seeds: list[int], shown: bool, tracker: Tracker, *, first: int = 0
+        self,
+        name: str,
+        units: Sequence[Unit],
+        seeds: list[int],
+        shown: bool,
+        tracker: Tracker | None = None,
+        *,
+        first: int = 0,
     ) -> None:
-        self.name, self.tracker, self.shown = name, tracker, shown
+        self.name, self.shown, self.bar = name, shown, tqdm(disable=True)
+        self.tracker = tracker if tracker is not None and tracker.on else None
         self.rows = [(unit.name, seed) for unit in units for seed in seeds]
-        self.first, self.past, self.bar = first, 0, tqdm(disable=True)
+        self.first, self.past, self.piece = first, 0, (0, 0)
+        self.asked: deque[tuple[Readback, int, bool]] = deque()
 
     def __enter__(self) -> Bar:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._tell(wait=kind is None)
         self.bar.close()
 
     def step(self, i: int, steps: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
         """A forward pass; a batch that was too large for memory begins again at step 0 with fewer samples."""
+        self._tell(wait=i == 0)
         if i == 0:
+            self.first, self.past = self.first + self.piece[0], self.past + self.piece[1]
+            self.piece = (0, 0)
             ahead = -(-(len(self.rows) - self.first) // len(activations))
             if self.past == 0 and not self.bar.n:
                 self.bar = tqdm(desc=f"{self.name:>8}", unit="step", disable=not self.shown)
             self.bar.total = self.past + steps * ahead
         last = i == steps - 1
-        if i % 5 == 0 or last:
-            self.bar.set_postfix(activation=f"{float(activations.mean()):.2f}", refresh=False)
         self.bar.update(self.past + i + 1 - self.bar.n)
-        if i % 10 == 0 or last:
-            values = {"mean": float(activations.mean())}
-            if len(self.rows) <= MOST_CURVES:
-                piece = self.rows[self.first : self.first + len(activations)]
-                for (unit, seed), value in zip(piece, activations.tolist(), strict=True):
-                    values[f"{unit} s{seed}"] = value
-            self.tracker.curves(self.name, self.past + i, values, keep=last)
+        if (self.shown and (i % 5 == 0 or last)) or (self.tracker is not None and (i % 10 == 0 or last)):
+            self.asked.append((Readback(activations), i, last))
         if last:
-            self.first, self.past = self.first + len(activations), self.past + steps
+            self.piece = (len(activations), steps)
+
+    def again(self, *_: object) -> None:
+        """The piece did not fit into memory, perhaps only after its last step: its rows climb once more."""
+        self.piece = (0, 0)
+
+    def _tell(self, *, wait: bool) -> None:
+        """Show and log what has come, in order; all that was asked for where it may be waited for."""
+        while self.asked and (wait or self.asked[0][0].ready):
+            found, i, last = self.asked.popleft()
+            activations = found.read()
+            mean = sum(activations) / len(activations)
+            if self.shown:
+                self.bar.set_postfix(activation=f"{mean:.2f}", refresh=False)
+            if self.tracker is not None and (i % 10 == 0 or last):
+                values = {"mean": mean}
+                if len(self.rows) <= MOST_CURVES:
+                    piece = self.rows[self.first : self.first + len(activations)]
+                    for (unit, seed), value in zip(piece, activations, strict=True):
+                        values[f"{unit} s{seed}"] = value
+                self.tracker.curves(self.name, self.past + i, values, keep=last)
 
 
 @torch.no_grad()
-def result_rows(result: Synthesis, network: Network, seconds: float) -> list[dict[str, Any]]:
-    """The table's rows; probability and rank are the network's own, of output units."""
+def result_rows(result: Synthesis, network: Network, seconds: float, batch: int | None = None) -> list[dict[str, Any]]:
+    """The table's rows; probability and rank are the network's own, of output units.
+
+    Args:
+        result, network: what was climbed.
+        seconds: that it took.
+        batch: images that the network sees at once, fewer where memory is full; None for all of them.
+    """
     classes = [unit.class_index for unit in result.units]
-    logits = network(result.images.to(network.device)).float().cpu() if any(c is not None for c in classes) else None
+    logits = None
+    if any(target is not None for target in classes):
+        logits = in_batches(
+            lambda images: network(images.to(network.device)).float().cpu(), result.images, batch or len(classes)
+        )
     rows = []
     for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
         probability: float | str = ""

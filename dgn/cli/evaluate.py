@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import choose_device, choose_priors, choose_seeds, new_manifest, open_run, open_tracker, plain
+from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
 from dgn.evaluation.instrument import (
@@ -47,7 +48,7 @@ from dgn.report.panels import panels
 from dgn.runs import Run, now, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import synthesize
+from dgn.synthesis import join, plan
 from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
 
@@ -80,13 +81,12 @@ def run(config: Any) -> None:
         climbs = choose_priors(config, network.channels)
         methods = [prior.name for prior, _ in climbs]
 
-    folder = open_run(config)
-    tracker = None
     manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
-    try:
-        tracker = open_tracker(config, folder)
-        folder.write_manifest(manifest)
+    with at_work(config, manifest) as (folder, tracker):
         reference = _reference(folder, config, root, network, judges, units)
+        photos = reference.real
+        if config.data.photos is not None:  # read before anything climbs: a wrong path is told at once
+            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
         real = best_examples(reference, units, len(seeds))
         made = [real]
         if past is not None:
@@ -96,9 +96,6 @@ def run(config: Any) -> None:
         figures: list[Figure] = []
         for one in made:
             figures += measure(one, network, judges, reference)
-        photos = reference.real
-        if config.data.photos is not None:
-            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
         named = [unit.class_index for unit in units if unit.class_index is not None]
         figures += measure_photographs(photos, judges, named)
         figures += _reconstructions(climbs, judges[0], photos.images, device)
@@ -108,13 +105,6 @@ def run(config: Any) -> None:
         tracker.picture("panels", folder.folder / "panels.png")
         tracker.picture("grid", folder.folder / "grid.png")
         tracker.figures([asdict(figure) for figure in figures])
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if not (folder.folder / "reference.safetensors").exists():
-            folder.discard()
-        raise
     print((folder.folder / "table.md").read_text())
     print(folder.folder / "panels.png")
 
@@ -178,17 +168,9 @@ def _synthesized(
                 images = tensors["images"].float() / 255
                 cost = float(meta["seconds"]), float(meta["memory"])
                 return Made(prior.name, images, [u for u, _ in rows], [s for _, s in rows], *cost)
-    steps = settings.total_steps * -(-len(rows) // config.batch)
-    with tqdm(total=steps, desc=prior.name, unit="step", disable=not config.progress) as bar:
-
-        def on_step(_i: int, _n: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
-            bar.set_postfix(activation=f"{float(activations.mean()):.2f}", refresh=False)
-            bar.update()
-
-        with measured(network.device) as cost_:
-            result = synthesize(
-                network, units, prior, ascent=settings, seeds=seeds, batch=config.batch, on_step=on_step
-            )
+    with Bar(prior.name, units, seeds, config.progress) as bar, measured(network.device) as cost_:
+        job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
+        result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
     seconds, memory = cost_.seconds / len(rows), cost_.memory / min(config.batch, len(rows)) / 2**20
     images = (result.images * 255).round().byte()
     save_tensors(path, {"images": images}, {"key": key, "seconds": seconds, "memory": memory}, FORMAT)

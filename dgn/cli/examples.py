@@ -11,14 +11,15 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import new_manifest, open_network, open_run, open_tracker, plain
+from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError, nearest
 from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples
 from dgn.network import Network
 from dgn.receptive import Box
 from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
-from dgn.units import parse_units
+from dgn.selection import select_units
 
 NAMES = {"top": "best", "bottom": "least", "random": "random, above 0"}
 
@@ -27,19 +28,15 @@ def run(config: Any) -> None:
     """See the data once, then write the table, the pictures and one overview."""
     values = plain(config)
     network, device = open_network(config)
-    units = parse_units(values["units"], network)
+    units = select_units(values["units"], network)
     kinds = list(config.kinds)
     for kind in kinds:
         if kind not in KINDS:
             raise DgnError(f"no kind of examples {kind!r}{nearest(kind, KINDS) or '; expected ' + ', '.join(KINDS)}")
     data = open_data(config.data, network)
-    folder = open_run(config)
-    state = folder.folder / "examples.safetensors"
     manifest = new_manifest("examples", device, network, images=len(data))
-    tracker = None
-    try:
-        tracker = open_tracker(config, folder)
-        folder.write_manifest(manifest)
+    with at_work(config, manifest) as (folder, tracker):
+        state = folder.folder / "examples.safetensors"
         with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
             found, data, broken = find_examples(
                 network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
@@ -50,22 +47,18 @@ def run(config: Any) -> None:
         warnings = [one.warning for one in found if one.warning]
         for line in warnings:
             print(f"dgn: {line}", file=sys.stderr)
-        rows, cells = _keep(folder, found, data, network, kinds)
+        rows, cells, left_out = _keep(folder, found, data, network, kinds)
         folder.write_text("examples.csv", _table(rows))
-        picture = folder.write_picture("examples.png", grid(cells, f"What excites units of {network.name}", columns=12))
+        title = f"What excites units of {network.name}"
+        if left_out:
+            title += f" (the first units; {left_out} more are in images/)"
+        picture = folder.write_picture("examples.png", grid(cells, title, columns=12))
         folder.write_manifest({
             **manifest, "status": "done", "finished": now(), "broken_images": broken, "warnings": warnings,
             "units": [{"unit": u.unit.name, "mean": u.mean, "std": u.std, "positive": u.positive} for u in found],
         })  # fmt: skip
         tracker.picture("examples", picture)
         tracker.examples(rows, folder.folder)
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if not state.exists():
-            folder.discard()
-        raise
     print(picture)
 
 
@@ -97,12 +90,19 @@ def open_data(config: Any, network: Network) -> Squares:
 
 def _keep(
     folder: Run, found: list[UnitExamples], data: Squares, network: Network, kinds: list[str]
-) -> tuple[list[dict[str, Any]], list[Cell]]:
-    """Write each example's square and, where it is smaller, the part that its unit's feature sees."""
+) -> tuple[list[dict[str, Any]], list[Cell], int]:
+    """Write each example's square and, where it is smaller, the part that its unit's feature sees.
+
+    Returns:
+        The table's rows, the overview's cells, and how many units have none, as there are enough.
+    """
     rows: list[dict[str, Any]] = []
     cells: list[Cell] = []
     height, width = network.input_size
+    left_out = 0
     for one in found:
+        shown = len(cells) < MOST_CELLS
+        left_out += not shown
         for kind in kinds:
             examples: list[Example] = getattr(one, kind)
             for rank, example in enumerate(examples, 1):
@@ -110,14 +110,15 @@ def _keep(
                 name = f"images/{one.unit.file_name}--{kind}--{rank}.png"
                 folder.write_picture(name, to_image(square))
                 label = f"{one.unit.name}: {NAMES[kind]}"
-                cells.append(Cell(f"{rank}", label, to_image(square), f"{example.activation:.2f}"))
+                if shown:
+                    cells.append(Cell(f"{rank}", label, to_image(square), f"{example.activation:.2f}"))
                 part = ""
                 if example.box is not None and _area(example.box) < height * width:
                     part = f"images/{one.unit.file_name}--{kind}--{rank}--field.png"
                     seen = to_image(crop_box(square, example.box, network.input_size))
                     folder.write_picture(part, seen)
                     box = f"{example.box[3] - example.box[1]} x {example.box[2] - example.box[0]} px"
-                    if _area(example.box) < height * width / 2:  # more would show the same picture twice
+                    if shown and _area(example.box) < height * width / 2:  # more would show the same picture twice
                         cells.append(Cell(f"{rank}", f"{label}, receptive field", _padded(seen), box))
                 rows.append({
                     "unit": one.unit.name, "kind": kind, "rank": rank, "activation": round(example.activation, 5),
@@ -126,7 +127,7 @@ def _keep(
                     "box": "" if example.box is None else "{},{},{},{}".format(*example.box),
                     "image": name, "field": part,
                 })  # fmt: skip
-    return rows, cells
+    return rows, cells, left_out
 
 
 def _area(box: Box) -> int:

@@ -17,14 +17,13 @@ from dgn.cli.common import (
     keep_images,
     new_manifest,
     open_network,
-    open_run,
-    open_tracker,
     plain,
     result_rows,
     warn,
     write_gallery,
 )
 from dgn.cli.examples import open_data
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.examples import Squares, find_examples, search_warnings
@@ -33,7 +32,7 @@ from dgn.network import Network
 from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
-from dgn.synthesis import synthesize
+from dgn.synthesis import join, plan
 from dgn.units import Unit, parse_units
 
 
@@ -50,12 +49,9 @@ def run(config: Any) -> None:
     if config.examples < 1:
         raise DgnError(f"examples is {config.examples}, expected a whole number above 0")
     check_facets(min(config.examples, len(data)), config.facets, **_counts(config))
-    folder = open_run(config)
-    state = folder.folder / "examples.safetensors"
     manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
-    tracker = None
-    try:
-        tracker = open_tracker(config, folder)
+    with at_work(config, manifest) as (folder, tracker):
+        state = folder.folder / "examples.safetensors"
         images, facets = _cluster(config, network, unit, data, state, manifest)
         rows: list[dict[str, Any]] = []
         matrix = _examples_matrix(images, facets, config.shown)
@@ -66,11 +62,12 @@ def run(config: Any) -> None:
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
             with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
-                result = synthesize(
+                job = plan(
                     network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
-                    start=starts, on_step=bar.step,
+                    start=starts,
                 )  # fmt: skip
-            new = result_rows(result, network, time.perf_counter() - started)
+                result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
+            new = result_rows(result, network, time.perf_counter() - started, config.batch)
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
                 row["unit"] = f"{unit.name}, facet {facet + 1}"
@@ -98,13 +95,6 @@ def run(config: Any) -> None:
         write_gallery([folder.folder], folder.folder / "index.html", title)
         tracker.picture("facets", folder.folder / "facets.png")
         tracker.table(rows, folder.folder)
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if not state.exists():
-            folder.discard()
-        raise
     print(folder.folder / "facets.png")
 
 

@@ -20,13 +20,12 @@ from dgn.cli.common import (
     choose_priors,
     new_manifest,
     open_network,
-    open_run,
-    open_tracker,
     plain,
     result_rows,
     warn,
 )
 from dgn.cli.examples import open_data
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError, nearest
 from dgn.examples import find_examples, search_warnings
 from dgn.facets import find_facets, late_features, mean_codes, mean_images
@@ -69,7 +68,7 @@ class Studio:
                 batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
             )  # fmt: skip
             warn(self.manifest, result.warnings)
-            rows = result_rows(result, self.network, 0.0)
+            rows = result_rows(result, self.network, 0.0, self.config.batch)
             for row in rows:
                 for key in ("image", "seconds"):  # of no meaning here, and never the same twice
                     row.pop(key)
@@ -116,11 +115,8 @@ def run(config: Any) -> None:
     if config.width not in WIDTHS:
         raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
     network, device = open_network(config)
-    folder = open_run(config)
     manifest = new_manifest("figure", device, network, figure=values, warnings=[])
-    tracker = None
-    try:
-        tracker = open_tracker(config, folder)
+    with at_work(config, manifest) as (folder, tracker):
         with tqdm(disable=not config.progress, unit="step") as bar:
             canvas, rows = MAKERS[kind](Studio(config, network, values, bar, manifest))
         name = file_name(str(values.get("name", kind)))
@@ -129,12 +125,6 @@ def run(config: Any) -> None:
         folder.write_text(f"{name}.csv", _table(rows))
         folder.write_manifest({**manifest, "status": "done", "finished": now()})
         tracker.picture(name, folder.folder / f"{name}.png")
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        folder.discard()
-        raise
     print(folder.folder / f"{name}.pdf")
     print(folder.folder / f"{name}.png")
 

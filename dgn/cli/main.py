@@ -113,6 +113,7 @@ def _run(verb: str, arguments: list[str]) -> int:
     from dgn.cli.job import Task
     from dgn.cli.sweep import Sweep, is_sweep
 
+    _refuse_rerun(arguments)
     task = Task(verb)
     if not is_sweep(arguments) or verb in ("units", "gallery", "gather"):
         _hydra(task, arguments)
@@ -130,6 +131,15 @@ def _run(verb: str, arguments: list[str]) -> int:
         raise
     line = sweep.end()
     return _fail(line) if line else 0
+
+
+def _refuse_rerun(arguments: list[str]) -> None:
+    """``--experimental-rerun``, however abbreviated: Hydra would unpickle the file that it names."""
+    from hydra._internal.utils import get_args_parser
+
+    known, _ = get_args_parser().parse_known_args(arguments)
+    if known.experimental_rerun is not None:
+        raise DgnError("--experimental-rerun unpickles a file, which can run any code; give the overrides instead")
 
 
 def _hydra(task: Any, arguments: list[str]) -> None:

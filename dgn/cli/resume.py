@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -10,9 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
+from dgn.cli.common import open_tracker
 from dgn.errors import DgnError
-from dgn.runs import Run, new_folder
+from dgn.runs import Run, new_folder, now
 from dgn.storage import lock
+from dgn.tracking import Tracker
 
 PATIENCE = 15.0
 """Seconds that a job waits for another process to leave its folder: one that was told to stop is still writing."""
@@ -31,13 +35,9 @@ def open_job(config: Any, key: str) -> tuple[Run, dict[str, Any], IO[bytes]]:
     Raises:
         DgnError: the folder holds another job, another process works in it, or it can't be made.
     """
-    hydra = HydraConfig.get()
-    sweep = hydra.mode == RunMode.MULTIRUN
-    if config.out is not None or sweep:
-        folder = Path(str(config.out)) if config.out is not None else Path(hydra.runtime.output_dir)
-        if config.out is not None and sweep:
-            folder = folder / str(hydra.job.num)
-        return _given(folder, key, config)
+    given = _given(config)
+    if given is not None:
+        return _in(given, key, config)
     for folder in _unfinished(str(config.verb), key) if config.resume else []:
         held = lock(folder)
         if held is not None:
@@ -54,11 +54,66 @@ def open_job(config: Any, key: str) -> tuple[Run, dict[str, Any], IO[bytes]]:
             return run, {}, held
 
 
-def _given(folder: Path, key: str, config: Any) -> tuple[Run, dict[str, Any], IO[bytes]]:
-    run = Run(folder)
+@contextmanager
+def at_work(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, Tracker]]:
+    """The folder of a job of any other verb, locked, and its tracking: where :func:`open_job` would begin a new one.
+
+    However the job ends, the lock is let go and the tracking ended. Where it ends with an exception, Weights & Biases
+    and the manifest say so; a folder in which nothing was finished is removed.
+
+    Args:
+        config: of the job.
+        manifest: as it begins; who does not write another at the end leaves this one.
+
+    Raises:
+        DgnError: another process works in the folder, or it can't be made.
+    """
+    run = Run(_given(config) or new_folder(str(config.verb)))
+    with hold(run.folder):
+        tracker: Tracker | None = None
+        try:
+            _begin(run, config)
+            run.write_manifest(manifest)
+            tracker = open_tracker(config, run)
+            yield run, tracker
+            tracker.finish()
+        except BaseException as error:
+            if tracker is not None:
+                tracker.finish(failed=True)
+            with suppress(DgnError):  # the disk may be what failed
+                if not run.discard() and run.read_manifest().get("status") != "done":
+                    run.write_manifest({**manifest, "status": ending(error), "finished": now()})
+            raise
+
+
+def ending(error: BaseException) -> str:
+    """What a manifest says of a job that ended with an exception."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def hold(folder: Path) -> IO[bytes]:
+    """The folder's lock, until it is closed; made where it is missing.
+
+    Raises:
+        DgnError: another process has it, and keeps it for :data:`PATIENCE`.
+    """
     held = lock(folder, wait=PATIENCE)
     if held is None:
         raise DgnError(f"another process is at work in {str(folder)!r}; wait for it, or give another out=")
+    return held
+
+
+def _given(config: Any) -> Path | None:
+    """``out=``, or the folder that the sweep has for the job; None: a new one is wanted."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return None if config.out is None else Path(str(config.out))
+    return Path(hydra.runtime.output_dir) if config.out is None else Path(str(config.out)) / str(hydra.job.num)
+
+
+def _in(folder: Path, key: str, config: Any) -> tuple[Run, dict[str, Any], IO[bytes]]:
+    run = Run(folder)
+    held = hold(folder)
     manifest = run.read_manifest()
     if config.resume and (folder / "manifest.json").exists():
         if manifest.get("key") == key:

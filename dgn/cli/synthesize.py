@@ -32,7 +32,7 @@ from dgn.cli.common import (
     write_gallery,
 )
 from dgn.cli.objective import check_objective, summarise
-from dgn.cli.resume import open_job, say_continuing
+from dgn.cli.resume import ending, open_job, say_continuing
 from dgn.errors import DgnError
 from dgn.images import read_image
 from dgn.network import Network
@@ -151,6 +151,7 @@ class _Job:
             self.manifest["batch"][job.prior.name] = batch
             warn(self.manifest, [f"memory is full: prior {job.prior.name} goes on with batches of {batch}"])
             self.folder.write_manifest(self.manifest)
+            bar.again()
 
         first, started = _end(done), time.perf_counter()
         units = [unit for unit, seed in job.rows if seed == self.seeds[0]]
@@ -199,8 +200,7 @@ class _Job:
         with suppress(DgnError):  # the disk may be what failed
             if self.rows:
                 self.folder.write_table(self.rows)
-                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                self.folder.write_manifest({**self.manifest, "status": status, "finished": now()})
+                self.folder.write_manifest({**self.manifest, "status": ending(error), "finished": now()})
             else:
                 self.folder.discard()
 

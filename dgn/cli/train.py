@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dgn.cli.common import choose_device, open_run, open_tracker, plain
+from dgn.cli.common import choose_device, plain
+from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.images import list_images
 from dgn.runs import now, surroundings
@@ -28,18 +29,17 @@ def run(config: Any) -> None:
     settings.check()
     data = Path(config.data.root)
     list_images(data)
-    folder = open_run(config)
-    tracker = None
-    started = now()
-    try:
-        tracker = open_tracker(config, folder)
-        on = tracker
+    manifest = {
+        "verb": "train", "status": "running", "started": now(), **surroundings(), "device": device,
+        "seeds": [config.seed],
+    }  # fmt: skip
+    with at_work(config, manifest) as (folder, tracker):
 
         def log(step: int, losses: dict[str, float], picture: Path | None) -> None:
             if losses:
-                on.curves("train", step, losses)
+                tracker.curves("train", step, losses)
             if picture is not None:
-                on.picture("train/reconstructions", picture, "held-out images above, reconstructions below")
+                tracker.picture("train/reconstructions", picture, "held-out images above, reconstructions below")
 
         path = train(
             data, folder.folder, settings, device=device, workers=config.data.workers,
@@ -49,15 +49,5 @@ def run(config: Any) -> None:
         broken = json.loads((folder.folder / "report.json").read_text())["broken"]
         if broken:
             print(f"dgn: {len(broken)} images could not be read and were replaced, the first: {broken[0]!r}")
-        folder.write_manifest({
-            "verb": "train", "status": "done", "started": started, "finished": now(), **surroundings(),
-            "device": device, "seeds": [config.seed], "broken_images": broken,
-        })  # fmt: skip
-        tracker.finish()
-    except BaseException:
-        if tracker is not None:
-            tracker.finish(failed=True)
-        if not (folder.folder / "state.safetensors").exists():
-            folder.discard()
-        raise
+        folder.write_manifest({**manifest, "status": "done", "finished": now(), "broken_images": broken})
     print(path)

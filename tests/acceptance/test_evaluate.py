@@ -112,6 +112,20 @@ def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
     assert {k: v for k, v in before.items() if k[1] not in cost} == {k: v for k, v in after.items() if k[1] not in cost}
 
 
+def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    short = [argument for argument in command(work) if not argument.startswith(("prior=", "out="))]
+    for name, kept in (("measure", True), ("best_examples", False)):  # after the first climb, and before it
+        out = work / f"stopped_in_{name}"
+        with monkeypatch.context() as patch:
+            patch.setattr(f"dgn.cli.evaluate.{name}", stopped)
+            short = [argument for argument in short if "prior.dgn" not in argument]
+            assert main(["evaluate", *short, "prior=pixel", "seeds=1", f"out={out}"]) == 130
+        assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
+
+
 def test_a_finished_run_is_judged_as_it_is(work: Path) -> None:
     dgn("synthesize", "units=[goldfish,zebra]", *SHORT, f"out={work / 'made'}", cwd=work)
     ended = dgn(

@@ -67,6 +67,21 @@ def test_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "another search" in capsys.readouterr().err
 
 
+def test_examples_of_many_units(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Patterns, ranges and files as for synthesize; the overview stops where it has enough, the table does not."""
+    monkeypatch.setattr("dgn.cli.examples.MOST_CELLS", 3)
+    Path("units.txt").write_text("zebra  # striped\nblocks.1:2-3\n")
+    assert main(["examples", f"data.root={pictures}", "units=['* setter','@units.txt']", "k=1", "out=m", *QUIET]) == 0
+    units = [row["unit"] for row in table(Path("m/examples.csv"))]
+    assert units == ["English setter", "Irish setter", "Gordon setter", "zebra", "blocks.1:2", "blocks.1:3"]
+    with Image.open("m/examples.png") as picture:
+        assert picture.height == 38 + 30 + 3 * 200 + 10  # three rows
+    assert main(["examples", f"data.root={pictures}", "units=@nowhere.txt", "k=1", *QUIET]) == 2
+    assert "no readable text file 'nowhere.txt'" in capsys.readouterr().err
+
+
 def test_examples_are_tabled_in_weights_and_biases(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, without an account: a row a unit, kind and rank, with the picture itself (it waits to be uploaded)."""
     monkeypatch.setenv("WANDB_DATA_DIR", str(Path.cwd() / "data"))

@@ -127,3 +127,75 @@ def test_curves_keep_to_their_share(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     tracker.summary({"activation": 2.0})  # never left out
     tracker._writer.wait()
     assert run.summary == {"activation": 2.0} and tracker._spent == pytest.approx(run.cost)
+
+
+def test_tables_keep_to_their_share_of_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of very many examples all numbers are logged, and the pictures of the first rows: of a number, and of a time."""
+    clock = Clock()
+    tables: list[dict[str, list[list[object]]]] = []
+
+    def picture(path: str, **_: object) -> str:
+        clock.now += cost
+        return Path(path).name
+
+    def table(columns: list[str]) -> SimpleNamespace:
+        data: list[list[object]] = []
+        return SimpleNamespace(data=data, add_data=lambda *values: data.append(list(values)))
+
+    monkeypatch.setattr("wandb.Image", picture)
+    monkeypatch.setattr("wandb.Table", table)
+    monkeypatch.setattr(dgn.tracking, "time", clock)
+    rows = [
+        {"unit": "a", "kind": "top", "rank": rank, "activation": 0.5, "name": "x", "image": f"{rank}.png",
+         "field": f"{rank}f.png" if rank % 2 else ""}
+        for rank in range(1000)
+    ]  # fmt: skip
+    for cost, most in ((0.0, 512), (0.01, round(ALLOWANCE / 0.01))):
+        tracker = Tracker("off", tmp_path, {})
+        tracker._run, tracker._writer = SimpleNamespace(log=tables.append), Writer()
+        tracker.examples(rows, tmp_path)
+        tracker._writer.close()
+        data = tables[-1]["examples table"].data
+        assert [values[4] for values in data] == list(range(1000))  # every rank
+        shown = [value for values in data for value in values[:2] if value is not None]
+        assert most <= len(shown) <= most + 1 and shown[:4] == ["0.png", "1.png", "1f.png", "2.png"]
+
+
+@pytest.mark.parametrize("broken", ["import", "Settings", "init"])
+def test_the_job_goes_on_where_it_does_not_start(
+    broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(**_: object) -> None:
+        raise ValueError("no good\nat all")
+
+    if broken == "import":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    else:
+        monkeypatch.setattr(f"wandb.{broken}", fail)
+    tracker = Tracker("offline", tmp_path, {})
+    tracker.summary({"activation": 1.0})
+    tracker.finish()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dgn: Weights & Biases (offline) did not start: ") and line.endswith("; the job goes on")
+
+
+def test_jobs_of_a_sweep_share_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The sweep's folder; each is named by what it overrides. A job alone has its folder's name, and no group."""
+    begun: list[dict[str, object]] = []
+
+    def begin(**given: object) -> None:
+        begun.append(given)
+        raise RuntimeError("not here")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("wandb.init", begin)
+    job = ["synthesize", "prior=pixel", "prior.pixel.size=32", "ascent.steps=1", "ascent.input_size=64"]
+    job += ["units=[zebra]", "tracking=offline", "tracking.project=mine", "progress=false", "threads=1"]
+    assert main([*job, "out=alone"]) == 0
+    assert main([job[0], "-m", *job[1:], "seed=3,4"]) == 0
+    (sweep,) = Path("runs/synthesize").iterdir()
+    assert [(one["group"], one["job_type"], one["project"]) for one in begun] == [
+        (None, "synthesize", "mine"), (sweep.name, "synthesize", "mine"), (sweep.name, "synthesize", "mine"),
+    ]  # fmt: skip
+    assert begun[0]["name"] == "alone"
+    assert all(f"seed={seed}" in str(one["name"]).split(",") for one, seed in zip(begun[1:], (3, 4), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +16,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgn
 from dgn.ascent.loop import climb
+from dgn.cli.common import Bar
 from dgn.convolution import Convolution
 from dgn.fused import find_groups, fuse
 from dgn.network import Network
 from dgn.network_sources import load_network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
+from dgn.readback import Readback
 from dgn.settings import AscentSettings
+from dgn.tracking import Tracker
 from dgn.units import parse_units
 
 
@@ -259,6 +263,98 @@ def test_a_step_waits_for_nothing(prior: str, change: dict[str, Any], network: N
     climb(network, units, written, start, settings, list(seeds))  # what is made once may look
     with NoLooking():
         climb(network, units, written, start, settings, list(seeds))
+
+
+class Curves:
+    """Takes a tracker's place."""
+
+    on = True
+
+    def __init__(self) -> None:
+        self.logged: list[tuple[int, dict[str, float], bool]] = []
+
+    def curves(self, _prefix: str, step: int, values: dict[str, float], *, keep: bool) -> None:
+        self.logged.append((step, values, keep))
+
+
+def test_a_step_that_is_shown_and_logged_waits_for_nothing(
+    network: Network, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bar's numbers are those of the steps, read when they have come: here two steps later, and at the end."""
+    now, unread = 0, []
+
+    class Slow(Readback):
+        def __init__(self, values: Tensor) -> None:
+            super().__init__(values)
+            self.asked = now
+            unread.append(self)
+
+        @property
+        def ready(self) -> bool:
+            return now >= self.asked + 2
+
+        def read(self) -> list[float]:
+            assert self.ready or now >= 22, "nothing is waited for"
+            unread.remove(self)
+            return super().read()
+
+    monkeypatch.setattr("dgn.cli.common.Readback", Slow)
+    units, curves = parse_units(["ant", "bee"], network), Curves()
+    history: list[list[float]] = []
+    with Bar("pixel", units, [0], True, curves) as bar:  # type: ignore[arg-type]
+
+        def step(i: int, steps: int, activations: Tensor, images: Tensor) -> None:
+            nonlocal now
+            now = i + 1
+            with NoLooking():
+                bar.step(i, steps, activations, images)
+            history.append(activations.tolist())
+            assert len(unread) <= 2
+
+        result = dgn.synthesize(network, units, PixelPrior(16), steps=22, precision="fp32", on_step=step)
+    assert not unread and torch.equal(torch.tensor(history), result.history)
+    assert [(at, keep) for at, _, keep in curves.logged] == [(0, False), (10, False), (20, False), (21, True)]
+    for at, values, _ in curves.logged:
+        ant, bee = history[at]
+        assert values == {"mean": (ant + bee) / 2, "ant s0": ant, "bee s0": bee}
+    assert f"activation={sum(history[-1]) / 2:.2f}" in capsys.readouterr().err
+
+
+def test_a_step_that_nobody_sees_is_not_read(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def read(_: Tensor) -> None:
+        raise AssertionError("asked for")
+
+    monkeypatch.setattr("dgn.cli.common.Readback", read)
+    units = parse_units(["ant", "bee"], network)
+    with Bar("pixel", units, [0], False, Tracker("off", tmp_path, {})) as bar, NoLooking():
+        for i in range(11):
+            bar.step(i, 11, torch.zeros(2), torch.zeros(0))
+
+
+def test_a_batch_that_is_cut_after_its_last_step_keeps_its_names(network: Network) -> None:
+    """Memory may be full only when the images are looked at: the bar then sees the same rows again."""
+    curves = Curves()
+    with Bar("pixel", parse_units(["ant", "bee"], network), [0, 1], False, curves) as bar:  # type: ignore[arg-type]
+        bar.step(0, 1, torch.arange(4.0), torch.zeros(0))
+        bar.again()
+        for first in (0, 2):
+            bar.step(0, 1, torch.arange(4.0)[first : first + 2], torch.zeros(0))
+    names = {"ant s0": 0.0, "ant s1": 1.0, "bee s0": 2.0, "bee s1": 3.0}
+    found = [(at, {key: value for key, value in values.items() if key != "mean"}) for at, values, _ in curves.logged]
+    assert found == [(0, names), (0, dict(list(names.items())[:2])), (1, dict(list(names.items())[2:]))]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_readback_does_not_wait_for_the_gpu() -> None:
+    values = torch.arange(5.0, device="cuda") * 2
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = Readback(values)
+        assert found.ready in (True, False)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert found.read() == [0.0, 2.0, 4.0, 6.0, 8.0] and found.ready
 
 
 def test_bf16_and_float32_agree_within_a_percent(network: Network) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 import dgn.synthesis
+from dgn.cli.common import result_rows
 from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.storage import join_tensors, lock
+from dgn.storage import join_tensors, lock, write_atomic
 from dgn.synthesis import join, out_of_memory, pieces, plan, synthesize
 from dgn.writer import Writer
 
@@ -63,6 +68,27 @@ def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pyt
     limit = 2
     with pytest.raises(DgnError, match="the 3 seeds of one unit of prior 'pixel' can't climb"):
         list(apart.pieces())
+
+
+def test_the_last_look_is_halved_where_memory_is_full(network: Network) -> None:
+    """The table's probabilities take a pass of their own: in batches, and in smaller ones where memory is full."""
+    result = synthesize(network, ["ant", "bee", "late:3"], PixelPrior(16), seeds=[0, 1, 2], **FP32)
+    whole, seen, limit = result_rows(result, network, 1.0), [], 2
+
+    def limited(_: object, given: tuple[torch.Tensor]) -> None:
+        seen.append(len(given[0]))
+        if len(given[0]) > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
+
+    network.module.register_forward_pre_hook(limited)
+    rows = result_rows(result, network, 1.0, batch=8)
+    assert seen == [8, 4, 2, 2, 2, 2, 1]
+    for row, like in zip(rows, whole, strict=True):
+        assert row["log_probability"] == pytest.approx(like["log_probability"], abs=1e-5)
+        assert row["unit"] == like["unit"] and row["rank"] == like["rank"]
+    limit = 0
+    with pytest.raises(DgnError, match="one image does not fit into this memory"):
+        result_rows(result, network, 1.0)
 
 
 def test_other_errors_are_not_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +146,31 @@ def test_lock_ends_with_its_process(tmp_path: Path) -> None:
     assert held is not None and lock(tmp_path) is None
     held.close()
     assert lock(tmp_path) is not None
+
+
+def test_a_lock_on_a_removed_folder_is_none(tmp_path: Path) -> None:
+    """One process waits while another removes the folder and lets go; what it then holds keeps a third out."""
+    folder = tmp_path / "run"
+    held = lock(folder)
+    assert held is not None
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lock, folder, wait=30)
+        time.sleep(0.15)
+        shutil.rmtree(folder)
+        held.close()
+        first = waiting.result()
+    assert first is not None and (folder / ".lock").exists()
+    assert lock(folder) is None
+
+
+def test_writing_leaves_the_umask_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the whole process's: a thread that sets it to read it can leave another's files open to everyone."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    set_to: list[int] = []
+    monkeypatch.setattr(os, "umask", set_to.append)
+    write_atomic(tmp_path / "a.txt", b"a")
+    assert set_to == [] and (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
 
 
 def test_joined_tensors_are_the_concatenation(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import dgn
+import hydra_plugins.dgn_launchers
 from dgn.cli.main import main
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError
@@ -28,6 +29,7 @@ from dgn.runs import Run, to_image
 from dgn.units import Unit, file_name
 
 PACKAGE = Path(dgn.__file__).parent
+LAUNCHERS = Path(hydra_plugins.dgn_launchers.__file__).parent
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle"}
 NAMES = {"eval", "exec", "compile", "__import__"}
 CALLS = {
@@ -36,15 +38,18 @@ CALLS = {
     "sympy.sympify", "runpy.run_path",
 }  # fmt: skip
 ONLY_IN = {"torch.export.load": "programs.py", "torch.jit.load": "programs.py", "instantiate": "trust.py"}
+BETWEEN_PROCESSES = {"multiprocessing": "local.py", "ray": "on_ray.py"}
+"""Modules that pickle jobs for processes that dgn starts itself, and the launchers that they are for."""
 
 
 def unsafe(source: str, file: str) -> Iterator[str]:
     """Every place of a source that could run what it reads."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (f"import {name.name}" for name in node.names if name.name.split(".")[0] in MODULES)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in MODULES:
-            yield f"from {node.module}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [name.name for name in node.names]
+            for top in (name.split(".")[0] for name in names):
+                if top in MODULES or BETWEEN_PROCESSES.get(top, file) != file:
+                    yield f"import of {top}"
         elif isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
@@ -59,8 +64,9 @@ def unsafe(source: str, file: str) -> Iterator[str]:
 
 
 def test_no_source_runs_what_it_reads() -> None:
-    sources = sorted(PACKAGE.rglob("*.py"))
-    assert len(sources) > 60
+    """Neither dgn nor its launchers, which alone may use what pickles jobs between dgn's own processes."""
+    sources = sorted([*PACKAGE.rglob("*.py"), *LAUNCHERS.rglob("*.py")])
+    assert len(sources) > 60 and {path.name for path in LAUNCHERS.glob("*.py")} >= set(BETWEEN_PROCESSES.values())
     found = {str(path): list(unsafe(path.read_text(), path.name)) for path in sources}
     assert not {path: places for path, places in found.items() if places}
 
@@ -69,7 +75,8 @@ def test_no_source_runs_what_it_reads() -> None:
     "line",
     ["import pickle", "from joblib import load", "import marshal as m", "eval('1')", "exec(x)", "torch.load(p)",
      "torch.load(p, weights_only=False)", "np.load(p, allow_pickle=True)", "yaml.load(text)", "torch.jit.load(p)",
-     "torch.export.load(p)", "instantiate(config)", "subprocess.run(x, shell=True)"],
+     "torch.export.load(p)", "instantiate(config)", "subprocess.run(x, shell=True)", "import os, ray",
+     "from multiprocessing.connection import Client"],
 )  # fmt: skip
 def test_the_search_finds_each_kind(line: str) -> None:
     assert list(unsafe(line, "other.py"))
@@ -169,6 +176,25 @@ def test_a_pickle_is_refused_as_judge_and_start_of_a_training(
     ):  # fmt: skip
         assert main([*arguments, "tracking=off", "progress=false"]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [["--experimental-rerun=bomb.pickle"], ["--experimental-rerun", "bomb.pickle"], ["--exp=bomb.pickle"],
+     ["--e", "bomb.pickle"], ["-m", "--experimental-rerun=bomb.pickle"]],
+    ids=" ".join,
+)  # fmt: skip
+@pytest.mark.parametrize("verb", ["synthesize", "units"])
+def test_hydras_flag_that_unpickles_is_refused(
+    verb: str, flag: list[str], tmp_path: Path, exploded: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    plain_pickle(tmp_path / "bomb.pickle", exploded)
+    assert main([verb, *flag]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("dgn: --experimental-rerun unpickles a file")
+    assert not Path("runs").exists()
 
 
 # --- malicious programs --------------------------------------------------------------------------------------

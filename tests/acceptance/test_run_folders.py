@@ -1,0 +1,156 @@
+"""Run folders: one process at a time, a name for one job alone, and what is finished stays when a job is stopped."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SmallCNN
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parent))
+from fuzzing import TINY
+
+import dgn.cli.resume
+from dgn.cli.main import main
+from dgn.runs import Run, new_folder
+from dgn.storage import lock
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network of 1,000 classes as a file, and labelled pictures."""
+    folder = tmp_path_factory.mktemp("desk")
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    module = SmallCNN(classes=1000).eval()
+    program = torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
+    torch.export.save(program, folder / "small.pt2")
+    rng = np.random.default_rng(0)
+    for name in ("a", "0/b", "0/c", "1/d", "1/e", "1/f"):
+        path = folder / "pictures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _at_the_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dgn.cli.resume, "PATIENCE", 0.2)
+    for name in ("small.pt2", "pictures"):
+        Path(name).symlink_to(desk / name)
+
+
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def nth(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, interrupted at its ``number``-th call."""
+    calls: list[None] = []
+
+    def call(*given: Any, **more: Any) -> Any:
+        calls.append(None)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return real(*given, **more)
+
+    return call
+
+
+def status(folder: str) -> str:
+    return str(json.loads(Path(folder, "manifest.json").read_text())["status"])
+
+
+@pytest.mark.parametrize("verb", ["ablate", "evaluate", "examples", "facets", "figure", "train"])
+def test_one_process_in_a_folder(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each verb holds its folder's lock while it works, and keeps out of one that another holds."""
+    seen: list[object] = []
+
+    def look(*_: object) -> None:
+        seen.append(lock(Path("run")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dgn.cli.resume, "open_tracker", look)
+    command = [verb, *TINY[verb], "out=run"]
+    assert main(command) == 130
+    assert seen == [None] and not Path("run").exists()
+    held = lock(Path("run"))
+    assert held is not None
+    Path("run/config.yaml").write_text("of another job")
+    capsys.readouterr()
+    assert main(command) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "dgn: another process is at work in 'run'; wait for it, or give another out="
+    ]
+    assert seen == [None] and {path.name for path in Path("run").iterdir()} == {".lock", "config.yaml"}
+    assert Path("run/config.yaml").read_text() == "of another job"
+    held.close()
+    assert main(command) == 130 and len(seen) == 2
+
+
+def test_a_new_folder_is_one_jobs_alone() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda _: new_folder("ablate"), range(40)))
+    assert len(set(folders)) == 40 and all(folder.is_dir() for folder in folders)
+    runs = [Run(folder) for folder in folders]
+    for run in runs[1:]:
+        assert run.discard() and not run.folder.exists()
+    runs[0].write_text("results.csv", "a\n")
+    assert not runs[0].discard() and [path.name for path in Path("runs/ablate").iterdir()] == [folders[0].name]
+
+
+def test_a_new_folder_is_removed_with_those_around_it() -> None:
+    run = Run(new_folder("ablate"))
+    run.write_config("a: 1\n")
+    run.write_manifest({"status": "running"})
+    assert run.discard() and not Path("runs").exists()
+    Path("runs").write_text("")
+    with pytest.raises(dgn.errors.DgnError, match=r"can't make the run folder 'runs/ablate/.*': Not a directory"):
+        new_folder("ablate")
+
+
+def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The third image of three is interrupted: overlays, numbers and the table's rows of two are there."""
+    monkeypatch.setattr("dgn.cli.ablate.ablate", nth(3, dgn.cli.ablate.ablate))
+    images = "image=[pictures/a.png,pictures/0/b.png,pictures/0/c.png]"
+    assert main(["ablate", *TINY["ablate"], images, "out=run"]) == 130
+    with Path("run/results.csv").open() as file:
+        assert [row["image"] for row in csv.DictReader(file)] == ["a", "b"]
+    assert len(list(Path("run/images").glob("*.png"))) == 2 and status("run") == "interrupted"
+
+
+def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["evaluate", *TINY["evaluate"], "out=run"]
+    with monkeypatch.context() as patch:
+        patch.setattr("dgn.cli.evaluate.measure_photographs", interrupt)
+        assert main(command) == 130
+    assert status("run") == "interrupted" and Path("run/images/pixel.safetensors").is_file()
+    monkeypatch.setattr("dgn.cli.evaluate.plan", interrupt)  # nothing is left to climb
+    assert main(command) == 0 and status("run") == "done"
+
+
+def test_a_finished_figure_stays_when_the_upload_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while Weights & Biases takes its time at the end."""
+    real = dgn.tracking.Tracker.finish
+
+    def finish(self: Any, *, failed: bool = False) -> None:
+        if not failed:
+            raise KeyboardInterrupt
+        real(self, failed=failed)
+
+    monkeypatch.setattr(dgn.tracking.Tracker, "finish", finish)
+    command = ["figure", "figure=ablation", *(word for word in TINY["figure"] if not word.startswith("figure="))]
+    assert main([*command, "figure.images=[pictures/a.png]", "figure.size=8", "figure.stride=8", "out=run"]) == 130
+    assert status("run") == "done" and Path("run/ablation.pdf").is_file()
