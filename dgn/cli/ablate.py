@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from dgn.errors import DgnError
 from dgn.images import SUFFIXES, read_image
 from dgn.network import Network
 from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
-from dgn.report.heat import overlay
+from dgn.report.heat import overlay, share_scale
 from dgn.runs import Run, now, to_image
 from dgn.storage import write_atomic
 from dgn.units import Unit, parse_units
@@ -74,15 +75,17 @@ def run(config: Any) -> None:
 
 
 def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Tensor, Unit]]:
-    """Images with their names and the unit to look for: the one that was given, or the network's first choice.
+    """Images with their names and the unit to look for: the given one, that of a run's image, or the first choice.
 
     An image that can't be read is named and left out; only if none is left, it is an error.
     """
     given = values["image"] if isinstance(values["image"], list) else [values["image"]]
     paths: list[Path] = []
+    made_for: dict[Path, str] = {}
     for entry in given:
         path = Path(str(entry))
         if path.is_dir():
+            made_for |= _units_of_run(path)
             inside = path / "images" if (path / "results.csv").is_file() else path
             files = sorted(file for file in inside.iterdir() if file.suffix.lower() in SUFFIXES)
             if not files:
@@ -104,11 +107,23 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
             print(f"dgn: left out: {error}", file=sys.stderr)
             continue
         chosen = unit
+        if chosen is None and path in made_for:
+            chosen = parse_units([made_for[path]], network)[0]
         if chosen is None:
             with torch.no_grad():
                 chosen = parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
         jobs.append((path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}", image, chosen))
     return jobs
+
+
+def _units_of_run(folder: Path) -> dict[Path, str]:
+    """The unit that each image of a run was made for; of none where the folder is no run."""
+    table = folder / "results.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
+    return {folder / row["image"]: re.sub(r", facet \d+$", "", row["unit"]) for row in rows}
 
 
 def _pair(value: Any) -> int | tuple[int, int]:
@@ -150,15 +165,14 @@ def results(found: Sequence[Found]) -> str:
 
 
 def overview(found: Sequence[Found], most: int = 7) -> Matrix:
-    """Images above their heat maps."""
+    """Images above their heat maps, whose colours have one scale."""
     shown = found[:most]
     matrix = Matrix(["image", "drop when covered"], [one.unit.name for _, one, _ in shown])
     for column, (_, one, _) in enumerate(shown):
         matrix.pictures[0, column] = to_image(one.image)
-        matrix.pictures[1, column] = overlay(one.image, one.heat)
         matrix.captions[0, column] = f"activation {one.activation:.1f}"
         matrix.captions[1, column] = f"largest drop {float(one.drops.max()):.1f}"
-    return matrix
+    return share_scale(matrix, 1, [(one.image, one.heat) for _, one, _ in shown])
 
 
 def curve_panels(found: Sequence[Found], most: int = 6) -> list[Lines]:

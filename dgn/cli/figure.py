@@ -32,7 +32,6 @@ from dgn.facets import find_facets, late_features, mean_codes, mean_images
 from dgn.images import read_image
 from dgn.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
-from dgn.report.heat import share_scale
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
 from dgn.synthesis import Synthesis, synthesize
@@ -226,10 +225,7 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
         found.append((path.stem, one, both))
     if values.get("curves"):
         return draw_lines(curve_panels(found), width=WIDTHS[studio.config.width]), table
-    matrix = overview(found)
-    shown = [(one.image, one.heat) for _, one, _ in found[: len(matrix.columns)]]
-    matrix = share_scale(matrix, 1, shown)
-    return draw_matrix(matrix, width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
+    return draw_matrix(overview(found), width=WIDTHS[studio.config.width], title=str(values.get("title", ""))), table
 
 
 def _convergence(studio: Studio) -> tuple[Any, Rows]:
