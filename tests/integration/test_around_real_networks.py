@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dgn
 from dgn.ablation import ablate, filling
@@ -51,6 +53,33 @@ def test_diversity_is_climbed(network: Network) -> None:
     apart = dgn.synthesize(network, "zebra", prior=FourierPrior(64), diversity=20.0, **settings)
     assert (apart.history[-3:].mean(0) > apart.history[:2].mean(0)).all()
     assert likeness(apart.images) < likeness(plain.images) - 0.05
+
+
+def test_a_black_box_search_climbs_the_real_network(network: Network) -> None:
+    result = dgn.synthesize(
+        network, "volcano", prior=FourierPrior(32), rule="cmaes", steps=12, population=8, lr=0.3, input_size=64
+    )
+    assert float(result.history[-3:].mean()) > float(result.history[:3].mean()) + 1
+
+
+def test_planted_facets_of_a_real_unit(network: Network, tmp_path: Path) -> None:
+    """A unit that wants coffee and cats, among crops of both and of other things: each facet holds one kind."""
+    rng = np.random.default_rng(0)
+    for name in ("coffee", "chelsea", "brick", "rocket"):
+        with Image.open(next(PHOTOS.glob(f"{name}.*"))) as photo:
+            for index in range(10):
+                side = int(min(photo.size) * rng.uniform(0.75, 0.95))
+                left, top = (int(rng.integers(0, full - side + 1)) for full in photo.size)
+                photo.convert("RGB").crop((left, top, left + side, top + side)).save(tmp_path / f"{name}{index}.png")
+    (unit,) = parse_units("0.5*espresso + 0.5*tabby", network)
+    (found,), squares, _ = find_examples(network, [unit], tmp_path, k=20)
+    kinds = torch.tensor([int(example.name.startswith("coffee")) for example in found.top])
+    assert {example.name[:4] for example in found.top} == {"coff", "chel"}
+    features = late_features(network, squares.tensors([example.index for example in found.top]))
+    for count in (2, None):
+        facets = find_facets(features, count, members=5)
+        purity = sum(int(kinds[facets.labels == f].bincount().max()) for f in range(facets.count)) / len(kinds)
+        assert facets.count == 2 and purity >= 0.9, facets.scores
 
 
 @pytest.mark.parametrize("rule", ["ppgn", "nguyen2016"])
