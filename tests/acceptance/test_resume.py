@@ -57,7 +57,7 @@ def test_twenty_kills(exported: Path, tmp_path: Path) -> None:
     assert report["redone"] == [] and report["said"] and all(report["said"])
     assert len(set(report["killed_with"])) > 3  # at different places of the job
     whole = contents(tmp_path / "whole")
-    assert len(whole["rows"]) == 16 and len(whole) == 2 + 16 + 1
+    assert len(whole["rows"]) == 16 and len(whole) == 2 + 2 * 16 + 1  # images and their ways
     finished = sorted(tmp_path.glob("killed*/manifest.json"))
     assert finished
     for path in finished:
