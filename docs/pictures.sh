@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every picture of docs/, made again by the commands that the pages show. From the repository's root:
-#     sh docs/pictures.sh [NAME ...]        about 25 minutes on two CPU cores; chromium for the gallery's
+#     sh docs/pictures.sh [NAME ...]        about an hour on two CPU cores; chromium for the gallery's
 # docs/evaluate.png and docs/sweeps.png come from benchmarks/ (docs/evaluate.md, docs/sweeps.md).
 set -e
 PHOTOS=$(python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')")
