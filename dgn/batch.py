@@ -137,7 +137,7 @@ def climb_batch(
 
 
 RACE_SIZES = (0.6, 0.8, 1.0, 1.2, 1.4)
-"""Sizes at which the runners of a race are looked at, as shares of the loop's input size."""
+"""Sizes at which the runners of a race are looked at, as shares of the loop's (largest) input size."""
 
 
 @torch.no_grad()

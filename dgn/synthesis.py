@@ -64,9 +64,8 @@ class Synthesis:
     def warnings(self) -> list[str]:
         """One line for each row that stopped moving, or that nothing moved, and what might help."""
         lines = list(self.notes)
-        still = (
-            (self.history == self.history[:1]).all(0).tolist()
-        )  # penalties or an encoder moved the code nevertheless
+        # Of a row that never changes, penalties or an encoder may have moved the code nevertheless.
+        still = (self.history == self.history[:1]).all(0).tolist()
         for unit, seed, step, same in zip(self.units, self.seeds, self.frozen_at.tolist(), still, strict=True):
             who = f"{unit.name} (seed {seed}, {self.prior})"
             if step >= 0:

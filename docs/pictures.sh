@@ -1,6 +1,6 @@
 #!/bin/sh
 # Every picture of docs/, made again by the commands that the pages show. From the repository's root:
-#     sh docs/pictures.sh [NAME ...]        about an hour on two CPU cores; chromium for the gallery's
+#     sh docs/pictures.sh [NAME ...]        over an hour on two busy CPU cores; chromium for the gallery's
 # docs/evaluate.png and docs/sweeps.png come from benchmarks/ (docs/evaluate.md, docs/sweeps.md).
 set -e
 PHOTOS=$(python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')")
@@ -48,7 +48,5 @@ gallery() { # of the run that grid has made
         "--screenshot=$(pwd)/docs/gallery.png" "file://$(pwd)/$OUT/grid/index.html"
 }
 
-for name in "${@:-all}"; do
-    [ "$name" = all ] || { "$name" && continue; }
-    for each in grid gallery regularisers layers two_neurons convergence start priors examples ablation facets; do "$each"; done
-done
+[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets
+for name in "$@"; do "$name"; done

@@ -67,6 +67,38 @@ class SmallCNN(nn.Module):
         return self.head(torch.tanh(self.late(self.block(self.stem(x)))).mean((2, 3)))
 
 
+def export_small(path: Path, classes: int = 5) -> Path:
+    """A random :class:`SmallCNN` as a file that ``network.name=`` takes, for batches of up to 64."""
+    torch.manual_seed(0)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    module = SmallCNN(classes=classes).eval()
+    torch.export.save(torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}}), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random network as a file."""
+    return export_small(tmp_path_factory.mktemp("network") / "small.pt2")
+
+
+@pytest.fixture(scope="session")
+def small(exported: Path) -> str:
+    """The same as an argument."""
+    return f"network.name={exported}"
+
+
+def lay_out(folder: Path) -> Path:
+    """What a job needs, in a folder: ``small.pt2`` of 1,000 classes and labelled ``pictures``."""
+    export_small(folder / "small.pt2", classes=1000)
+    rng = np.random.default_rng(0)
+    for name in ("a", "0/b", "0/c", "1/d", "1/e", "1/f"):
+        path = folder / "pictures" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
 class SmallTokens(nn.Module):
     """Patches as tokens with a class token in front: B x N x C, N = 1 + 4 x 4."""
 

@@ -74,14 +74,7 @@ def climb(
     rule = find_rule(settings.rule)
     seen = [network.at(size) for size in settings.input_sizes] or [network]  # they take turns
     views, steps, count = settings.views, settings.steps, len(code)
-    parts = []
-    if settings.rule != "cmaes":
-        for part in pieces(max(seen, key=lambda at: at.largest_layer), count, settings, code.device):
-            rows = list(range(count))[part]
-            climbs = [units[row] for row in rows] * views
-            objectives = [Objective(at, climbs, rows * views, settings, code.device) for at in seen]
-            many = [seeds[row] + view * VIEW_STRIDE for view in range(views) for row in rows]
-            parts.append((part, objectives, Draws(many, code.device)))
+    parts = [] if settings.rule == "cmaes" else _parts(seen, units, seeds, range(count), settings, code.device)
     own = Draws(seeds, code.device, salt=104_729)
     mask = None
 
@@ -156,6 +149,30 @@ def climb(
     return Climb(best_code if settings.keep == "best" else code, history, frozen_at)
 
 
+def _parts(
+    seen: Sequence[Network],
+    units: Sequence[Unit],
+    seeds: Sequence[int],
+    samples: Sequence[int],
+    settings: AscentSettings,
+    device: torch.device,
+) -> list[tuple[slice, list[Objective], Draws]]:
+    """The rows of a forward pass in pieces, each with what it climbs at each input size, and its random draws.
+
+    Args:
+        seen: the network at the sizes that take turns.
+        units, seeds: of the samples.
+        samples: the sample of each row.
+    """
+    parts = []
+    for part in pieces(max(seen, key=lambda at: at.largest_layer), len(samples), settings, device):
+        rows = list(samples[part]) * settings.views
+        objectives = [Objective(at, [units[row] for row in rows], rows, settings, device) for at in seen]
+        many = [seeds[row] + view * VIEW_STRIDE for view in range(settings.views) for row in samples[part]]
+        parts.append((part, objectives, Draws(many, device)))
+    return parts
+
+
 @torch.no_grad()
 def operate(prior: Prior, code: Tensor, parts: Sequence[Part], done: float, step: int) -> Tensor:
     """The code after the operators; itself where none acts at this step."""
@@ -182,14 +199,8 @@ def _search(
     on_step: OnStep | None,
 ) -> Climb:
     """The black-box rule: the network is asked for activations alone."""
-    size, views = settings.population, settings.views
-    repeated = [row for row in range(len(units)) for _ in range(size)]
-    parts = []
-    for part in pieces(max(seen, key=lambda at: at.largest_layer), len(repeated), settings, code.device):
-        rows = repeated[part] * views
-        objectives = [Objective(at, [units[row] for row in rows], rows, settings, code.device) for at in seen]
-        many = [seeds[row] + view * VIEW_STRIDE for view in range(views) for row in repeated[part]]
-        parts.append((part, objectives, Draws(many, code.device)))  # candidates of a sample share its draws in any part
+    repeated = [row for row in range(len(units)) for _ in range(settings.population)]  # a sample's share its draws
+    parts = _parts(seen, units, seeds, repeated, settings, code.device)
     turns = cycle(range(len(seen)))
 
     @torch.no_grad()

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain
+from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain, warn
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError, nearest
-from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples
+from dgn.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples, search_warnings
 from dgn.network import Network
 from dgn.receptive import Box
 from dgn.report.grid import Cell, grid
@@ -34,7 +33,7 @@ def run(config: Any) -> None:
         if kind not in KINDS:
             raise DgnError(f"no kind of examples {kind!r}{nearest(kind, KINDS) or '; expected ' + ', '.join(KINDS)}")
     data = open_data(config.data, network)
-    manifest = new_manifest("examples", device, network, images=len(data))
+    manifest = new_manifest("examples", device, network, images=len(data), warnings=[])
     with at_work(config, manifest) as (folder, tracker):
         state = folder.folder / "examples.safetensors"
         with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
@@ -42,11 +41,7 @@ def run(config: Any) -> None:
                 network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
                 note=lambda seen, _total: bar.update(seen - bar.n),
             )  # fmt: skip
-        if broken:
-            print(f"dgn: {len(broken)} images could not be read, the first: {broken[0]!r}", file=sys.stderr)
-        warnings = [one.warning for one in found if one.warning]
-        for line in warnings:
-            print(f"dgn: {line}", file=sys.stderr)
+        warn(manifest, search_warnings(found, broken))
         rows, cells, left_out = _keep(folder, found, data, network, kinds)
         folder.write_text("examples.csv", _table(rows))
         title = f"What excites units of {network.name}"
@@ -54,7 +49,7 @@ def run(config: Any) -> None:
             title += f" (the first units; {left_out} more are in images/)"
         picture = folder.write_picture("examples.png", grid(cells, title, columns=12))
         folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "broken_images": broken, "warnings": warnings,
+            **manifest, "status": "done", "finished": now(), "broken_images": broken,
             "units": [{"unit": u.unit.name, "mean": u.mean, "std": u.std, "positive": u.positive} for u in found],
         })  # fmt: skip
         tracker.picture("examples", picture)

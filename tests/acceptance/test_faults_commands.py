@@ -6,12 +6,10 @@ import collections
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import SmallCNN
+from conftest import lay_out
 from hypothesis import HealthCheck, Phase, given, settings
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fuzzing import TINY, commands
@@ -26,17 +24,7 @@ EXAMPLES = 200
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny network of 1,000 classes, labelled pictures of which one is broken, and a finished run."""
-    folder = tmp_path_factory.mktemp("desk")
-    torch.manual_seed(0)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    module = SmallCNN(classes=1000).eval()
-    program = torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
-    torch.export.save(program, folder / "small.pt2")
-    rng = np.random.default_rng(0)
-    for name in ("a", "0/b", "0/c", "1/d", "1/e", "1/f"):
-        path = folder / "pictures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
+    folder = lay_out(tmp_path_factory.mktemp("desk"))
     (folder / "pictures" / "broken.png").write_bytes(b"no image")
     return folder
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SmallCNN
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -26,20 +25,9 @@ from dgn.cli.main import main
 QUIET = ["tracking=off", "progress=false", "threads=1"]
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network as a file."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("network") / "small.pt2"
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(SmallCNN().eval(), (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
-    torch.export.save(program, path)
-    return path
-
-
-def job(small: Path, out: Path, *more: str) -> list[str]:
+def job(exported: Path, out: Path, *more: str) -> list[str]:
     """Ten rows, two a batch."""
-    return ["synthesize", f"network.name={small}", f"out={out}", "units=[0,1,2,3,4]", "seeds=2", "batch=2",
+    return ["synthesize", f"network.name={exported}", f"out={out}", "units=[0,1,2,3,4]", "seeds=2", "batch=2",
             "prior=pixel", "prior.pixel.size=64", "ascent.steps=3", *QUIET, *more]  # fmt: skip
 
 
@@ -104,66 +92,66 @@ def small_disk(folder: Path, room: int) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("room", [300_000, 500_000, 700_000, 900_000])
 def test_full_disk_keeps_what_is_finished_and_goes_on(
-    room: int, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room: int, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It fills in a batch, in the pictures, in the joined codes or in the page: one line, whole files, then go on."""
-    assert main(job(small, tmp_path / "whole")) == 0
+    assert main(job(exported, tmp_path / "whole")) == 0
     with small_disk(tmp_path / "disk", room) as more_room:
         run = tmp_path / "disk" / "run"
         capsys.readouterr()
-        assert main(job(small, run)) == 2
+        assert main(job(exported, run)) == 2
         shown = capsys.readouterr().err.strip().splitlines()
         assert len(shown) == 1 and shown[0].startswith("dgn: can't write"), shown
         assert "No space left" in shown[0] or "File too large" in shown[0]
         kept = sorted(path.name for path in (run / "parts").glob("*.safetensors"))
         assert kept and whole_files(run)
         stamps = {name: (run / "parts" / name).stat().st_mtime_ns for name in kept}
-        assert main(job(small, run)) == 2  # still full: the same line, and nothing is lost
+        assert main(job(exported, run)) == 2  # still full: the same line, and nothing is lost
         assert {name: (run / "parts" / name).stat().st_mtime_ns for name in kept} == stamps
         more_room()
         capsys.readouterr()
-        assert main(job(small, run)) == 0
+        assert main(job(exported, run)) == 0
         assert f"({len(kept)} of 5 batches done)" in capsys.readouterr().err
         assert contents(run) == contents(tmp_path / "whole")
         assert json.loads((run / "manifest.json").read_text())["status"] == "done"
 
 
-def test_a_file_limit_is_a_full_disk_too(small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_limit_is_a_full_disk_too(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The joined codes are larger than the system lets a file be: every batch is there, and the command goes on."""
     before = limits.getrlimit(limits.RLIMIT_FSIZE)
     limits.setrlimit(limits.RLIMIT_FSIZE, (200_000, before[1]))
     try:
-        assert main(job(small, tmp_path / "run")) == 2
+        assert main(job(exported, tmp_path / "run")) == 2
     finally:
         limits.setrlimit(limits.RLIMIT_FSIZE, before)
     shown = capsys.readouterr().err.strip().splitlines()
     assert len(shown) == 1 and "File too large" in shown[0]
     assert len(list((tmp_path / "run" / "parts").iterdir())) == 5 and whole_files(tmp_path / "run") > 10
-    assert main(job(small, tmp_path / "run")) == 0
+    assert main(job(exported, tmp_path / "run")) == 0
     assert "(5 of 5 batches done)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["synthesize", "examples", "ablate", "gallery", "sweep", "here"])
 def test_read_only_folders(
-    verb: str, small: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    verb: str, exported: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """One line that names the folder; nothing is made, there or elsewhere. Without mounts a file stands in the way."""
     monkeypatch.chdir(tmp_path)
     if verb == "gallery":
-        assert main(job(small, Path("done"))) == 0
+        assert main(job(exported, Path("done"))) == 0
     with mounted(tmp_path / "fixed", "ro,size=1m") as real:
         if not real:
             (tmp_path / "fixed").rmdir()
             (tmp_path / "fixed").write_text("")
         folder = tmp_path / "fixed" / "run"
-        out, network = f"out={folder}", f"network.name={small}"
+        out, network = f"out={folder}", f"network.name={exported}"
         command = {
-            "synthesize": job(small, folder), "sweep": [*job(small, folder), "-m", "seed=1,2"],
+            "synthesize": job(exported, folder), "sweep": [*job(exported, folder), "-m", "seed=1,2"],
             "examples": ["examples", network, out, f"data.root={images}", "units=[0]", "k=1", *QUIET],
             "ablate": ["ablate", network, out, f"image={images}/00.png", "unit=0", "size=8", "stride=8", *QUIET],
             "gallery": ["gallery", "done", out],
-            "here": [word for word in job(small, folder) if not word.startswith("out=")],
+            "here": [word for word in job(exported, folder) if not word.startswith("out=")],
         }[verb]  # fmt: skip
         if verb == "here" and real:
             monkeypatch.chdir(tmp_path / "fixed")
@@ -179,14 +167,14 @@ def test_read_only_folders(
 
 
 def test_two_processes_in_one_folder(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second says so and touches nothing; when the first is gone, killed or stopped, its job is continued."""
     import dgn.cli.resume
 
     monkeypatch.setattr(dgn.cli.resume, "PATIENCE", 0.2)
     run = tmp_path / "run"
-    long = job(small, run, "ascent.steps=400")
+    long = job(exported, run, "ascent.steps=400")
     first = subprocess.Popen(
         [sys.executable, "-m", "dgn", *long], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )  # fmt: skip
@@ -196,7 +184,7 @@ def test_two_processes_in_one_folder(
             time.sleep(0.02)
         os.kill(first.pid, signal.SIGSTOP)  # it holds the folder, and can't finish before the second has looked
         assert first.poll() is None and list(run.glob("parts/*"))
-        for second in (long, job(small, run, "seed=7"), [*long, "resume=false"]):
+        for second in (long, job(exported, run, "seed=7"), [*long, "resume=false"]):
             assert main(second) == 2
             shown = capsys.readouterr().err.strip().splitlines()
             assert len(shown) == 1 and "another process is at work in" in shown[0] and str(run) in shown[0], shown
@@ -219,11 +207,11 @@ def test_two_processes_in_one_folder(
     ids=["cpu allocator", "cuda", "python"],
 )
 def test_memory_that_is_full(
-    error: Callable[[], Exception], fits: int, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception], fits: int, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """An allocator that fails inside of the network's forward pass: results are those of the batch that fits."""
-    assert main(job(small, tmp_path / "fits", f"batch={fits}")) == 0
+    assert main(job(exported, tmp_path / "fits", f"batch={fits}")) == 0
     real, seen = torch.nn.functional.interpolate, []
 
     def starved(images: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
@@ -234,18 +222,18 @@ def test_memory_that_is_full(
 
     monkeypatch.setattr(torch.nn.functional, "interpolate", starved)
     capsys.readouterr()
-    assert main(job(small, tmp_path / "starved", "batch=8")) == 0
+    assert main(job(exported, tmp_path / "starved", "batch=8")) == 0
     shown = capsys.readouterr().err
     assert seen[0] == 8 and f"memory is full: prior pixel goes on with batches of {fits}" in shown, shown
     assert contents(tmp_path / "starved") == contents(tmp_path / "fits")
     assert json.loads((tmp_path / "starved" / "manifest.json").read_text())["batch"] == {"pixel": fits}
 
 
-def test_the_network_is_down(small: Path, tmp_path: Path) -> None:
+def test_the_network_is_down(exported: Path, tmp_path: Path) -> None:
     """Weights & Biases online, with a key, behind a closed port: one line, the job is done, its log is kept offline."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
     environment |= {"HOME": str(tmp_path), "WANDB_API_KEY": "0123456789" * 4, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    command = [word for word in job(small, tmp_path / "run") if word != "tracking=off"]
+    command = [word for word in job(exported, tmp_path / "run") if word != "tracking=off"]
     ended = subprocess.run(
         [sys.executable, "-m", "dgn", *command, "tracking=online"], env=environment, capture_output=True, text=True,
         timeout=300,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SmallCNN
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -24,17 +23,6 @@ TINY = [
     "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",
     "ascent.jitter=0.1", "threads=1",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random network as a file."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("network") / "small.pt2"
-    batch = torch.export.Dim("batch", min=1, max=64)
-    program = torch.export.export(SmallCNN().eval(), (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
-    torch.export.save(program, path)
-    return path
 
 
 def contents(run: Path) -> dict[str, bytes | list[dict[str, str]]]:

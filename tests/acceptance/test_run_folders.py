@@ -10,11 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from conftest import SmallCNN
-from PIL import Image
+from conftest import lay_out
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fuzzing import TINY
@@ -28,18 +25,7 @@ from dgn.storage import lock
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network of 1,000 classes as a file, and labelled pictures."""
-    folder = tmp_path_factory.mktemp("desk")
-    torch.manual_seed(0)
-    batch = torch.export.Dim("batch", min=1, max=64)
-    module = SmallCNN(classes=1000).eval()
-    program = torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}})
-    torch.export.save(program, folder / "small.pt2")
-    rng = np.random.default_rng(0)
-    for name in ("a", "0/b", "0/c", "1/d", "1/e", "1/f"):
-        path = folder / "pictures" / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (20, 20, 3), dtype=np.uint8)).save(path)
-    return folder
+    return lay_out(tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,59 @@
+"""Commands as real processes, for the tests that kill them and wait for them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TINY = [
+    "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",
+    "ascent.jitter=0.1",
+]  # fmt: skip
+
+
+def start(*arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:
+    """The command as a process group of its own, as a terminal starts it: a shell that runs the tests in its background
+    lets them, and their children, ignore Ctrl-C."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **variables}
+    call = [sys.executable, "-m", "dgn", *arguments]
+    return subprocess.Popen(
+        call,
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def until(condition: object, process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    """Wait for something on disk while the process lives."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as table:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(table)]
+
+
+def alive(pattern: str) -> list[str]:
+    """Command lines of living processes that hold a text."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if pattern in path.read_text(errors="replace") and "State:\tZ" not in (path.parent / "status").read_text():
+                found.append((path.parent / "cmdline").read_text())
+        except OSError:  # it has ended
+            continue
+    return found
