@@ -110,10 +110,15 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
         if chosen is None and path in made_for:
             chosen = parse_units([made_for[path]], network)[0]
         if chosen is None:
-            with torch.no_grad():
-                chosen = parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
+            chosen = first_choice(network, image)
         jobs.append((path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}", image, chosen))
     return jobs
+
+
+@torch.no_grad()
+def first_choice(network: Network, image: torch.Tensor) -> Unit:
+    """The output unit that an image ``[C, H, W]`` excites most."""
+    return parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
 
 
 def _units_of_run(folder: Path) -> dict[Path, str]:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dgn.ablation import Curve, ablate, curves
 from dgn.ascent.rules import IN_RAW_CODE
-from dgn.cli.ablate import curve_panels, overview
+from dgn.cli.ablate import curve_panels, first_choice, overview
 from dgn.cli.common import (
     choose_priors,
     new_manifest,
@@ -96,13 +96,13 @@ class Studio:
         squares = data.tensors([example.index for one in found for example in one.top])
         return squares, [one.top for one in found]
 
-    def image(self) -> tuple[list[Path], list[torch.Tensor]]:
-        """The images that the figure is about."""
+    def image(self, size: int) -> tuple[list[Path], list[torch.Tensor]]:
+        """The images that the figure is about, their central squares at so many pixels."""
         given = self.values.get("images")
         if not given:
             raise DgnError("this figure shows images of yours: give figure.images=[FILE,...]")
         paths = [Path(str(path)) for path in (given if isinstance(given, list) else [given])]
-        return paths, [read_image(path, 256) for path in paths]
+        return paths, [read_image(path, size) for path in paths]
 
 
 def run(config: Any) -> None:
@@ -193,14 +193,11 @@ def _facets(studio: Studio) -> tuple[Any, Rows]:
 def _ablation(studio: Studio) -> tuple[Any, Rows]:
     """Images, and what the unit loses when a part of them is covered."""
     values, network = studio.values, studio.network
-    paths, images = studio.image()
+    paths, images = studio.image(network.input_size[0])  # as dgn ablate reads them
     found = []
     table: Rows = []
     for path, image in zip(paths, images, strict=True):
-        unit: Any = values.get("unit")
-        if unit is None:
-            with torch.no_grad():
-                unit = int(network(image[None].to(network.device))[0].argmax())
+        unit = first_choice(network, image) if values.get("unit") is None else values["unit"]
         studio.bar.set_description(path.stem)
         one = ablate(
             network, image, unit, size=int(values["size"]), stride=int(values["stride"]), fill=str(values["fill"]),
@@ -257,7 +254,7 @@ def _convergence(studio: Studio) -> tuple[Any, Rows]:
 def _start(studio: Studio) -> tuple[Any, Rows]:
     """The way from real images to what a unit prefers."""
     values = studio.values
-    paths, images = studio.image()
+    paths, images = studio.image(256)
     frames = int(values.get("frames", 7))
     matrix = Matrix([], ["image"])
     table: Rows = []

@@ -205,6 +205,13 @@ def test_figure(name: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -
     figure(name, *more, out="two")
     for form in ("pdf", "png", "csv"):
         assert Path(f"one/{name}.{form}").read_bytes() == Path(f"two/{name}.{form}").read_bytes(), form
+    if name == "ablation":  # what the verb says of the same image: its own choice of a unit, the same numbers
+        image = pictures / "goldfish" / "00.png"
+        assert main(["ablate", f"image={image}", "size=112", "stride=56", "curve_steps=0", "out=verb", *QUIET]) == 0
+        (said,) = table(Path("verb/results.csv"))
+        drops = [row for row in rows if row["image"] == "00"]
+        assert {row["unit"] for row in drops} == {said["unit"]}
+        assert max(float(row["drop"]) for row in drops) == pytest.approx(float(said["largest_drop"]), abs=1e-4)
     if name in ("convergence", "start"):  # the way ends at the result's activation, although the loop saw other images
         shaken = "+prior.pixel.ascent={jitter: 0.08, scale: 0.1, noise: 0.05}"
         start = [f"start={pictures}/goldfish/00.png"] if name == "start" else []
