@@ -14,33 +14,41 @@ from pathlib import Path
 from collect import known, merge, run
 
 HALF = "starts: 1, steps: 60, refine_steps: 40"
-"""What is changed one thing at a time: a single start and half of the default's steps, to afford many variants."""
+"""What is changed one thing at a time: the first default's steps, halved to afford many variants."""
+
+RANDOM = f"{HALF}, screen: 0"
+"""The same from random codes."""
 
 PAPER = (
     "rule: nguyen2016, lr: .5, lr_end: 1e-10, decay: .99, sigmas: 3, steps: 100, refine_steps: 0, starts: 1, "
-    "jitter: 0, scale: 0, noise: 0, input_size: 128, reencode: 0"
+    "jitter: 0, scale: 0, noise: 0, input_size: 128, reencode: 0, screen: 0"
 )
 """The rule of 2016, in the encoder's own code at the final size; its rate of 8 belongs to CaffeNet's fc6."""
 
 VARIANTS = {
+    "random_start": RANDOM,
+    "random_start_sizes_128_to_224": f"{RANDOM}, input_size: [128, 160, 192, 224]",
+    "random_start_input_224": f"{RANDOM}, input_size: 224",
+    "mean_start": f"{RANDOM}, start_scale: 0",
     "half": HALF,
+    "screen_128": f"{HALF}, screen: 128",
+    "screen_all": f"{HALF}, screen: 10000",
+    "starts_4": f"{HALF}, starts: 4, race_steps: 15",
+    "steps_90_and_80": "starts: 1, steps: 90, refine_steps: 80",
+    "start_scale_half": f"{HALF}, start_scale: .5",
     "sizes_128_to_224": f"{HALF}, input_size: [128, 160, 192, 224]",
     "input_224": f"{HALF}, input_size: 224",
-    "sizes_160_to_288": f"{HALF}, input_size: [160, 208, 240, 288]",
     "no_transformations": f"{HALF}, jitter: 0, scale: 0, noise: 0",
     "wide_transformations": f"{HALF}, jitter: .08, scale: .25, noise: .1",
     "lr_half": f"{HALF}, lr: .05",
     "lr_double": f"{HALF}, lr: .2",
-    "mean_start": f"{HALF}, start_scale: 0",
-    "wide_start": f"{HALF}, start_scale: 3",
     "decay_99": f"{HALF}, decay: .99",
     "box_2_sigmas": f"{HALF}, sigmas: 2",
-    "rule_nguyen2016": PAPER,
     "no_reencoding": f"{HALF}, reencode: 0",
     "no_refinement": "starts: 1, steps: 100, refine_steps: 0",
     "refine_radius_half": f"{HALF}, refine_radius: .5",
     "refine_radius_2": f"{HALF}, refine_radius: 2",
-    "starts_4": "starts: 4, steps: 60, refine_steps: 40",
+    "rule_nguyen2016": PAPER,
     "default": "",
 }
 

@@ -9,14 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.loop import Climb, OnStep, climb
-from dgn.ascent.starts import random_start
 from dgn.network import Network
 from dgn.priors import Prior
 from dgn.settings import AscentSettings
 from dgn.units import Reader, Unit
-
-START_STRIDE = 1_000_000_007
-"""Between the seeds of a sample's start codes: far more than anyone's seeds."""
 
 
 def canvas_sizes(prior: Prior, settings: AscentSettings) -> list[int]:
@@ -62,11 +58,12 @@ def climb_batch(
     rows: list[tuple[Unit, int]],
     prior: Prior,
     settings: AscentSettings,
-    given: Tensor | None,
+    starts: list[Tensor],
     frames: Frames,
     on_step: OnStep | None,
 ) -> tuple[Tensor, ...]:
-    """One batch: races, the ascent's phases, its refinement where the prior has one, and the final look in float32.
+    """One batch: races between start codes ``[N, ...]`` where there are several, the ascent's phases, its refinement
+    where the prior has one, and the final look in float32.
 
     Returns images, activations, codes, history, frozen_at, frames and their activations; see
     :class:`dgn.synthesis.Synthesis`.
@@ -87,17 +84,13 @@ def climb_batch(
         return step
 
     stages: list[Climb] = []
-    if given is not None:
-        code = given
-    elif settings.starts == 1:
-        code = random_start(prior, seeds, settings)
-    else:
+    code = starts[0]
+    if len(starts) > 1:
         _, main = settings.stages()[0]
         short = replace(main, steps=settings.race_steps, lr_end=main.lr, reencode=0.0, keep="last")
         runners = []
-        for lap in range(settings.starts):
-            code = random_start(prior, [seed + lap * START_STRIDE for seed in seeds], settings)
-            runners.append(climb(network, units, prior, code, short, seeds, on_step=shifted()))
+        for start in starts:
+            runners.append(climb(network, units, prior, start, short, seeds, on_step=shifted()))
             offset += short.steps
         stages.append(_winners(runners, _standing(network, units, prior, runners, settings)))
         code = stages[-1].code

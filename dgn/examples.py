@@ -25,7 +25,7 @@ from dgn.network import Network
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.receptive import Box, ReceptiveFields
 from dgn.storage import digest
-from dgn.units import WHOLE, Reader, Unit
+from dgn.units import BatchReader, Unit
 
 FORMAT = "dgn-examples-1"
 KINDS = ("top", "bottom", "random")
@@ -306,7 +306,7 @@ def find_examples(
             save_tensors(state, lists.tensors, {"key": key, "seen": seen, "broken": broken}, FORMAT)
 
     layers = [layer for unit in units for layer in unit.layers]
-    read = _BatchReader(network.fast(list(dict.fromkeys(layers))), units)
+    read = BatchReader(network.fast(list(dict.fromkeys(layers))), units)
     total, saved = len(squares), time.monotonic()
     loader: DataLoader[Any] = DataLoader(
         squares, batch_size=batch, sampler=range(seen, total), num_workers=workers,
@@ -364,50 +364,6 @@ def _collect(
             box = fields.box(layer, position) if fields is not None and position is not None else None
             getattr(found, kind).append(Example(int(index), squares.name(int(index)), float(value), position, box))
     return found
-
-
-class _BatchReader:
-    """Activations of all units for each image of a batch, and where in the map each is highest."""
-
-    def __init__(self, network: Network, units: Sequence[Unit]) -> None:
-        self.network, self.units = network, units
-        self.layers = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
-        self._plain: dict[str, list[int]] = {}
-        self._other: list[int] = []
-        for row, unit in enumerate(units):
-            term = unit.terms[0]
-            plain = len(unit.terms) == 1 and not term.form and not term.direction and term.index != WHOLE
-            if plain and len(network.layer_shape(term.layer)) in (1, 3):
-                self._plain.setdefault(term.layer, []).append(row)
-            else:
-                self._other.append(row)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """``[N, U]`` twice; a peak of -1 is none."""
-        features = self.network.features(images, self.layers)
-        values = images.new_zeros(len(images), len(self.units))
-        peaks = torch.full(values.shape, -1, dtype=torch.long, device=images.device)
-        for layer, rows in self._plain.items():
-            terms = [self.units[row].terms[0] for row in rows]
-            index = torch.tensor([term.index for term in terms], device=images.device)
-            weight = torch.tensor([term.weight for term in terms], device=images.device)
-            at = torch.tensor(rows, device=images.device)
-            output = features[layer].float()[:, index]
-            if output.dim() == 2:
-                values[:, at] = output * weight
-                continue
-            height, width = output.shape[2:]
-            mean = output.mean((2, 3))
-            peak = (output * weight[:, None, None]).flatten(2).argmax(2)
-            for column, term in enumerate(terms):
-                if term.position is not None:
-                    y, x = (height // 2, width // 2) if term.position == "center" else term.position
-                    mean[:, column], peak[:, column] = output[:, column, y, x], y * width + x
-            values[:, at], peaks[:, at] = mean * weight, peak
-        for row in self._other:
-            values[:, row] = Reader([self.units[row]] * len(images), device=images.device)(features)
-        return values, peaks
 
 
 def crop_box(square: Tensor, box: Box, input_size: tuple[int, int]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 from dgn.ascent.named import Part
 from dgn.errors import DgnError, nearest
 
-COUNTS = ("steps", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
+COUNTS = ("steps", "screen", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
 """Settings that are whole numbers."""
 
 Phase = tuple[tuple[str, Any], ...]
@@ -51,6 +51,9 @@ class AscentSettings:
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor multiplies in it), for the loop only;
             the returned image and its activation are always computed in float32.
+        screen: codes between those of real images at which the unit is read before the ascent; it begins where the unit
+            fires most (several starts: at the best of them). Which of the prior's are read follows from the seed, so
+            that seeds begin at different ones. 0, or a prior without such codes: a random code.
         starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before one goes
             on alone (1 start: no race).
         race_by: which one: with ``"activation"`` that of the highest activation over the last quarter of these steps;
@@ -91,6 +94,7 @@ class AscentSettings:
     reencode: float = 0.0
     keep: str = "last"
     precision: str = "auto"
+    screen: int = 0
     starts: int = 1
     race_steps: int = 30
     race_by: str = "activation"
@@ -172,8 +176,11 @@ class AscentSettings:
                             ("views", self.views), ("octaves", self.octaves)):  # fmt: skip
             if count < 1:
                 raise DgnError(f"{name} is {count}, expected a whole number above 0")
-        if self.refine_steps < 0:
-            raise DgnError(f"refine_steps is {self.refine_steps}, expected 0 or more")
+        for name, count in (("screen", self.screen), ("refine_steps", self.refine_steps)):
+            if count < 0:
+                raise DgnError(f"{name} is {count}, expected 0 or more")
+        if 0 < self.screen < self.starts:
+            raise DgnError(f"screen is {self.screen} for {self.starts} starts: give as many or more, or 0")
         for name, rate in (("lr", self.lr), ("lr_end", self.lr_end), ("refine_lr", self.refine_lr)):
             if not 0 <= rate < math.inf:
                 raise DgnError(f"{name} is {rate}, expected 0 or more (to find what silences a unit, climb '-1*UNIT')")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dgn.ascent.loop import OnStep
 from dgn.ascent.rules import IN_RAW_CODE, find_rule
-from dgn.ascent.starts import given_start
+from dgn.ascent.starts import Screening, given_start, random_starts
 from dgn.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.errors import DgnError, first_line
 from dgn.network import Network
@@ -102,6 +102,7 @@ class Plan:
         group: rows that must climb together; a batch is a multiple of it.
         batch: samples that climb together at first.
         start: None, one code for all ``[1, ...]``, or what the user gave for each row.
+        screening: chooses the starts, where the settings ask for it.
         frames: images to keep on the way.
         notes: what a reader of the images should know.
     """
@@ -113,20 +114,24 @@ class Plan:
     group: int
     batch: int
     start: Tensor | None
+    screening: Screening | None
     frames: int
     notes: list[str]
 
     def climb(self, first: int, count: int, on_step: OnStep | None = None) -> Synthesis:
         """The rows from ``first`` on, ``count`` of them, in one batch."""
         rows = self.rows[first : first + count]
-        codes = self.start
-        if codes is not None:
-            sized = at_size(self.prior, canvas_sizes(self.prior, self.settings)[0])
-            each = codes[first : first + count] if len(codes) > 1 else codes
-            codes = given_start(sized, each, len(rows))
+        sized = at_size(self.prior, canvas_sizes(self.prior, self.settings)[0])
+        if self.start is not None:
+            each = self.start[first : first + count] if len(self.start) > 1 else self.start
+            starts = [given_start(sized, each, len(rows))]
+        elif self.screening is not None:
+            starts = self.screening.starts(rows)
+        else:
+            starts = random_starts(sized, [seed for _, seed in rows], self.settings)
         frames = Frames(self.frames, self.settings)
         images, activations, found, history, frozen, kept, on_the_way = climb_batch(
-            self.network, rows, self.prior, self.settings, codes, frames, on_step
+            self.network, rows, self.prior, self.settings, starts, frames, on_step
         )
         return Synthesis(
             images, activations, found, history, [unit for unit, _ in rows], [seed for _, seed in rows], frozen,
@@ -223,6 +228,8 @@ def plan(
     check_ability(prior, settings)
     if not prior.refines:
         settings = replace(settings, refine_steps=0)
+    if prior.centres is None:
+        settings = replace(settings, screen=0)
     if settings.rule == "cmaes":
         settings = replace(settings, starts=1, refine_steps=0)
     seeds = [seed] if seeds is None else [int(value) for value in seeds]
@@ -239,9 +246,10 @@ def plan(
             )
         batch -= batch % group
     if start is not None:
-        settings = replace(settings, starts=1)
+        settings = replace(settings, starts=1, screen=0)
         start = _checked_start(at_size(prior, canvas_sizes(prior, settings)[0]), start, len(rows))
-    return Plan(network, prior, settings, rows, group, batch, start, frames, notes)
+    screening = Screening(network, prior, parsed, settings) if settings.screen else None
+    return Plan(network, prior, settings, rows, group, batch, start, screening, frames, notes)
 
 
 def _checked_start(prior: Prior, start: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
-from dgn.network import OUTPUT, Network
+from dgn.network import OUTPUT, Fit, Network
 from dgn.storage import read_tensors
 
 Position = tuple[int, int] | Literal["center"] | None
@@ -340,6 +340,56 @@ class Reader:
             value = _special(features[term.layer][row : row + 1], term, vector) * term.weight
             parts.append(value.new_zeros(self.count).index_add(0, at, value))
         return torch.stack(parts).sum(0)
+
+
+class BatchReader:
+    """Activations of all units for each image of a batch, and where in the map each is highest.
+
+    Args:
+        network: that sees the images.
+        units: what is read of each of them.
+        fit: how images meet the network's input.
+    """
+
+    def __init__(self, network: Network, units: Sequence[Unit], fit: Fit = "resize") -> None:
+        self.network, self.units, self.fit = network, units, fit
+        self.layers = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+        self._plain: dict[str, list[int]] = {}
+        self._other: list[int] = []
+        for row, unit in enumerate(units):
+            term = unit.terms[0]
+            plain = len(unit.terms) == 1 and not term.form and not term.direction and term.index != WHOLE
+            if plain and len(network.layer_shape(term.layer)) in (1, 3):
+                self._plain.setdefault(term.layer, []).append(row)
+            else:
+                self._other.append(row)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, U]`` twice; a peak of -1 is none."""
+        features = self.network.features(images, self.layers, self.fit)
+        values = images.new_zeros(len(images), len(self.units))
+        peaks = torch.full(values.shape, -1, dtype=torch.long, device=images.device)
+        for layer, rows in self._plain.items():
+            terms = [self.units[row].terms[0] for row in rows]
+            index = torch.tensor([term.index for term in terms], device=images.device)
+            weight = torch.tensor([term.weight for term in terms], device=images.device)
+            at = torch.tensor(rows, device=images.device)
+            output = features[layer].float()[:, index]
+            if output.dim() == 2:
+                values[:, at] = output * weight
+                continue
+            height, width = output.shape[2:]
+            mean = output.mean((2, 3))
+            peak = (output * weight[:, None, None]).flatten(2).argmax(2)
+            for column, term in enumerate(terms):
+                if term.position is not None:
+                    y, x = (height // 2, width // 2) if term.position == "center" else term.position
+                    mean[:, column], peak[:, column] = output[:, column, y, x], y * width + x
+            values[:, at], peaks[:, at] = mean * weight, peak
+        for row in self._other:
+            values[:, row] = Reader([self.units[row]] * len(images), device=images.device)(features)
+        return values, peaks
 
 
 def _special(output: Tensor, term: Term, vector: Tensor) -> Tensor:

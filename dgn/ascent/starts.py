@@ -1,20 +1,88 @@
-"""Where an ascent begins: random codes, given ones, or the codes of given images."""
+"""Where an ascent begins: random codes, codes between real ones, given codes, or the codes of given images."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.network import Network
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
+from dgn.units import BatchReader, Unit
+
+START_STRIDE = 1_000_000_007
+"""Between the seeds of a sample's start codes: far more than anyone's seeds."""
+SCREENED_TOGETHER = 32
+"""Centres that are read in one forward pass: always the same ones together, so that float error chooses nothing."""
 
 
-def random_start(prior: Prior, seeds: Sequence[int], settings: AscentSettings) -> Tensor:
-    """The prior's own start codes, moved away from (or towards) the mean code by ``settings.start_scale``."""
-    code = prior.start(len(seeds), list(seeds))
+def random_starts(prior: Prior, seeds: Sequence[int], settings: AscentSettings) -> list[Tensor]:
+    """``settings.starts`` times the prior's own start codes ``[N, ...]``, each from seeds of its own."""
+    laps = range(settings.starts)
+    return [
+        _scaled(prior, prior.start(len(seeds), [seed + lap * START_STRIDE for seed in seeds]), settings) for lap in laps
+    ]
+
+
+class Screening:
+    """Starts chosen among the prior's centres: where each unit fires most.
+
+    Multifaceted starts (Nguyen et al. 2016b, arXiv 1602.03616) begin at the mean code of a unit's top examples; the
+    centres stand in for the data set that they are found in. A seed reads ``settings.screen`` of the centres, drawn at
+    random. What was read is kept for later batches.
+
+    Args:
+        network, prior, settings: what climbs, how; the network sees images as large as the (largest) in the loop.
+        units: all that will ask.
+    """
+
+    def __init__(self, network: Network, prior: Prior, units: Sequence[Unit], settings: AscentSettings) -> None:
+        assert prior.centres is not None
+        self.prior, self.centres, self.settings = prior, prior.centres, settings
+        self._column = {unit: column for column, unit in enumerate(dict.fromkeys(units))}
+        seen = network.at(max(settings.input_sizes, default=network.input_size[0]))
+        layers = dict.fromkeys(layer for unit in self._column for layer in unit.layers)
+        self._read = BatchReader(seen.fast(list(layers)), list(self._column), settings.fit)  # type: ignore[arg-type]
+        self._groups = list(range(len(self.centres))[::SCREENED_TOGETHER])
+        self._values: dict[int, Tensor] = {}
+        self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def starts(self, rows: Sequence[tuple[Unit, int]]) -> list[Tensor]:
+        """For samples (unit, seed): ``settings.starts`` times codes ``[N, ...]``, the best first."""
+        best = []
+        for unit, seed in rows:
+            indices, values = self._of(seed)
+            column = values[:, self._column[unit]].nan_to_num(-torch.inf, -torch.inf, -torch.inf)
+            order = column.argsort(descending=True, stable=True)[: self.settings.starts]
+            best.append(self.centres[indices[order].to(self.centres.device)])
+        return [_scaled(self.prior, torch.stack(codes), self.settings) for codes in zip(*best, strict=True)]
+
+    def _of(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The centres that a seed reads, ``[M]``, and the activations of all units there, ``[M, U]``."""
+        if seed not in self._drawn:
+            stream = torch.Generator().manual_seed((seed * 1_000_003 + 15_485_863) % 2**63)
+            count = -(-self.settings.screen // SCREENED_TOGETHER)
+            order = torch.randperm(len(self._groups), generator=stream).tolist()
+            firsts = sorted(self._groups[at] for at in order[:count])
+            values = torch.cat([self._look(first) for first in firsts])
+            indices = torch.cat([torch.arange(first, first + len(self._look(first))) for first in firsts])
+            self._drawn[seed] = indices, values
+        return self._drawn[seed]
+
+    @torch.no_grad()
+    def _look(self, first: int) -> Tensor:
+        if first not in self._values:
+            images = self.prior.decode(self.centres[first : first + SCREENED_TOGETHER])
+            self._values[first] = self._read(images)[0].cpu()
+        return self._values[first]
+
+
+def _scaled(prior: Prior, code: Tensor, settings: AscentSettings) -> Tensor:
+    """Start codes moved away from (or towards) the mean code by ``settings.start_scale``."""
     return code if settings.start_scale == 1 else prior.project(prior.decay(code, settings.start_scale))
 
 

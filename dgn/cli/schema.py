@@ -67,6 +67,7 @@ class AscentConfig:
     reencode: float | None = None
     keep: str | None = None
     precision: str | None = None
+    screen: int | None = None
     starts: int | None = None
     race_steps: int | None = None
     race_by: str | None = None

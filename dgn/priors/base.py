@@ -34,6 +34,8 @@ class Prior(ABC):
     """Of a generator: the network and the layer that it inverts."""
     refines: bool = False
     """Whether :meth:`refine` gives a finer prior."""
+    centres: Tensor | None = None
+    """``[M, ...]``, codes between those of real images, which :attr:`AscentSettings.screen` chooses starts from."""
     size_step: int = 1
     """Sizes that :meth:`resized` can make are multiples of this."""
 

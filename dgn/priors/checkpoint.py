@@ -89,7 +89,8 @@ def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
 
 
 def save_components(path: Path, components: Components, meta: dict[str, Any]) -> None:
-    """Write principal components; the basis as 8-bit integers with one scale a column (a quarter of float32's size)."""
+    """Write principal components; the basis as 8-bit integers with one scale a column (a quarter of float32's size),
+    the centres with one scale a row."""
     peak = components.basis.abs().amax(0).clamp(min=1e-12)
     tensors = {
         "mean": components.mean.half(),
@@ -97,6 +98,10 @@ def save_components(path: Path, components: Components, meta: dict[str, Any]) ->
         "basis": (components.basis / peak * 127).round().to(torch.int8),
         "basis_scale": (peak / 127).float(),
     }
+    if len(components.centres):
+        farthest = components.centres.abs().amax(1, keepdim=True).clamp(min=1e-12)
+        tensors["centres"] = (components.centres / farthest * 127).round().to(torch.int8)
+        tensors["centres_scale"] = (farthest / 127).float()
     more = {"shape": list(components.shape), "explained": components.explained}
     save_tensors(path, tensors, {**meta, **more}, COMPONENTS_FORMAT)
 
@@ -112,6 +117,7 @@ def load_components(path: Path) -> tuple[Components, dict[str, Any]]:
             basis=tensors["basis"].float() * tensors["basis_scale"],
             shape=(channels, height, width),
             explained=float(meta["explained"]),
+            centres=tensors["centres"].float() * tensors["centres_scale"] if "centres" in tensors else torch.zeros(0),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DgnError(f"{str(path)!r} holds no complete principal components") from error

@@ -30,8 +30,8 @@ COMPONENTS_ASCENT = AscentSettings(
     scale=0.1,
     noise=0.05,
     input_size=160,
-    starts=4,
-    race_steps=30,
+    screen=512,
+    starts=1,
     refine_steps=80,
     refine_lr=0.04,
     reencode=0.5,
@@ -183,7 +183,15 @@ class ComponentsPrior(Prior):
         self.components, self.radius, self.refine_radius = components, radius, refine_radius
         self.name, self.channels, self.size = name, 3, self.layout.size
         self.coordinates, self.encodes, self.code_layer = "components", encoder is not None, self.layout.code_layer
-        self.ascent = COMPONENTS_ASCENT if encoder is not None else replace(COMPONENTS_ASCENT, reencode=0.0)
+        self.ascent = COMPONENTS_ASCENT
+        if encoder is None:
+            self.ascent = replace(self.ascent, reencode=0.0)
+        if not len(components.centres):
+            self.ascent = replace(self.ascent, screen=0, starts=4)
+
+    @property
+    def centres(self) -> Tensor | None:  # type: ignore[override]
+        return self.components.centres if len(self.components.centres) else None
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
         count = len(self.components.scale)
@@ -247,10 +255,7 @@ class ComponentsPrior(Prior):
 
     def to(self, device: torch.device | str) -> ComponentsPrior:
         self.layout.to(device)
-        parts = self.components
-        self.components = Components(
-            parts.mean.to(device), parts.scale.to(device), parts.basis.to(device), parts.shape, parts.explained
-        )
+        self.components = self.components.to(device)
         return self
 
 

@@ -176,6 +176,8 @@ class Components:
         basis: ``[D, K]``, orthonormal columns.
         shape: shape of the code, ``prod(shape) == D``.
         explained: share of the total variance that the K components hold.
+        centres: ``[M, K]``, whitened coordinates of M codes between real ones, to begin at; M may be 0. Each is the
+            mean of a group of images that look alike to the encoder, at the norm of a real code.
     """
 
     mean: Tensor
@@ -183,6 +185,12 @@ class Components:
     basis: Tensor
     shape: tuple[int, int, int]
     explained: float = field(default=0.0)
+    centres: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def to(self, device: torch.device | str) -> Components:
+        """The same on a device."""
+        mean, scale, basis, centres = (part.to(device) for part in (self.mean, self.scale, self.basis, self.centres))
+        return Components(mean, scale, basis, self.shape, self.explained, centres)
 
     def to_code(self, coordinates: Tensor) -> Tensor:
         """Whitened coordinates ``[N, K]`` -> normalised codes ``[N, *shape]``."""

@@ -35,6 +35,7 @@ class TrainSettings:
         held_out: images kept out of training, for samples and held-out losses.
         statistics_images, component_images, components: real images measured for the code's statistics and for its
             principal components, and how many of these are kept (0: none).
+        centres: groups of the same images whose mean codes are kept, for ascents to begin at (0: none).
     """
 
     network: str = "efficientnet_lite0"
@@ -71,6 +72,7 @@ class TrainSettings:
     statistics_images: int = 2048
     component_images: int = 16000
     components: int = 1024
+    centres: int = 1024
 
     def check(self) -> None:
         """Raise :class:`DgnError` on values that can't work."""

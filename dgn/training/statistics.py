@@ -1,4 +1,4 @@
-"""The code's statistics on real images: per channel, and the principal components of whole codes."""
+"""The code's statistics on real images: per channel, principal components of whole codes, and centres among them."""
 
 from __future__ import annotations
 
@@ -65,3 +65,49 @@ def measure_components(
     scale = singular[:keep] / filled**0.5
     explained = float(scale.square().sum() / rows.square().mean(0).sum())
     return Components(mean, scale, basis[:, :keep].contiguous(), shape, explained)
+
+
+LEAST_MEMBERS = 4
+"""Images that a centre is the mean of, at least: no single image can be read back from it."""
+
+
+@torch.no_grad()
+def measure_centres(
+    seen: Iterator[tuple[Tensor, Tensor]],
+    generator: Generator,
+    components: Components,
+    groups: int,
+    note: Callable[[int], None] = lambda _done: None,
+) -> Tensor:
+    """Start codes between real ones: means over groups of images that look alike, ``[M, K]`` whitened coordinates.
+
+    k-means (mini-batches; Sculley 2010) on the first 64 principal components of the encoder's late features: codes
+    themselves don't cluster. A mean of codes is short, and its image pale, so each is given the mean norm of real
+    codes. Groups of fewer than four images are left out, and the order is random.
+
+    Args:
+        seen: raw codes ``[N, C, h, w]`` and late features ``[N, D]`` of the same images.
+        generator: whose statistics normalise the codes.
+        components: in whose coordinates the centres are written.
+        groups: of k-means; M is smaller by the groups that are too small.
+        note: called with the number of images read so far.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.decomposition import PCA
+
+    codes, features, done = [], [], 0
+    for code, feature in seen:
+        codes.append(components.to_coordinates(generator.normalise(code.float())).cpu())
+        features.append(feature.float().cpu())
+        done += len(code)
+        note(done)
+    coordinates, x = torch.cat(codes), torch.cat(features).double().numpy()
+    points = PCA(min(64, *x.shape), random_state=0).fit_transform(x)
+    groups = min(groups, len(x))
+    fit = MiniBatchKMeans(groups, batch_size=4096, n_init=1, max_iter=50, random_state=0).fit(points)
+    labels = torch.from_numpy(fit.labels_).long()
+    sizes = torch.bincount(labels, minlength=groups)
+    sums = torch.zeros(groups, coordinates.shape[1]).index_add(0, labels, coordinates)
+    means = (sums / sizes.clamp(min=1)[:, None])[sizes >= LEAST_MEMBERS]
+    order = torch.randperm(len(means), generator=torch.Generator().manual_seed(0))
+    return (means / means.norm(dim=1, keepdim=True).clamp(min=1e-12) * coordinates.norm(dim=1).mean())[order]

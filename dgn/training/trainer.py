@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dgn.errors import DgnError
 from dgn.images import Entry, list_images
-from dgn.network import Network
+from dgn.network import Network, feature_layer
 from dgn.network_sources import load_network
 from dgn.precision import autocast
 from dgn.priors.checkpoint import (
@@ -30,13 +30,13 @@ from dgn.priors.checkpoint import (
     save_generator,
     save_tensors,
 )
-from dgn.priors.generator import CodeKind, Components, Generator, GeneratorConfig, encode
+from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.storage import write_atomic
 from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
 from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
-from dgn.training.statistics import measure_code, measure_components
+from dgn.training.statistics import measure_centres, measure_code, measure_components
 
 STATE_FORMAT = "dgn-training-1"
 LOSSES = ("pixel", "feature", "semantic", "code", "adversary", "discriminator", "lr", "images_per_second")
@@ -197,6 +197,11 @@ class _Training:
         read = self.encoder.features(images, list(dict.fromkeys([self.settings.layer, *layers])))
         return encode(read[self.settings.layer].float(), self.kind), [read[layer] for layer in layers]
 
+    def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw codes, and the spatial mean of the encoder's late features."""
+        code, (late,) = self._encoded(images, [feature_layer(self.encoder)])
+        return code, late.flatten(2).mean(2) if late.dim() == 4 else late.flatten(1)
+
     def _compared(self, images: Tensor) -> list[Tensor]:
         layers = self.settings.comparator_layers
         read = self.comparator.features(images, layers) if layers else {}
@@ -248,12 +253,8 @@ class _Training:
             self._measure_components(progress=False)
         components, _ = load_components(self._components_path)
         self.pool = AscentPool(
-            Components(
-                components.mean.to(self.device), components.scale.to(self.device), components.basis.to(self.device),
-                components.shape, components.explained,
-            ),
-            self.encoder, rows, self.settings.ascent_steps, self.settings.seed,
-        )  # fmt: skip
+            components.to(self.device), self.encoder, rows, self.settings.ascent_steps, self.settings.seed
+        )
 
     # --- one step --------------------------------------------------------------------------------------------
 
@@ -338,6 +339,7 @@ class _Training:
         free = {"steps", "cooldown"}  # a training may be cut short or prolonged
         if not self.settings.ascent_share:
             free |= {"components", "component_images"}
+        free.add("centres")
         for name, value in json.loads(json.dumps(mine)).items():
             if name not in free and theirs.get(name) != value:
                 raise DgnError(
@@ -439,7 +441,8 @@ class _Training:
                 self._measure_components(progress)
             components, meta = load_components(self._components_path)
             report["components"] = {
-                "count": len(components.scale), "images": meta["component_images"], "explained": components.explained
+                "count": len(components.scale), "images": meta["component_images"], "explained": components.explained,
+                "centres": len(components.centres),
             }  # fmt: skip
         write_atomic(self.out / "report.json", json.dumps(report, indent=1).encode())
         return path
@@ -450,7 +453,7 @@ class _Training:
 
     @torch.no_grad()
     def _measure_components(self, progress: bool) -> None:
-        """Write the principal components of real codes; they depend on the encoder alone."""
+        """Write the principal components of real codes and centres among these; they depend on the encoder alone."""
         count = min(self.settings.component_images, len(self.entries))
 
         def advance(done: int) -> None:
@@ -462,6 +465,12 @@ class _Training:
                 (self.code_of(x) for x in self._real(count, 103, random=True)), self.generator, count,
                 self.settings.components, advance,
             )  # fmt: skip
+        if self.settings.centres:
+            bar = tqdm(total=count, desc="centres", unit="image", disable=not progress)
+            with bar, self._autocast():
+                seen = (self._seen(x) for x in self._real(count, 103, random=True))
+                components.centres = measure_centres(seen, self.generator, components.to(self.device),
+                                                     self.settings.centres, advance)  # fmt: skip
         save_components(self._components_path, components, {**self._meta(), "component_images": count})
 
 

@@ -27,10 +27,10 @@ for _verb in set(TINY) - {"gallery", "gather", "units"}:
     TINY[_verb] += ["tracking=off", "progress=false"]
 
 LONG = {
-    "seeds", "batch", "frames", "steps", "race_steps", "refine_steps", "population", "views", "starts", "octaves",
-    "phases", "size", "input_size", "image_size", "encoder_size", "width", "widths", "depths", "k", "classes",
+    "seeds", "batch", "frames", "steps", "screen", "race_steps", "refine_steps", "population", "views", "starts",
+    "octaves", "phases", "size", "input_size", "image_size", "encoder_size", "width", "widths", "depths", "k",
     "workers", "threads", "jobs", "n_jobs", "n_trials",
-    "most", "shown", "curve_steps", "per_class", "most_photos", "components",
+    "most", "shown", "curve_steps", "per_class", "most_photos", "components", "classes",
     "component_images", "statistics_images", "ascent_steps", "held_out", "examples", "members", "facets",
 }  # fmt: skip
 """Keys whose value is paid for in time and memory: they get values that are refused, or that cost nothing."""

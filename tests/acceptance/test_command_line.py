@@ -20,7 +20,14 @@ from safetensors.torch import load_file
 from dgn.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = ["ascent.steps=3", "ascent.race_steps=2", "ascent.refine_steps=2", "ascent.input_size=96", "progress=false"]
+SHORT = [
+    "ascent.steps=3",
+    "ascent.screen=32",
+    "ascent.race_steps=2",
+    "ascent.refine_steps=2",
+    "ascent.input_size=96",
+    "progress=false",
+]
 
 
 def dgn(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from torch import nn
 from dgn.cli.main import main
 
 SHORT = [
-    "ascent.steps=2", "ascent.starts=1", "ascent.refine_steps=1", "ascent.input_size=96", "seeds=2",
+    "ascent.steps=2", "ascent.screen=32", "ascent.starts=1", "ascent.refine_steps=1", "ascent.input_size=96", "seeds=2",
     "prior.dgn.size=64", "prior.pixel.size=64", "progress=false", "tracking=off",
 ]  # fmt: skip
 

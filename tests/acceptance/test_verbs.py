@@ -14,7 +14,7 @@ from dgn.cli.main import main
 from dgn.images import read_image
 
 QUIET = ["tracking=off", "progress=false"]
-SHORT = ["ascent.steps=2", "ascent.race_steps=1", "ascent.refine_steps=2", "ascent.input_size=96"]
+SHORT = ["ascent.steps=2", "ascent.screen=32", "ascent.race_steps=1", "ascent.refine_steps=2", "ascent.input_size=96"]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,14 @@ from dgn.resources import resource
 from dgn.tracking import ALLOWANCE, SHARE, Tracker
 from dgn.writer import Writer
 
-SHORT = ["ascent.steps=2", "ascent.race_steps=1", "ascent.refine_steps=1", "ascent.input_size=96", "prior.maco.size=32"]
+SHORT = [
+    "ascent.steps=2",
+    "ascent.screen=32",
+    "ascent.race_steps=1",
+    "ascent.refine_steps=1",
+    "ascent.input_size=96",
+    "prior.maco.size=32",
+]
 
 
 def records(log: Path) -> list[dict]:

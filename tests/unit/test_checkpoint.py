@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,12 @@ def test_round_trip(tmp_path: Path) -> None:
     loaded, _ = load_components(tmp_path / "components.safetensors")
     coordinates = torch.randn(3, 12)
     error = (loaded.to_code(coordinates) - parts().to_code(coordinates)).abs().max()
-    assert float(error) < 0.1 and loaded.explained == 0.9
+    assert float(error) < 0.1 and loaded.explained == 0.9 and len(loaded.centres) == 0
+    centred = replace(parts(), centres=torch.randn(7, 12) * torch.logspace(-2, 2, 7)[:, None])
+    save_components(tmp_path / "centred.safetensors", centred, {})
+    again, _ = load_components(tmp_path / "centred.safetensors")
+    farthest = centred.centres.abs().amax(1, keepdim=True)
+    assert float(((again.centres - centred.centres).abs() / farthest).max()) <= 0.5 / 127 + 1e-6
     prior = load_prior(tmp_path, size=32)
     assert isinstance(prior, ComponentsPrior) and prior.final.size == (32, 32)
     assert load_prior(tmp_path, space="code").size == (16, 16)

@@ -1,4 +1,4 @@
-"""Where an ascent begins: random starts, races between several."""
+"""Where an ascent begins: random starts, races between several, starts chosen among codes between real ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.ascent.loop import climb
-from dgn.batch import START_STRIDE
+from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
 from dgn.network import Network
-from dgn.priors.deep import GeneratorPrior
+from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.generator import Components
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import AscentSettings
 from dgn.synthesis import synthesize
@@ -94,3 +95,101 @@ class NanAtFirst(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.left -= 1
         return x.mean((1, 2, 3))[:, None] * (torch.nan if self.left >= 0 else 1.0)
+
+
+def with_centres(count: int = 200) -> ComponentsPrior:
+    """A generator of 16 px images in ten components, with centres."""
+    torch.manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(64, 10)).Q
+    parts = Components(torch.zeros(64), torch.linspace(2, 1, 10), basis, (4, 4, 4), centres=torch.randn(count, 10))
+    return ComponentsPrior(small_generator(), parts, 32)
+
+
+def test_screening_begins_where_the_unit_fires_most(network: Network) -> None:
+    """By hand: every centre's image is read at the loop's size; the best ones are the starts, in their order."""
+    prior = with_centres()
+    units = parse_units(["ant", "stem:3", "log(bee)", "late:2@center"], network)
+    settings = AscentSettings(screen=10_000, starts=3, input_size=48, **FP32)
+    rows = [(unit, 5) for unit in units]
+    found = Screening(network, prior, units, settings).starts(rows)
+    assert len(found) == 3 and found[0].shape == (4, 10)
+    images = prior.decode(prior.components.centres)
+    for row, unit in enumerate(units):
+        looked = network.at(48).features(images, list(unit.layers))
+        (term,) = unit.terms
+        value = looked[term.layer][:, term.index]
+        if unit.name == "log(bee)":
+            value = looked["output"].log_softmax(1)[:, term.index]
+        elif unit.name == "late:2@center":
+            value = value[:, value.shape[1] // 2, value.shape[2] // 2]
+        elif value.dim() == 3:
+            value = value.mean((1, 2))
+        expected = prior.components.centres[value.topk(3).indices]
+        torch.testing.assert_close(torch.stack([codes[row] for codes in found]), expected)
+
+
+def test_screening_follows_the_seed_and_nothing_else(network: Network) -> None:
+    prior, units = with_centres(), parse_units(["ant", "bee"], network)
+    settings = AscentSettings(screen=SCREENED_TOGETHER, input_size=48, **FP32)
+    seeds = list(range(12))
+    (together,) = Screening(network, prior, units, settings).starts([(unit, seed) for unit in units for seed in seeds])
+    for place, (unit, seed) in enumerate([(units[1], 7), (units[0], 3)]):
+        (alone,) = Screening(network, prior, [unit], settings).starts([(unit, seed)])
+        assert torch.equal(alone[0], together[(19, 3)[place]])
+    chosen = {tuple(code.tolist()) for code in together[:12]}
+    assert 4 <= len(chosen) <= 7  # each seed reads one of seven groups of centres
+    scaled = Screening(network, prior, units, replace(settings, start_scale=0.5)).starts([(units[0], 3)])
+    torch.testing.assert_close(scaled[0][0], together[3] / 2)
+
+
+def test_centres_that_are_not_finite_are_not_chosen() -> None:
+    prior = with_centres(64)
+    brightness = Network(NanAbove(torch.inf), 16)(prior.decode(prior.components.centres))[:, 0]
+    network = Network(NanAbove(float(brightness.sort().values[40])), 16)
+    (unit,) = parse_units(0, network)
+    (start,) = Screening(network, prior, [unit], AscentSettings(screen=64, **FP32)).starts([(unit, 0)])
+    (place,) = (prior.components.centres == start).all(1).nonzero()[:, 0].tolist()
+    assert 30 < int((brightness <= brightness[place]).sum()) <= 41
+
+
+def test_an_ascent_begins_at_its_centre(network: Network) -> None:
+    prior = with_centres()
+    assert prior.ascent.screen and prior.ascent.starts == 1
+    short = {"steps": 1, "refine_steps": 0, "input_size": 48, "reencode": 0.0, **FP32}
+    units = parse_units(["ant", "bee"], network)
+    result = synthesize(network, units, prior, seeds=[0, 1], screen=64, **short)
+    settings = prior.ascent.with_changes({**short, "screen": 64})
+    rows = [(unit, seed) for unit in units for seed in (0, 1)]
+    (expected,) = Screening(network, prior, units, settings).starts(rows)
+    torch.testing.assert_close(result.codes, expected)
+    pieces = synthesize(network, units, prior, seeds=[0, 1], screen=64, batch=1, **short)
+    assert torch.equal(pieces.codes, result.codes)
+    given = synthesize(network, units, prior, seeds=[0, 1], start=torch.full((10,), 0.5), **short)
+    torch.testing.assert_close(given.codes, torch.full((4, 10), 0.5))
+    random = synthesize(network, units, prior, seeds=[0, 1], screen=0, **short)
+    torch.testing.assert_close(random.codes, prior.start(4, [0, 1, 0, 1]))
+    paper = synthesize(network, units, prior, rule="nguyen2016", lr=0.1, **short)  # in a code that has no centres
+    assert paper.settings.screen == 0 and paper.coordinates == "raw code"
+
+
+def test_screening_that_cannot_be(network: Network) -> None:
+    assert synthesize(network, ["ant"], PixelPrior(16), screen=8, steps=1).settings.screen == 0
+    with pytest.raises(dgn.DgnError, match="screen is 2 for 3 starts"):
+        synthesize(network, ["ant"], with_centres(), screen=2, starts=3)
+    with pytest.raises(dgn.DgnError, match="screen is -1"):
+        synthesize(network, ["ant"], with_centres(), screen=-1)
+    old = replace(with_centres().components, centres=torch.zeros(0))
+    prior = ComponentsPrior(small_generator(), old, 32)
+    assert prior.centres is None and prior.ascent.screen == 0 and prior.ascent.starts == 4
+
+
+class NanAbove(nn.Module):
+    """The mean of an image; NaN for a bright one."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.mean((1, 2, 3))[:, None]
+        return torch.where(mean > self.limit, torch.nan, mean)

@@ -19,6 +19,7 @@ from dgn.errors import DgnError
 from dgn.images import crop, decode, list_images
 from dgn.network_sources import load_network
 from dgn.precision import autocast
+from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
 from dgn.resources import resource
@@ -26,7 +27,7 @@ from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
 from dgn.training.losses import blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
-from dgn.training.statistics import measure_code, measure_components
+from dgn.training.statistics import measure_centres, measure_code, measure_components
 from dgn.training.trainer import STATE_FORMAT, _Training, train
 
 SMALL = TrainSettings(
@@ -332,6 +333,38 @@ def test_components_travel_with_the_training(images: Path, tmp_path: Path) -> No
     components, meta = load_components(tmp_path / "out" / "components.safetensors")
     assert components.shape == (112, 4, 4) and components.basis.shape == (1792, 5) and 0 < components.explained < 1
     assert meta["settings"]["layer"] == "blocks.4"
+
+
+def test_centres_are_means_of_images_that_look_alike() -> None:
+    """Planted groups are found by their features, whatever their codes; a group of three is left out."""
+    from conftest import small_generator
+
+    generator = small_generator()
+    torch.manual_seed(0)
+    sizes = [30, 12, 4, 3]
+    group = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))[torch.randperm(49)]
+    codes, features = torch.randn(49, 4, 4, 4), 20 * torch.eye(4, 9)[group] + 0.1 * torch.randn(49, 9)
+    components = measure_components(iter([codes]), generator, 49, 20)
+    seen: list[int] = []
+    centres = measure_centres(
+        iter(zip(codes.split(20), features.split(20), strict=True)), generator, components, 4, seen.append
+    )
+    assert seen == [20, 40, 49]
+    whitened = components.to_coordinates(generator.normalise(codes))
+    means = torch.stack([whitened[group == label].mean(0) for label in range(3)])
+    expected = means / means.norm(dim=1, keepdim=True) * whitened.norm(dim=1).mean()
+    assert centres.shape == (3, 20)
+    for mean in expected:
+        assert float((centres - mean).norm(dim=1).min()) < 1e-4 * float(mean.norm())
+    assert measure_centres(iter([(codes[:3], features[:3])]), generator, components, 4).shape == (0, 20)
+
+
+def test_centres_travel_with_the_training(images: Path, tmp_path: Path) -> None:
+    for groups in (2, 0):
+        train(images, tmp_path / str(groups), replace(SMALL, steps=1, centres=groups), progress=False)
+        components, _ = load_components(tmp_path / str(groups) / "components.safetensors")
+        assert len(components.centres) <= groups and (len(components.centres) > 0) == (groups > 0)
+        assert load_prior(tmp_path / str(groups)).ascent.screen == (512 if groups else 0)
 
 
 def test_settings_that_do_not_fit() -> None:
