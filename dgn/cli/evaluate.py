@@ -48,7 +48,7 @@ from dgn.report.panels import panels
 from dgn.runs import Run, now, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import join, plan
+from dgn.synthesis import plan
 from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
 
@@ -153,7 +153,7 @@ def _synthesized(
     prior: Prior,
     settings: AscentSettings,
 ) -> Made:
-    """One method's images, taken up from the run folder where it holds them already."""
+    """One method's images, a batch at a time; those that the run folder holds already are taken up."""
     identity = json.dumps([
         asdict(settings), [asdict(unit) for unit in units], seeds, prior.size, digest(prior.weights()),
         digest(network.module.state_dict()), config.batch,
@@ -161,20 +161,35 @@ def _synthesized(
     key = hashlib.sha256(identity.encode()).hexdigest()
     path = folder.folder / "images" / f"{prior.name}.safetensors"
     rows = [(unit, seed) for unit in units for seed in seeds]
+    images: list[torch.Tensor] = []
+    first, batch, seconds, memory = 0, int(config.batch), 0.0, 0.0
     if path.exists():
         with suppress(DgnError):  # changed or cut short: it is made anew
             tensors, meta = load_tensors(path, FORMAT)
             if meta["key"] == key:
-                images = tensors["images"].float() / 255
-                cost = float(meta["seconds"]), float(meta["memory"])
-                return Made(prior.name, images, [u for u, _ in rows], [s for _, s in rows], *cost)
-    with Bar(prior.name, units, seeds, config.progress) as bar, measured(network.device) as cost_:
+                images, first = [tensors["images"]], len(tensors["images"])
+                batch, seconds, memory = int(meta["batch"]), float(meta["seconds"]), float(meta["memory"])
+
+    def cut(smaller: int) -> None:
+        nonlocal batch
+        batch = smaller
+        bar.again()
+
+    if first < len(rows):
         job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
-        result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
-    seconds, memory = cost_.seconds / len(rows), cost_.memory / min(config.batch, len(rows)) / 2**20
-    images = (result.images * 255).round().byte()
-    save_tensors(path, {"images": images}, {"key": key, "seconds": seconds, "memory": memory}, FORMAT)
-    return Made(prior.name, images.float() / 255, result.units, result.seeds, seconds, memory)
+        with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
+            pieces = job.pieces(first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut)
+            while first < len(rows):
+                with measured(network.device) as cost:
+                    piece = next(pieces)
+                images.append((piece.images * 255).round().byte())
+                first += len(piece.images)
+                seconds += cost.seconds
+                memory = max(memory, cost.memory / len(piece.images) / 2**20)
+                meta = {"key": key, "batch": batch, "seconds": seconds, "memory": memory}
+                save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
+    made = torch.cat(images).float() / 255
+    return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds / len(rows), memory)
 
 
 def _past(folder: Path) -> dict[str, Any]:

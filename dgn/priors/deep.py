@@ -251,7 +251,8 @@ class ComponentsPrior(Prior):
         return self.final.raw()
 
     def weights(self) -> dict[str, Tensor]:
-        return {**self.layout.weights(), "components": self.components.basis}
+        parts = self.components
+        return {**self.layout.weights(), "components": parts.basis, "scale": parts.scale, "centres": parts.centres}
 
     def to(self, device: torch.device | str) -> ComponentsPrior:
         self.layout.to(device)

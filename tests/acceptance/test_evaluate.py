@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from test_command_line import dgn
 from torch import nn
 
@@ -124,6 +125,32 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: py
             short = [argument for argument in short if "prior.dgn" not in argument]
             assert main(["evaluate", *short, "prior=pixel", "seeds=1", f"out={out}"]) == 130
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
+
+
+def test_a_method_that_was_killed_goes_on_with_its_next_batch(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dgn.synthesis import Plan
+
+    real, begun = Plan.climb, []
+
+    def climb(self: Plan, first: int, count: int, on_step: object = None) -> object:
+        begun.append(first)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return real(self, first, count, on_step)  # type: ignore[arg-type]
+
+    short = [argument for argument in command(work) if not argument.startswith(("prior=", "out=", "seeds="))]
+    short = [argument for argument in short if "prior.dgn" not in argument]
+    short += ["prior=pixel", "prior.pixel.size=32", "seeds=2", "batch=1"]
+    monkeypatch.setattr(Plan, "climb", climb)
+    killed = [*short, f"out={work / 'killed'}"]
+    assert main(["evaluate", *killed]) == 130 and begun == [0, 1, 2]
+    begun += [0]
+    assert main(["evaluate", *killed]) == 0 and begun[4] == 2
+    rest = begun[4:]
+    assert rest == list(range(2, 2 + len(rest)))
+    assert main(["evaluate", *short, f"out={work / 'whole'}"]) == 0
+    images = [load_file(work / name / "images" / "pixel.safetensors")["images"] for name in ("killed", "whole")]
+    assert torch.equal(*images) and len(images[0]) == 2 + len(rest)
 
 
 def test_a_finished_run_is_judged_as_it_is(work: Path) -> None:
