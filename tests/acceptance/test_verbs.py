@@ -139,7 +139,7 @@ def test_facets_keep_the_search_and_say_what_is_odd(
     assert main([*arguments, "facets=13"]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 2 and "12 example images can't make 13 facets" in printed[1] and "out=f" in printed[1]
-    monkeypatch.setattr("dgn.examples._BatchReader.__call__", None)  # nothing is looked at again
+    monkeypatch.setattr("dgn.examples.BatchReader.__call__", None)  # nothing is looked at again
     assert main([*arguments, "facets=2"]) == 0
     printed = capsys.readouterr().err.strip().splitlines()
     kept = json.loads(Path("f/manifest.json").read_text())["warnings"]
