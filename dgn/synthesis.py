@@ -118,7 +118,13 @@ class Plan:
     frames: int
     notes: list[str]
 
-    def climb(self, first: int, count: int, on_step: OnStep | None = None) -> Synthesis:
+    def climb(
+        self,
+        first: int,
+        count: int,
+        on_step: OnStep | None = None,
+        on_read: Callable[[int, int], object] | None = None,
+    ) -> Synthesis:
         """The rows from ``first`` on, ``count`` of them, in one batch."""
         rows = self.rows[first : first + count]
         sized = at_size(self.prior, canvas_sizes(self.prior, self.settings)[0])
@@ -126,7 +132,7 @@ class Plan:
             each = self.start[first : first + count] if len(self.start) > 1 else self.start
             starts = [given_start(sized, each, len(rows))]
         elif self.screening is not None:
-            starts = self.screening.starts(rows)
+            starts = self.screening.starts(rows, on_read)
         else:
             starts = random_starts(sized, [seed for _, seed in rows], self.settings)
         frames = Frames(self.frames, self.settings)
@@ -146,6 +152,7 @@ class Plan:
         batch: int | None = None,
         on_step: OnStep | None = None,
         on_cut: Callable[[int], None] | None = None,
+        on_read: Callable[[int, int], object] | None = None,
     ) -> Iterator[Synthesis]:
         """One :class:`Synthesis` a batch, in order of the rows; nothing of a batch is held when the next one climbs.
 
@@ -156,6 +163,7 @@ class Plan:
             batch: samples a batch; None for the plan's own.
             on_step: see :func:`synthesize`. A batch that is halved begins again at step 0.
             on_cut: called with the new number of samples a batch.
+            on_read: called with (codes read, codes to read) while starts are chosen among a prior's centres.
 
         Raises:
             DgnError: a single sample (with diversity: the seeds of a single unit) does not fit into memory.
@@ -164,7 +172,7 @@ class Plan:
         while first < len(self.rows):
             piece, full = None, ""
             try:
-                piece = self.climb(first, batch, on_step)
+                piece = self.climb(first, batch, on_step, on_read)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +51,22 @@ class Screening:
         self._values: dict[int, Tensor] = {}
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def starts(self, rows: Sequence[tuple[Unit, int]]) -> list[Tensor]:
-        """For samples (unit, seed): ``settings.starts`` times codes ``[N, ...]``, the best first."""
+    def starts(
+        self, rows: Sequence[tuple[Unit, int]], on_read: Callable[[int, int], object] | None = None
+    ) -> list[Tensor]:
+        """For samples (unit, seed): ``settings.starts`` times codes ``[N, ...]``, the best first.
+
+        Args:
+            rows: samples.
+            on_read: called with (centres read, centres to read) while there are any to read.
+        """
+        firsts = {first for _, seed in rows for first in self._firsts(seed)}
+        wanted = sorted(first for first in firsts if first not in self._values)
+        sizes = [min(SCREENED_TOGETHER, len(self.centres) - first) for first in wanted]
+        for done, first in enumerate(wanted, 1):
+            self._look(first)
+            if on_read is not None:
+                on_read(sum(sizes[:done]), sum(sizes))
         best = []
         for unit, seed in rows:
             indices, values = self._of(seed)
@@ -61,13 +75,17 @@ class Screening:
             best.append(self.centres[indices[order].to(self.centres.device)])
         return [_scaled(self.prior, torch.stack(codes), self.settings) for codes in zip(*best, strict=True)]
 
+    def _firsts(self, seed: int) -> list[int]:
+        """The first centre of each group that a seed reads."""
+        stream = torch.Generator().manual_seed((seed * 1_000_003 + 15_485_863) % 2**63)
+        count = -(-self.settings.screen // SCREENED_TOGETHER)
+        order = torch.randperm(len(self._groups), generator=stream).tolist()
+        return sorted(self._groups[at] for at in order[:count])
+
     def _of(self, seed: int) -> tuple[Tensor, Tensor]:
         """The centres that a seed reads, ``[M]``, and the activations of all units there, ``[M, U]``."""
         if seed not in self._drawn:
-            stream = torch.Generator().manual_seed((seed * 1_000_003 + 15_485_863) % 2**63)
-            count = -(-self.settings.screen // SCREENED_TOGETHER)
-            order = torch.randperm(len(self._groups), generator=stream).tolist()
-            firsts = sorted(self._groups[at] for at in order[:count])
+            firsts = self._firsts(seed)
             values = torch.cat([self._look(first) for first in firsts])
             indices = torch.cat([torch.arange(first, first + len(self._look(first))) for first in firsts])
             self._drawn[seed] = indices, values

@@ -250,13 +250,24 @@ class Bar:
         self.rows = [(unit.name, seed) for unit in units for seed in seeds]
         self.first, self.past, self.piece = first, 0, (0, 0)
         self.asked: deque[tuple[Readback, int, bool]] = deque()
+        self.starts = tqdm(disable=True)
 
     def __enter__(self) -> Bar:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._tell(wait=kind is None)
+        self.starts.close()
         self.bar.close()
+
+    def reading(self, done: int, count: int) -> None:
+        """Codes among which starts are chosen: a bar of their own, which goes when all are read."""
+        if self.starts.disable and self.shown:
+            self.starts = tqdm(desc=f"{self.name:>8}, starts", total=count, unit="code", leave=False)
+        self.starts.update(done - self.starts.n)
+        if done == count:
+            self.starts.close()
+            self.starts = tqdm(disable=True)
 
     def step(self, i: int, steps: int, activations: torch.Tensor, _images: torch.Tensor) -> None:
         """A forward pass; a batch that was too large for memory begins again at step 0 with fewer samples."""

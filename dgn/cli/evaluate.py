@@ -178,7 +178,9 @@ def _synthesized(
     if first < len(rows):
         job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
         with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
-            pieces = job.pieces(first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut)
+            pieces = job.pieces(
+                first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
+            )
             while first < len(rows):
                 with measured(network.device) as cost:
                     piece = next(pieces)

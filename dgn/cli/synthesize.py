@@ -167,7 +167,8 @@ class _Job:
         first, started = _end(done), time.perf_counter()
         units = [unit for unit, seed in job.rows if seed == self.seeds[0]]
         with Bar(job.prior.name, units, self.seeds, self.config.progress, tracker, first=first) as bar:
-            for piece in job.pieces(first=first, batch=self._batch(job), on_step=bar.step, on_cut=cut):
+            batch = self._batch(job)
+            for piece in job.pieces(first=first, batch=batch, on_step=bar.step, on_cut=cut, on_read=bar.reading):
                 part = parts.write(first, piece, result_rows(piece, self.network, time.perf_counter() - started))
                 done.append(part)
                 self._note(part, writer)

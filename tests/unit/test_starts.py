@@ -8,16 +8,18 @@ import pytest
 import torch
 from conftest import small_generator
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import dgn
 from dgn.ascent.loop import climb
 from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
+from dgn.cli.common import Bar
 from dgn.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import AscentSettings
-from dgn.synthesis import synthesize
+from dgn.synthesis import plan, synthesize
 from dgn.units import parse_units
 
 FP32 = {"precision": "fp32"}
@@ -140,6 +142,39 @@ def test_screening_follows_the_seed_and_nothing_else(network: Network) -> None:
     assert 4 <= len(chosen) <= 7  # each seed reads one of seven groups of centres
     scaled = Screening(network, prior, units, replace(settings, start_scale=0.5)).starts([(units[0], 3)])
     torch.testing.assert_close(scaled[0][0], together[3] / 2)
+
+
+def test_reading_starts_is_told_once(
+    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch tells what it has to read, in all its seeds; what was read before is not read again. A bar shows it."""
+    prior, units = with_centres(200), parse_units(["ant", "bee"], network)
+    job = plan(network, units, prior, seeds=[0, 1], batch=1, screen=96, steps=1, refine_steps=0, reencode=0.0, **FP32)
+    told: list[list[tuple[int, int]]] = []
+    said: list[tuple[int, int]] = []
+    for _ in job.pieces(on_read=lambda done, count: said.append((done, count))):
+        told.append(said.copy())
+        said.clear()
+    first, second, *others = told
+    assert [done for done, _ in first] == sorted({done for done, _ in first}) and first[-1] in ((96, 96), (72, 72))
+    assert 0 < len(second) <= 3 and second[-1][0] == second[-1][1] and others == [[], []]
+    assert job.screening is not None
+    read = [len(values) for values in job.screening._values.values()]
+    assert sum(read) == first[-1][1] + second[-1][1]
+
+    shown = []
+    monkeypatch.setattr("dgn.cli.common.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
+    with Bar("generator", units, [0, 1], True) as bar:
+        bar.reading(32, 96)
+        assert (shown[-1].desc, shown[-1].n, shown[-1].total) == ("generator, starts", 32, 96)
+        bar.reading(96, 96)
+        bar.step(0, 1, torch.zeros(4), torch.zeros(0))
+    assert [one.desc for one in shown if not one.disable] == [] and shown[-1].desc == "generator"
+    capsys.readouterr()
+    with Bar("generator", units, [0, 1], False) as bar:
+        bar.reading(32, 96)
+        bar.reading(96, 96)
+    assert capsys.readouterr().err == ""
 
 
 def test_centres_that_are_not_finite_are_not_chosen() -> None:
