@@ -21,6 +21,13 @@ from dgn.storage import lock, write_atomic
 FILE = "sweep.json"
 NOT_DECIDING = ("resume", "progress", "launcher", "hydra/launcher", "hydra.launcher", "out", "hydra.sweep.dir")
 """Overrides that don't change the results; a sweep goes on with others."""
+SEEDS = {
+    "optuna": "hydra.sweeper.sampler.seed",
+    "nevergrad": "hydra.sweeper.optim.seed",
+    "ax": "hydra.sweeper.ax_config.client.random_seed",
+}
+"""Of sweepers that optimise: where their seed stands. Without one they propose other values each time, and a sweep of
+theirs could not go on."""
 ALONE = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve")
 
 
@@ -103,15 +110,22 @@ class Sweep:
         return [word for word in self.arguments if not word.startswith("-")]
 
     def hydra_arguments(self) -> list[str]:
-        """The command line with the folder that was chosen."""
+        """The command line with the folder that was chosen, and a seed for a sweeper that has none."""
         path = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
         words = [word for word in self.arguments if key_of(word) != "hydra.sweep.dir"]
         place = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
         return [
             *words[:place],
             f"hydra.sweep.dir='{path}'",
+            *self._seed(),
             *words[place:],
         ]  # beside others: argparse wants them together
+
+    def _seed(self) -> list[str]:
+        given = {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in self._overrides())}
+        key = SEEDS.get(given.get("hydra/sweeper", ""))
+        grid = given.get("hydra/sweeper/sampler") == "grid"  # has no seed and needs none
+        return [] if key is None or key in given or grid else [f"{key}=0"]
 
     def end(self, *, interrupted: bool = False, broken: bool = False) -> str:
         """Write down how it ended, join what there is; returns the line about failed jobs, empty where none failed.

@@ -1,0 +1,76 @@
+"""Sweeps whose sweeper proposes values and is told what came of them: Optuna's, run for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from processes import rows
+
+import dgn.cli.synthesize
+from dgn.cli.main import main
+
+TINY = ["prior=pixel", "prior.pixel.size=16", "tracking=off", "progress=false"]
+OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1"]
+
+
+def command(small: str, out: str, *words: str) -> list[str]:
+    return ["synthesize", "-m", small, "units=[0]", *TINY, *OPTUNA, *words, f"out={out}"]
+
+
+def test_optuna_finds_the_largest(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it is told is the mean activation of the job's table; the best job is the table's."""
+    monkeypatch.chdir(tmp_path)
+    assert main(command(small, "sweep", "hydra.sweeper.n_trials=4", "ascent.steps=range(1,9)")) == 0
+    found = OmegaConf.load("sweep/optimization_results.yaml")
+    table = {row["overrides"].split()[0]: float(row["activation"]) for row in rows(Path("sweep/results.csv"))}
+    best = max(table, key=table.__getitem__)
+    assert len(set(table.values())) > 1
+    assert found.best_value == pytest.approx(table[best], abs=1e-4)
+    assert f"ascent.steps={found.best_params['ascent.steps']}" in [k for k in table if table[k] == table[best]]
+
+
+def test_a_stopped_optimising_sweep_continues(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proposals follow a seed that dgn gives where the user gave none, so the same command goes on."""
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra.sweeper.n_trials=4", "ascent.lr=interval(0.01,1)", "ascent.steps=3"]
+    assert main(command(small, "whole", *words)) == 0
+    run, ran = dgn.cli.synthesize.run, []
+
+    def stopping(config: object) -> float | None:
+        if len(ran) == 2:
+            raise KeyboardInterrupt
+        ran.append(config)
+        return run(config)
+
+    monkeypatch.setattr(dgn.cli.synthesize, "run", stopping)
+    assert main(command(small, "sweep", *words)) == 130
+    monkeypatch.setattr(dgn.cli.synthesize, "run", lambda config: ran.append(config) or run(config))
+    assert main(command(small, "sweep", *words)) == 0
+    assert len(ran) == 4  # the two that were done did not climb again
+
+    def told(out: str) -> list[tuple[str, str]]:
+        return [(row["overrides"].split()[0], row["activation"]) for row in rows(Path(out) / "results.csv")]
+
+    assert told("whole") == told("sweep") and len(set(told("whole"))) == 4
+    assert main(command(small, "other", *words, "hydra.sweeper.sampler.seed=3")) == 0
+    assert not {rate for rate, _ in told("other")} & {rate for rate, _ in told("whole")}
+
+
+@pytest.mark.parametrize("nan", [False, True], ids=["failed", "not a number"])
+def test_a_job_without_a_value_does_not_end_the_search(
+    nan: bool, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if nan:
+        run = dgn.cli.synthesize.run
+        monkeypatch.setattr(
+            dgn.cli.synthesize, "run", lambda config: run(config) if config.ascent.steps == 2 else float("nan")
+        )  # fmt: skip
+    words = ["hydra.sweeper.n_trials=6", f"ascent.steps=choice({3 if nan else -1},2)"]
+    for _ in range(2):
+        assert main(command(small, "sweep", *words)) == (0 if nan else 2)
+        assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
+        if not nan:
+            assert " of the sweep's 6 jobs failed" in capsys.readouterr().err
