@@ -83,7 +83,11 @@ def _stoppable() -> Iterator[None]:
 
 
 def _positional(verb: str, rest: list[str]) -> list[str]:
-    """Run folders and a figure's name in their plain form, as overrides."""
+    """Run folders and a figure's name in their plain form, as overrides; ``-m`` in front, wherever it stood: argparse
+    takes no overrides behind it once there were some before."""
+    for flag in ("-m", "--multirun"):
+        if flag in rest:
+            rest = [flag, *(word for word in rest if word != flag)]
     plain = [word for word in rest if "=" not in word and not word.startswith("-")]
     if verb == "evaluate" and plain:
         rest = [f"run={_quoted(plain[0])}", *(word for word in rest if word not in plain)]

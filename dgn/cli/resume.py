@@ -50,7 +50,7 @@ def open_job(config: Any, key: str) -> tuple[Run, dict[str, Any], IO[bytes]]:
         run = Run(new_folder(str(config.verb)))
         held = lock(run.folder)
         if held is not None and not run.read_manifest():
-            _begin(run, config)
+            _begin(run, config, held)
             return run, {}, held
 
 
@@ -69,10 +69,10 @@ def at_work(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, Tracke
         DgnError: another process works in the folder, or it can't be made.
     """
     run = Run(_given(config) or new_folder(str(config.verb)))
-    with hold(run.folder):
+    with hold(run.folder) as held:
         tracker: Tracker | None = None
         try:
-            _begin(run, config)
+            _begin(run, config, held)
             run.write_manifest(manifest)
             tracker = open_tracker(config, run)
             yield run, tracker
@@ -121,12 +121,17 @@ def _in(folder: Path, key: str, config: Any) -> tuple[Run, dict[str, Any], IO[by
         held.close()
         raise DgnError(f"{str(folder)!r} holds another job: give another out=, or resume=false to replace it")
     run.clear()
-    _begin(run, config)
+    _begin(run, config, held)
     return run, {}, held
 
 
-def _begin(run: Run, config: Any) -> None:
-    run.write_config(OmegaConf.to_yaml(config, resolve=True))
+def _begin(run: Run, config: Any, held: IO[bytes]) -> None:
+    """The first file of a job; where it can't be written, the folder is let go."""
+    try:
+        run.write_config(OmegaConf.to_yaml(config, resolve=True))
+    except BaseException:
+        held.close()
+        raise
 
 
 def _unfinished(verb: str, key: str) -> list[Path]:

@@ -148,15 +148,20 @@ class Sweep:
         if interrupted:
             failed = {number: fact for number, fact in failed.items() if number not in waiting}
         status = "interrupted" if interrupted else "failed" if failed or broken else "done"
-        self._write(status, jobs=len(facts), failed=sorted(failed), finished=now())
+        unwritten = ""
+        try:
+            self._write(status, jobs=len(facts), failed=sorted(failed), finished=now())
+        except DgnError as error:  # a full disk: which jobs failed is said all the same
+            unwritten = str(error)
         if self.verb == "synthesize":
             self._gather(table_alone=interrupted)
         self.held.close()
         if not failed:
-            return ""
+            return unwritten
         words = []
         for number, fact in failed.items():
-            why = fact.get("error") or ("interrupted" if fact.get("status") == "interrupted" else "its process died")
+            lost = "its process died, or the disk is full"  # nothing was written of its end
+            why = fact.get("error") or ("interrupted" if fact.get("status") == "interrupted" else lost)
             words.append(f"{number} ({self._own(fact.get('overrides', []))}): {why}")
         again = shlex.join(["dgn", self.verb, *self.arguments])
         return f"{len(failed)} of the sweep's {len(facts)} jobs failed: {'; '.join(words)}. To run just those: {again}"

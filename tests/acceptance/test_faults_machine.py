@@ -116,6 +116,34 @@ def test_full_disk_keeps_what_is_finished_and_goes_on(
         assert json.loads((run / "manifest.json").read_text())["status"] == "done"
 
 
+@pytest.mark.parametrize(("room", "launcher"), [(1_000_000, "basic"), (2_500_000, "basic"), (2_500_000, "local")])
+def test_a_sweep_on_a_full_disk(
+    room: int, launcher: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Room for one job or two of three: the others are named, each whole file stays, the same command finishes."""
+    more = ["-m", "seed=0,2,4", f"launcher={launcher}"]
+    more += ["launcher.slots=1"] if launcher == "local" else []
+
+    assert main(job(exported, tmp_path / "whole", *more)) == 0
+    with small_disk(tmp_path / "disk", room) as more_room:
+        run = tmp_path / "disk" / "run"
+        capsys.readouterr()
+        assert main(job(exported, run, *more)) == 2
+        shown = capsys.readouterr().err.strip().splitlines()
+        full = ("No space left", "File too large", "the disk is full")
+        assert any(word in shown[-1] for word in full) and "Traceback" not in "".join(shown), shown
+        assert whole_files(run)
+        done = [path.parent for path in run.glob("*/manifest.json") if json.loads(path.read_text())["status"] == "done"]
+        stamps = {path: path.stat().st_mtime_ns for folder in done for path in folder.glob("*.safetensors")}
+        more_room()
+        assert main(job(exported, run, *more)) == 0
+        assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+        for number in range(3):
+            assert contents(run / str(number)) == contents(tmp_path / "whole" / str(number))
+        assert len((run / "results.csv").read_text().splitlines()) == 31
+        assert json.loads((run / "sweep.json").read_text())["status"] == "done"
+
+
 def test_a_file_limit_is_a_full_disk_too(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The joined codes are larger than the system lets a file be: every batch is there, and the command goes on."""
     before = limits.getrlimit(limits.RLIMIT_FSIZE)

@@ -298,3 +298,12 @@ def test_hydras_own_mode_is_refused(
         "dgn: hydra.mode can't be given: -m runs a sweep, and a command without it one job\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """argparse by itself refuses overrides behind a flag that stands between them."""
+    monkeypatch.chdir(tmp_path)
+    for place, flag in enumerate(("-m", "--multirun")):
+        words = ["synthesize", small, "units=[0]", "ascent.steps=1", flag, "seed=0,1", *TINY, f"out={place}"]
+        assert main(words) == 0
+        assert len(rows(tmp_path / str(place) / "results.csv")) == 4
