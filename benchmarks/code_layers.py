@@ -60,7 +60,7 @@ def main() -> None:
     network = load_network()
     classes = most_frequent(Path(options.data), network, options.classes)[:: max(1, options.classes // 8)]
     names = [network.class_names[int(index)] for index in classes]
-    compose(results, [name.replace(".", "_") for name in LAYERS], names, "Generators of four code layers")
+    compose(results, {name.replace(".", "_"): name for name in LAYERS}, names, "Generators of four code layers")
 
 
 if __name__ == "__main__":

@@ -80,12 +80,12 @@ def strip(results: Path, evaluated: Path, method: str, every: int) -> None:
     sheet.save(results / f"{method}.png", optimize=True)
 
 
-def compose(results: Path, methods: list[str], columns: list[str], title: str) -> None:
-    """The strips of several methods below each other, with names, as ``figure.png``."""
+def compose(results: Path, methods: dict[str, str], columns: list[str], title: str) -> None:
+    """The strips of several methods below each other, each with what it is called, as ``figure.png``."""
     from dgn.report.figure import Matrix, draw_matrix, render
 
     shown = [method for method in methods if (results / f"{method}.png").exists()]
-    matrix = Matrix([method.replace("_", ".") for method in shown], columns)
+    matrix = Matrix([methods[method] for method in shown], columns)
     for row, method in enumerate(shown):
         with Image.open(results / f"{method}.png") as sheet:
             side = sheet.height

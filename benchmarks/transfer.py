@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=24)
     options = parser.parse_args()
     results = Path(__file__).parent / "results" / "transfer"
-    methods = ["on_" + re.sub(r"\W", "_", Path(name).name.removesuffix(".pt2")) for name in options.networks]
+    stems = [Path(name).name.removesuffix(".pt2") for name in options.networks]
+    methods = ["on_" + re.sub(r"\W", "_", stem) for stem in stems]
     for name, method in zip(options.networks, methods, strict=True):
         if method in known(results):
             continue
@@ -43,7 +44,8 @@ def main() -> None:
     network = load_network()
     classes = most_frequent(Path(options.data), network, options.classes)[:: max(1, options.classes // 8)]
     names = [network.class_names[int(index)] for index in classes]
-    compose(results, methods, names, "The same prior, driven by three networks")
+    labels = {method: stem.replace("_", " ") for method, stem in zip(methods, stems, strict=True)}
+    compose(results, labels, names, "One prior, several networks under study")
 
 
 if __name__ == "__main__":
