@@ -184,7 +184,8 @@ class Plan:
                     raise DgnError(
                         f"{'one sample' if self.group == 1 else f'the {self.group} seeds of one unit'} of prior "
                         f"{self.prior.name!r} can't climb in this memory: give the prior a smaller size, or "
-                        f"ascent.views=1 or a smaller ascent.input_size ({full})"
+                        f"ascent.views=1 or a smaller ascent.input_size"
+                        f"{', or ascent.screen=0' if self.screening else ''} ({full})"
                     )
                 batch = max(self.group, count // 2 // self.group * self.group)
                 if on_cut is not None:
@@ -238,6 +239,10 @@ def plan(
         settings = replace(settings, refine_steps=0)
     if prior.centres is None:
         settings = replace(settings, screen=0)
+    elif settings.screen and len(prior.centres) < settings.starts:
+        raise DgnError(
+            f"prior {prior.name!r} has {len(prior.centres)} centres for {settings.starts} starts: lower ascent.starts"
+        )
     if settings.rule == "cmaes":
         settings = replace(settings, starts=1, refine_steps=0)
     seeds = [seed] if seeds is None else [int(value) for value in seeds]

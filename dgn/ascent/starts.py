@@ -80,6 +80,8 @@ class Screening:
         stream = torch.Generator().manual_seed((seed * 1_000_003 + 15_485_863) % 2**63)
         count = -(-self.settings.screen // SCREENED_TOGETHER)
         order = torch.randperm(len(self._groups), generator=stream).tolist()
+        if len(self.centres) - max(self._groups[at] for at in order[:count]) < self.settings.starts:
+            count += 1  # the last group is smaller than the others
         return sorted(self._groups[at] for at in order[:count])
 
     def _of(self, seed: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import collections
 import csv
-import hashlib
 import io
-import json
+import math
+import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -40,6 +40,7 @@ from dgn.evaluation.real import class_of, load_real
 from dgn.images import list_images
 from dgn.network import Network
 from dgn.network_sources import load_network
+from dgn.parts import fingerprint
 from dgn.priors import Prior
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
@@ -67,6 +68,12 @@ def run(config: Any) -> None:
     judges = [load_judge(str(name), device=device) for name in config.judges]
     if not judges:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
+    for judge in judges:
+        if not judge.names(network):
+            print(
+                f"dgn: judge {judge.name} has other classes than {network.name}: no transfer is measured by it",
+                file=sys.stderr,
+            )
     root = Path(str(config.data.root))
     if past is not None:
         specs = list(dict.fromkeys(row["unit"] for row in past["rows"]))
@@ -111,16 +118,14 @@ def run(config: Any) -> None:
 
 def most_frequent(root: Path, network: Network, count: int) -> list[str | int]:
     """The classes with the most images."""
-    counts: collections.Counter[str] = collections.Counter()
-    example = {}
+    counts: collections.Counter[int] = collections.Counter()
+    labels: dict[str, int] = {}
     for entry in list_images(root):
-        folder = str(Path(entry.name).parent)
-        if Path(entry.name).parts[0].endswith(".tar"):
-            folder = Path(folder).name
-        counts[folder] += 1
-        example[folder] = entry
-    classes = [class_of(example[folder], network.class_names) for folder, _ in counts.most_common()]
-    classes = [label for label in dict.fromkeys(classes) if label >= 0][:count]
+        folder = Path(entry.name).parent.name
+        if folder not in labels:
+            labels[folder] = class_of(entry, network.class_names)
+        counts[labels[folder]] += 1
+    classes = [label for label, _ in counts.most_common() if label >= 0][:count]
     if not classes:
         raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
     return sorted(classes)
@@ -129,12 +134,15 @@ def most_frequent(root: Path, network: Network, count: int) -> list[str | int]:
 def _reference(
     folder: Run, config: Any, root: Path, network: Network, judges: list[Judge], units: list[Unit]
 ) -> Reference:
-    """Real images of the evaluated classes, seen by the network and the judges."""
+    """Real images of the evaluated classes, and of all where a hidden unit is among the units; seen by the network and
+    the judges."""
     classes = [unit.class_index for unit in units if unit.class_index is not None]
-    real = load_real(
-        root, network.class_names, classes=classes or None, per_class=config.data.per_class,
-        most=config.data.most_photos if not classes else None, seed=config.seed,
-    )  # fmt: skip
+    real = None
+    if classes:
+        real = load_real(root, network.class_names, classes=classes, per_class=config.data.per_class, seed=config.seed)
+    if real is None or len(classes) < len(units):
+        all_classes = load_real(root, network.class_names, most=config.data.most_photos, seed=config.seed)
+        real = all_classes if real is None else real.joined(all_classes)
     passes = len(real.images) * (1 + len(judges))
     with tqdm(total=passes, desc="real images", unit="image", disable=not config.progress) as bar:
         activations = activations_of_all(network, real.images, units, note=bar.update)
@@ -154,21 +162,19 @@ def _synthesized(
     settings: AscentSettings,
 ) -> Made:
     """One method's images, a batch at a time; those that the run folder holds already are taken up."""
-    identity = json.dumps([
-        asdict(settings), [asdict(unit) for unit in units], seeds, prior.size, digest(prior.weights()),
-        digest(network.module.state_dict()), config.batch,
-    ])  # fmt: skip
-    key = hashlib.sha256(identity.encode()).hexdigest()
+    job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
+    key = fingerprint(job, digest(network.module.state_dict()), entry=plain(config.prior)[prior.name])
     path = folder.folder / "images" / f"{prior.name}.safetensors"
     rows = [(unit, seed) for unit in units for seed in seeds]
     images: list[torch.Tensor] = []
-    first, batch, seconds, memory = 0, int(config.batch), 0.0, 0.0
+    first, batch, memory = 0, int(config.batch), 0.0
+    seconds: list[float] = []
     if path.exists():
         with suppress(DgnError):  # changed or cut short: it is made anew
             tensors, meta = load_tensors(path, FORMAT)
             if meta["key"] == key:
                 images, first = [tensors["images"]], len(tensors["images"])
-                batch, seconds, memory = int(meta["batch"]), float(meta["seconds"]), float(meta["memory"])
+                batch, seconds, memory = int(meta["batch"]), list(meta["seconds"]), float(meta["memory"])
 
     def cut(smaller: int) -> None:
         nonlocal batch
@@ -176,7 +182,6 @@ def _synthesized(
         bar.again()
 
     if first < len(rows):
-        job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
         with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
             pieces = job.pieces(
                 first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
@@ -186,12 +191,12 @@ def _synthesized(
                     piece = next(pieces)
                 images.append((piece.images * 255).round().byte())
                 first += len(piece.images)
-                seconds += cost.seconds
+                seconds += [cost.seconds / len(piece.images)] * len(piece.images)
                 memory = max(memory, cost.memory / len(piece.images) / 2**20)
                 meta = {"key": key, "batch": batch, "seconds": seconds, "memory": memory}
                 save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
     made = torch.cat(images).float() / 255
-    return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds / len(rows), memory)
+    return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds, memory)
 
 
 def _past(folder: Path) -> dict[str, Any]:
@@ -222,10 +227,10 @@ def _read_past(past: dict[str, Any], method: str, by_spec: dict[str, Unit]) -> M
                 images.append(pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255)
         except OSError as error:
             raise DgnError(f"can't read {str(past['folder'] / row['image'])!r}: {error}") from error
-    seconds = [float(row["seconds"]) for row in rows if row["seconds"]]
+    seconds = [float(row["seconds"] or "nan") for row in rows]
     return Made(
         method, torch.stack(images), [by_spec[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
-        sum(seconds) / len(seconds) if seconds else 0.0,
+        seconds if any(map(math.isfinite, seconds)) else [],
     )  # fmt: skip
 
 
@@ -236,12 +241,12 @@ def _reconstructions(
     known: dict[str, list[Figure]] = {}  # of each generator, however many priors it serves
     for prior, _ in climbs:
         base = prior.layout if isinstance(prior, ComponentsPrior) else prior
-        if not isinstance(base, GeneratorPrior):
+        if not isinstance(base, GeneratorPrior) or base.encoder is None:
             continue
         weights = digest(base.weights())
         if weights not in known:
             config = base.generator.config
-            encoder = load_network(config.network, device=device).at(config.encoder_size)
+            encoder = base.encoder.to(device).at(config.encoder_size)
             known[weights] = measure_reconstruction(prior.name, base.generator, encoder, judge, images)
         figures += [replace(figure, method=prior.name) for figure in known[weights]]
     return figures

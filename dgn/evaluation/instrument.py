@@ -25,7 +25,9 @@ from dgn.priors.generator import Generator, encode
 from dgn.units import Reader, Unit
 
 COMMON_SIZE = 128
-"""Pixels at which all methods' images are compared with each other."""
+"""Pixels of the real examples, and at which MS-SSIM compares images; judges see each image at their own size."""
+PAIRED = 5
+"""Real images of a class whose pairs are the yardstick of diversity."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Made:
     images: Tensor
     units: list[Unit]
     seeds: list[int]
-    seconds: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    """Of each image: its share of its batch's time; empty where it is not known."""
     memory: float = 0.0
     real_index: list[int] = field(default_factory=list)
     """For images that are themselves among the real ones: their place there."""
@@ -135,7 +138,7 @@ def best_examples(reference: Reference, units: Sequence[Unit], count: int) -> Ma
     """The real images that excite each unit most, best first: the method every synthesis is measured against."""
     places = [reference.activations[unit.name].topk(min(count, len(reference.real.images))).indices for unit in units]
     flat = torch.cat(places)
-    images = F.interpolate(reference.real.images[flat], size=COMMON_SIZE, mode="bilinear", antialias=True)
+    images = _common(reference.real.images[flat])
     rows = [(unit, seed) for unit, place in zip(units, places, strict=True) for seed in range(len(place))]
     return Made("real", images, [u for u, _ in rows], [s for _, s in rows], real_index=flat.tolist())
 
@@ -147,7 +150,8 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
     transfer, the share of images a judge names as their class (Fel et al. 2023); cosine distance to the nearest real
     image and KID against real images of the same classes, in the judge's feature space (for KID, scaled so that the
     mean square of its features on real images is 1); cosine distance between seeds
-    of one unit there, and MS-SSIM; cost.
+    of one unit there, and MS-SSIM (of real examples: between real images of the class); cost. Transfer is left out for
+    a judge with another number of classes.
     """
     figures: list[Figure] = []
     groups = [unit.name for unit in made.units]
@@ -173,11 +177,12 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
 
     classes = [-1 if unit.class_index is None else unit.class_index for unit in made.units]
     named = [i for i, label in enumerate(classes) if label >= 0]
-    pairs = _pairs(groups)
+    pairs = _real_pairs(made, reference) if made.real_index else _pairs(groups)
+    paired = [name for name, _, _ in pairs]
     for judge in judges:
         verdict = judge.see(made.images)
         seen = reference.verdicts[judge.name]
-        if named:
+        if named and judge.names(network):
             ranks = verdict.ranks(classes)
             for k in (1, 5):
                 hits = (ranks <= k).double()
@@ -186,23 +191,27 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
         skip = torch.tensor(made.real_index) if made.real_index else None
         distance = nearest_distance(verdict.features, seen.features, skip=skip)
         add_mean("nearest", distance, judge.name)
-        places = reference.of_classes([classes[i] for i in named]) if named else torch.arange(len(seen.features))
+        places = torch.arange(len(seen.features))
+        if len(named) == len(classes):
+            places = reference.of_classes(classes)
         if made.real_index:  # against the other real images
             places = places[~torch.isin(places, torch.tensor(made.real_index))]
         if len(places) > 1 and len(groups) > 1:
             # The kernel depends on the features' scale, which differs between judges: real ones get mean square 1.
             unit_scale = seen.features.double().square().mean().sqrt()
-            found = kid(verdict.features / unit_scale, seen.features[places] / unit_scale)
+            found = kid(verdict.features / unit_scale, seen.features[places] / unit_scale, groups)
             add("kid", found, len(groups), judge.name)
         if pairs:
-            apart = torch.stack([pair_distance(verdict.features[list(pair)])[0] for pair in pairs])
-            add("diversity", mean_interval(apart, [groups[a] for a, _ in pairs]), len(pairs), judge.name)
+            features = seen.features if made.real_index else verdict.features
+            apart = torch.stack([pair_distance(features[[a, b]])[0] for _, a, b in pairs])
+            add("diversity", mean_interval(apart, paired), len(pairs), judge.name)
     if pairs:
-        first, second = (made.images[[pair[side] for pair in pairs]] for side in (0, 1))
-        alike = ms_ssim(first, second)
-        add("ms_ssim", mean_interval(alike, [groups[a] for a, _ in pairs]), len(pairs))
-    if made.seconds:
-        add("seconds", (made.seconds,) * 3, len(groups))
+        images = reference.real.images if made.real_index else made.images
+        first, second = (_common(images[list(side)]) for side in list(zip(*pairs, strict=True))[1:])
+        add("ms_ssim", mean_interval(ms_ssim(first, second), paired), len(pairs))
+    if made.seconds:  # images of a batch share its time
+        spent = mean_interval(torch.tensor(made.seconds), [str(value) for value in made.seconds])
+        add("seconds", spent, len(groups))
     if made.memory:
         add("memory", (made.memory,) * 3, len(groups))
     return figures
@@ -247,7 +256,10 @@ def measure_photographs(photos: RealImages, judges: Sequence[Judge], classes: Se
     same = torch.tensor([label in set(classes) for label in photos.classes])
     labelled = torch.tensor(photos.classes) >= 0
     for judge in judges:
-        ranks = judge.see(photos.images).ranks(photos.classes)
+        verdict = judge.see(photos.images)
+        if max(photos.classes) >= verdict.logits.shape[1]:
+            continue
+        ranks = verdict.ranks(photos.classes)
         for method, rows in (("photographs", labelled), ("photographs, same classes", labelled & same)):
             hits = ranks[rows]
             if not len(hits) or (method != "photographs" and len(hits) == int(labelled.sum())):
@@ -334,9 +346,25 @@ def _cell(figure: Figure | None, sign: str) -> str:
     return f"{show(figure.value)} ({show(figure.low)} to {show(figure.high)})"
 
 
-def _pairs(groups: Sequence[str]) -> list[tuple[int, int]]:
-    """All pairs of rows of one unit."""
+def _common(images: Tensor) -> Tensor:
+    return F.interpolate(images, size=COMMON_SIZE, mode="bilinear", antialias=True)
+
+
+def _pairs(groups: Sequence[str]) -> list[tuple[str, int, int]]:
+    """All pairs of rows of one unit, with its name."""
     rows: dict[str, list[int]] = {}
     for index, name in enumerate(groups):
         rows.setdefault(name, []).append(index)
-    return [(a, b) for same in rows.values() for i, a in enumerate(same) for b in same[i + 1 :]]
+    return [(name, a, b) for name, same in rows.items() for i, a in enumerate(same) for b in same[i + 1 :]]
+
+
+def _real_pairs(made: Made, reference: Reference) -> list[tuple[str, int, int]]:
+    """Pairs of places among the real images: of each unit's class, of a hidden unit's best examples."""
+    names: list[str] = []
+    places: list[int] = []
+    for unit in dict.fromkeys(made.units):
+        best = [place for place, other in zip(made.real_index, made.units, strict=True) if other == unit]
+        own = best if unit.class_index is None else reference.of_classes([unit.class_index]).tolist()[:PAIRED]
+        names += [unit.name] * len(own)
+        places += own
+    return [(name, places[a], places[b]) for name, a, b in _pairs(names)]

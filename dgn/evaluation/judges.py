@@ -21,10 +21,13 @@ class Verdict:
     features: Tensor
 
     def ranks(self, classes: list[int]) -> Tensor:
-        """The rank (1: first choice) of each image's class, int64 ``[N]``; 0 where the class is negative (none)."""
+        """The rank (1: first choice) of each image's class, int64 ``[N]``; 0 where the class is negative (none).
+
+        Of equal logits, and of those that are not a number, the class comes last.
+        """
         wanted = torch.tensor(classes)
         own = self.logits.gather(1, wanted.clamp(min=0)[:, None])
-        return torch.where(wanted >= 0, (self.logits > own).sum(1) + 1, 0)
+        return torch.where(wanted >= 0, (~(self.logits < own)).sum(1), 0)
 
 
 @dataclass
@@ -38,6 +41,10 @@ class Judge:
     def name(self) -> str:
         """Of its network; of a file, without folder and suffix."""
         return self.network.name
+
+    def names(self, network: Network) -> bool:
+        """Whether its outputs can be the classes of the network under study: there are as many."""
+        return self.network.layers[OUTPUT] == network.layers.get(OUTPUT)
 
     @torch.no_grad()
     def see(self, images: Tensor, batch: int = 32, note: Callable[[int], object] | None = None) -> Verdict:

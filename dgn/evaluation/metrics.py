@@ -46,7 +46,15 @@ def _cubic(x: Tensor, y: Tensor) -> Tensor:
     return torch.from_numpy(polynomial_kernel(x.double().numpy(), y.double().numpy(), degree=3, coef0=1))
 
 
-def kid(x: Tensor, y: Tensor, *, resamples: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+def kid(
+    x: Tensor,
+    y: Tensor,
+    groups: Sequence[str] | None = None,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """Kernel inception distance between two sets of features, unbiased, with the cubic kernel ``(x.y / D + 1)^3``.
 
     Binkowski et al. 2018 (arXiv 1801.01401, eq. 4). 0 in expectation for two samples of one distribution; it can be
@@ -54,6 +62,7 @@ def kid(x: Tensor, y: Tensor, *, resamples: int = 1000, level: float = 0.95, see
 
     Args:
         x, y: ``[N, D]``, ``[M, D]``, at least two rows each.
+        groups: of each row of x (its unit): groups are drawn, then rows within them. None: rows are drawn.
         resamples, level, seed: of the bootstrap.
     """
     kxx, kyy, kxy = _cubic(x, x), _cubic(y, y), _cubic(x, y)
@@ -68,8 +77,7 @@ def kid(x: Tensor, y: Tensor, *, resamples: int = 1000, level: float = 0.95, see
 
     one = [torch.ones(1, len(rows), dtype=torch.float64) for rows in (x, y)]
     generator = torch.Generator().manual_seed(seed)
-    drawn = [_counts(len(rows), resamples, generator) for rows in (x, y)]
-    found = estimate(*drawn)
+    found = estimate(_drawn(groups or range(len(x)), resamples, generator), _counts(len(y), resamples, generator))
     found = found[found.isfinite()]  # of very few images, a resample may hold one alone, which has no pairs
     low, high = _ends(found, level) if len(found) else (torch.nan, torch.nan)
     return float(estimate(*one)), low, high
@@ -120,19 +128,23 @@ def mean_interval(
         return (float("nan"),) * 3
     names = [name for name, keep in zip(groups or range(len(values)), kept.tolist(), strict=True) if keep]
     values = values.double()[kept]
-    order = {name: index for index, name in enumerate(dict.fromkeys(names))}
-    group = torch.tensor([order[name] for name in names])
-    generator = torch.Generator().manual_seed(seed)
-    drawn = _counts(len(order), resamples, generator)
-    inner = torch.zeros(resamples, len(values), dtype=torch.float64)
-    for index in range(len(order)):
-        rows = (group == index).nonzero()[:, 0]
-        inner[:, rows] = _counts(len(rows), resamples, generator)
-    weights = drawn[:, group] * inner
+    weights = _drawn(names, resamples, torch.Generator().manual_seed(seed))
     low, high = _ends((weights @ values) / weights.sum(1), level)
     found = torch.tensor([float(values.mean()), low, high], dtype=torch.float64)
     found = found if of is None else of(found)
     return tuple(found.tolist())  # type: ignore[return-value]
+
+
+def _drawn(names: Sequence[object], resamples: int, generator: torch.Generator) -> Tensor:
+    """How often each value was drawn in each resample, ``[resamples, N]``: first groups, then values within them."""
+    order = {name: index for index, name in enumerate(dict.fromkeys(names))}
+    group = torch.tensor([order[name] for name in names])
+    drawn = _counts(len(order), resamples, generator)
+    inner = torch.zeros(resamples, len(group), dtype=torch.float64)
+    for index in range(len(order)):
+        rows = (group == index).nonzero()[:, 0]
+        inner[:, rows] = _counts(len(rows), resamples, generator)
+    return drawn[:, group] * inner
 
 
 def _counts(rows: int, resamples: int, generator: torch.Generator) -> Tensor:

@@ -24,6 +24,17 @@ class RealImages:
     names: list[str]
     broken: list[str]
 
+    def joined(self, other: RealImages) -> RealImages:
+        """These, and those of the other that are not among them."""
+        known = set(self.names)
+        new = [place for place, name in enumerate(other.names) if name not in known]
+        return RealImages(
+            torch.cat([self.images, other.images[new]]),
+            self.classes + [other.classes[place] for place in new],
+            self.names + [other.names[place] for place in new],
+            [*dict.fromkeys(self.broken + other.broken)],
+        )
+
 
 def class_of(entry: Entry, class_names: Sequence[str]) -> int:
     """The class of an image by the folder it is in: a WordNet id of ImageNet, a class name, or an index; else -1."""

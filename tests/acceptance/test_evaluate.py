@@ -132,11 +132,11 @@ def test_a_method_that_was_killed_goes_on_with_its_next_batch(work: Path, monkey
 
     real, begun = Plan.climb, []
 
-    def climb(self: Plan, first: int, count: int, on_step: object = None) -> object:
+    def climb(self: Plan, first: int, count: int, *more: object) -> object:
         begun.append(first)
         if len(begun) == 3:
             raise KeyboardInterrupt
-        return real(self, first, count, on_step)  # type: ignore[arg-type]
+        return real(self, first, count, *more)  # type: ignore[arg-type]
 
     short = [argument for argument in command(work) if not argument.startswith(("prior=", "out=", "seeds="))]
     short = [argument for argument in short if "prior.dgn" not in argument]

@@ -15,7 +15,7 @@ from dgn.errors import DgnError
 from dgn.evaluation import instrument
 from dgn.evaluation.cost import measured
 from dgn.evaluation.instrument import Made, Reference, activations_of_all, best_examples, differences, measure, table
-from dgn.evaluation.judges import Judge, load_judge
+from dgn.evaluation.judges import Judge, Verdict, load_judge
 from dgn.evaluation.metrics import code_ranks, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
 from dgn.network import Network, feature_layer
@@ -83,6 +83,20 @@ def test_mean_interval_draws_units_not_images() -> None:
     assert mean_interval(values) == mean_interval(values)
 
 
+def test_kid_draws_units_not_images() -> None:
+    """Forty copies of each of three images are three observations: the interval is wider than of so many images."""
+    x, y = normal(3, 16).repeat_interleave(40, 0), normal(60, 16, seed=1)
+    value, low, high = kid(x, y, [str(i // 40) for i in range(120)], resamples=400)
+    alone = kid(x, y, resamples=400)
+    assert value == alone[0] and high - low > 1.5 * (alone[2] - alone[1])
+
+
+def test_ranks_of_ties_and_of_no_number_are_the_last() -> None:
+    nan = float("nan")
+    logits = torch.tensor([[3.0, 1.0, 2.0], [1.0, 1.0, 0.0], [nan, nan, nan], [nan, 2.0, 1.0], [0.0, 0.0, 0.0]])
+    assert Verdict(logits, logits).ranks([2, 0, 1, 1, -1]).tolist() == [2, 2, 3, 2, 0]
+
+
 def planted(count: int, seed: int) -> tuple[Tensor, list[int]]:
     """Images of three classes, one bright channel each, with noise."""
     generator = torch.Generator().manual_seed(seed)
@@ -145,6 +159,41 @@ def test_real_scores_best_and_noise_worst() -> None:
     assert own["activation_over_best"] <= 1.0
 
 
+def test_diversity_of_real_images_is_their_class_s() -> None:
+    """Not that of the best examples: here two copies of one image excite the unit most."""
+    images, classes = planted(60, 0)
+    images[[0, 3]] = torch.zeros(3, 16, 16)
+    images[[0, 3], 0] = 1
+    network, judge, reference = look(images, classes)
+    (unit,) = parse_units("red", network)
+    best = best_examples(reference, [unit], 2)
+    assert sorted(best.real_index) == [0, 3]
+    found = {figure.metric: figure for figure in measure(best, network, [judge], reference)}
+    assert found["diversity"].n == found["ms_ssim"].n == 10 and found["diversity"].value > 1e-4
+    features = reference.verdicts["brightest"].features[[0, 3, 6, 9, 12]]
+    apart = [1 - torch.cosine_similarity(features[a], features[b], 0) for a in range(5) for b in range(a)]
+    assert found["diversity"].value == pytest.approx(float(torch.stack(apart).mean()), abs=1e-5)
+    hidden = parse_units("flat:3", network)
+    reference.activations |= activations_of_all(network, images, hidden)
+    pair = measure(best_examples(reference, hidden, 2), network, [judge], reference)
+    assert {figure.metric: figure.n for figure in pair}["diversity"] == 1
+
+
+def test_a_judge_of_other_classes_measures_no_transfer() -> None:
+    images, classes = planted(12, 0)
+    network, judge, reference = look(images, classes)
+    four = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    other = Judge(Network(four, 16, name="four"), "1")
+    reference.verdicts["four"] = other.see(images)
+    assert judge.names(network) and not other.names(network)
+    units = parse_units([0, 1], network)
+    made = Made("made", images[:2], units, [0, 0], seconds=[1.0, 3.0])
+    found = {(figure.metric, figure.judge): figure for figure in measure(made, network, [judge, other], reference)}
+    assert ("top1", "brightest") in found and ("nearest", "four") in found and ("top1", "four") not in found
+    spent = found["seconds", ""]
+    assert (spent.low, spent.value, spent.high) == (1.0, 2.0, 3.0)
+
+
 def test_differences_are_taken_unit_by_unit() -> None:
     units = parse_units([0, 1, 2], look(*planted(6, 0))[0])
     far, close = torch.tensor([0.1, 0.5, 0.9]), torch.tensor([0.2, 0.6, 1.0])
@@ -194,6 +243,11 @@ def test_labelled_images(tmp_path: Path) -> None:
     some = load_real(tmp_path, names, size=16, classes=[0, 2], per_class=2)
     assert sorted(some.classes) == [0, 0, 2, 2]
     assert all(float(x[label].mean()) > 0.9 for x, label in zip(some.images, some.classes, strict=True))
+    both = some.joined(every)
+    assert both.names[:4] == some.names and sorted(both.names) == sorted(every.names) and len(both.images) == 6
+    assert [names[label] if label >= 0 else "mauve" for label in both.classes] == [
+        Path(name).parent.name for name in both.names
+    ]
     with pytest.raises(DgnError, match="no readable image"):
         load_real(tmp_path, names, classes=[1])
 

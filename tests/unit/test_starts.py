@@ -207,6 +207,18 @@ def test_an_ascent_begins_at_its_centre(network: Network) -> None:
     assert paper.settings.screen == 0 and paper.coordinates == "raw code"
 
 
+def test_a_small_last_group_has_enough_starts(network: Network) -> None:
+    """35 centres are a group of 32 and one of 3: a seed that draws the small one reads the other, too."""
+    prior, units = with_centres(35), parse_units(["ant"], network)
+    settings = AscentSettings(screen=10, starts=5, **FP32)
+    seeds = list(range(12))
+    screening = Screening(network, prior, units, settings)
+    assert len(screening.starts([(units[0], seed) for seed in seeds])) == 5
+    assert {len(screening._of(seed)[0]) for seed in seeds} == {32, 35}
+    with pytest.raises(dgn.DgnError, match="has 4 centres for 5 starts"):
+        synthesize(network, ["ant"], with_centres(4), screen=10, starts=5)
+
+
 def test_screening_that_cannot_be(network: Network) -> None:
     assert synthesize(network, ["ant"], PixelPrior(16), screen=8, steps=1).settings.screen == 0
     with pytest.raises(dgn.DgnError, match="screen is 2 for 3 starts"):
