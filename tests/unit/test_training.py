@@ -378,7 +378,8 @@ def test_settings_that_do_not_fit() -> None:
 
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in (resource("conf") / "training").glob("*.yaml")))
 def test_recipes_fit_their_encoder(recipe: str) -> None:
-    """Every recipe that is shipped names layers that exist and a generator that ends at the image's size."""
+    """Every recipe that is shipped names layers that exist and a generator that ends at the image's size, in a file of
+    at most 16 MiB (float16)."""
     values = OmegaConf.to_container(OmegaConf.load(resource("conf") / "training" / f"{recipe}.yaml"))
     assert isinstance(values, dict)
     changes = {str(key): tuple(value) if isinstance(value, list) else value for key, value in values.items()}
@@ -402,5 +403,6 @@ def test_recipes_fit_their_encoder(recipe: str) -> None:
             )
         )
         assert generator(torch.zeros(2, *shape)).shape == (2, 3, settings.image_size, settings.image_size)
+    assert 2 * sum(parameter.numel() for parameter in generator.parameters()) <= 16 * 2**20
     for layer in (*settings.comparator_layers, *settings.semantic_layers):
         assert layer in encoder.layers
