@@ -60,6 +60,7 @@ class FusedCopies:
         """A copied or pickled network makes its own: kernels' weights can't be copied."""
         return FusedCopies, ()
 
+    @torch.inference_mode(False)  # the check needs gradients, and what is kept is read outside of the mode, too
     def get(self, module: nn.Module, image: Tensor, layers: Collection[str]) -> nn.Module:
         """The module to climb for the sake of ``layers``: a fused copy, or the module itself where nothing is gained.
 

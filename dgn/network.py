@@ -167,9 +167,10 @@ class Network:
         """Mean and standard deviation where the images are; uploaded once, for an upload waits for the device."""
         key = (images.device, images.dtype, self.mean, self.std)
         if key not in self._uploaded:
-            self._uploaded[key] = (
-                images.new_tensor(self.mean)[:, None, None], images.new_tensor(self.std)[:, None, None]
-            )  # fmt: skip
+            with torch.inference_mode(False):  # gradients may be wanted later
+                self._uploaded[key] = (
+                    images.new_tensor(self.mean)[:, None, None], images.new_tensor(self.std)[:, None, None]
+                )  # fmt: skip
         return self._uploaded[key]
 
     # --- reading layers --------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class PatchReader:
         self, network: Network, layers: Sequence[str], image: Tensor, cover: Tensor, places: Sequence[Place], size: Pair
     ) -> None:
         self.layers, self.size, self.places = tuple(layers), size, list(places)
-        with torch.inference_mode():
+        with torch.no_grad():
             self.image, self.cover = network.prepare(image[None]), network.prepare(cover[None])
             for base, chain in self._ways(network):
                 self._set(base, chain)
@@ -228,7 +228,7 @@ def _workers(reader: PatchReader, count: int) -> Iterator[Any]:
         modules = [reader.module]
     if len(modules) == 1:
         alone = _Worker(reader, reader.module)
-        with alone.hooked(), torch.inference_mode():
+        with alone.hooked(), torch.no_grad():
             yield lambda work, parts: (work(alone, part) for part in parts)
         return
     before = torch.get_num_threads()
@@ -242,7 +242,7 @@ def _workers(reader: PatchReader, count: int) -> Iterator[Any]:
         def one(part: Any) -> Any:
             worker = idle.get()
             try:
-                with torch.inference_mode():
+                with torch.no_grad():
                     return work(worker, part)
             finally:
                 idle.put(worker)

@@ -175,6 +175,18 @@ def test_changed_weights_and_hooks_are_seen(cnn: SmallCNN) -> None:
     assert network.fast(["output"]) is not network
 
 
+def test_a_copy_made_without_gradients_has_them_later(cnn: SmallCNN) -> None:
+    """Region ablation asks in inference mode; an ascent through the same copy comes afterwards."""
+    network, images = Network(statistics(cnn), 32), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        fast = network.fast(["output"])
+        assert fused_parts(fast)
+        torch.testing.assert_close(fast(images), network(images), rtol=1e-4, atol=1e-5)
+    for value, same in both(network, ["output"], images):
+        torch.testing.assert_close(same, value, rtol=1e-3, atol=1e-4)
+    assert network.fast(["output"]).module is fast.module
+
+
 def test_networks_are_copied_and_pickled_as_before(cnn: SmallCNN) -> None:
     network = Network(statistics(cnn), 16)
     images = torch.rand(1, 3, 16, 16)
