@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any, NamedTuple
 
@@ -70,6 +71,14 @@ class Convolution(nn.Module):
         )
         self.groups = int(like.groups)  # type: ignore[arg-type]
         self._plans: dict[tuple[int, ...], _Plan] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Convolution:
+        """Kernels' weights can't be copied and needn't be: nothing changes them."""
+        twin = Convolution.__new__(Convolution)
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy({key: value for key, value in vars(self).items() if key != "_plans"}, memo))
+        twin._plans = dict(self._plans)
+        return twin
 
     def forward(self, x: Tensor) -> Tensor:
         native = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32

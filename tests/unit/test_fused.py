@@ -398,3 +398,20 @@ def test_functional_activations_stay() -> None:
     assert fused_parts(network.fast(["output"])) == ["conv"]
     for expected, found in both(network, ["output"], torch.rand(2, 3, 9, 9)):
         torch.testing.assert_close(found, expected)
+
+
+def test_a_copy_for_another_thread_shares_its_kernels(cnn: SmallCNN) -> None:
+    """Region ablation gives each thread its own module; kernels' weights are opaque to PyTorch and can't be copied."""
+    network, images = Network(statistics(cnn), 32), torch.rand(2, 3, 32, 32)
+    module = network.fast(["output"]).module
+    with torch.no_grad():
+        expected = module(network.prepare(images))  # fills the kernels' weights
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+        twin = copy.deepcopy(module, shared)
+        assert torch.equal(twin(network.prepare(images)), expected)
+    pairs = [
+        (one, other)
+        for one, other in zip(module.modules(), twin.modules(), strict=True)
+        if isinstance(one, Convolution) and isinstance(other, Convolution)
+    ]
+    assert pairs and all(one is not other and one.weight is other.weight for one, other in pairs)
