@@ -123,7 +123,7 @@ def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyP
         patch.setattr("dgn.cli.evaluate.measure_photographs", interrupt)
         assert main(command) == 130
     assert status("run") == "interrupted" and Path("run/images/pixel.safetensors").is_file()
-    monkeypatch.setattr("dgn.cli.evaluate.plan", interrupt)  # nothing is left to climb
+    monkeypatch.setattr("dgn.synthesis.Plan.climb", interrupt)  # nothing is left to climb
     assert main(command) == 0 and status("run") == "done"
 
 
