@@ -60,13 +60,13 @@ class Screening:
             rows: samples.
             on_read: called with (centres read, centres to read) while there are any to read.
         """
-        firsts = {first for _, seed in rows for first in self._firsts(seed)}
-        wanted = sorted(first for first in firsts if first not in self._values)
-        sizes = [min(SCREENED_TOGETHER, len(self.centres) - first) for first in wanted]
-        for done, first in enumerate(wanted, 1):
-            self._look(first)
+        new = {seed for _, seed in rows} - self._drawn.keys()
+        wanted = sorted({first for seed in new for first in self._firsts(seed)} - self._values.keys())
+        done, count = 0, sum(map(self._size, wanted))
+        for first in wanted:
+            done += len(self._look(first))
             if on_read is not None:
-                on_read(sum(sizes[:done]), sum(sizes))
+                on_read(done, count)
         best = []
         for unit, seed in rows:
             indices, values = self._of(seed)
@@ -80,16 +80,20 @@ class Screening:
         stream = torch.Generator().manual_seed((seed * 1_000_003 + 15_485_863) % 2**63)
         count = -(-self.settings.screen // SCREENED_TOGETHER)
         order = torch.randperm(len(self._groups), generator=stream).tolist()
-        if len(self.centres) - max(self._groups[at] for at in order[:count]) < self.settings.starts:
-            count += 1  # the last group is smaller than the others
+        if sum(self._size(self._groups[at]) for at in order[:count]) < self.settings.starts:
+            count += 1  # it was the last group alone, which is smaller than the others
         return sorted(self._groups[at] for at in order[:count])
+
+    def _size(self, first: int) -> int:
+        """Centres in the group that begins with this one."""
+        return min(SCREENED_TOGETHER, len(self.centres) - first)
 
     def _of(self, seed: int) -> tuple[Tensor, Tensor]:
         """The centres that a seed reads, ``[M]``, and the activations of all units there, ``[M, U]``."""
         if seed not in self._drawn:
             firsts = self._firsts(seed)
             values = torch.cat([self._look(first) for first in firsts])
-            indices = torch.cat([torch.arange(first, first + len(self._look(first))) for first in firsts])
+            indices = torch.cat([torch.arange(first, first + self._size(first)) for first in firsts])
             self._drawn[seed] = indices, values
         return self._drawn[seed]
 

@@ -104,7 +104,7 @@ def run(config: Any) -> None:
         for one in made:
             figures += measure(one, network, judges, reference)
         named = [unit.class_index for unit in units if unit.class_index is not None]
-        figures += measure_photographs(photos, judges, named)
+        figures += measure_photographs(photos, [judge for judge in judges if judge.names(network)], named)
         figures += _reconstructions(climbs, judges[0], photos.images, device)
         compared = differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
         _write(folder, figures, compared, made, network.name)

@@ -55,7 +55,7 @@ class Task:
             facts["made_from"] = made_from(config)
         before = record.read()
         if before.get("status") == "done" and facts.items() <= before.items():
-            return _told(record.value(), hydra)
+            return told(record.value(), hydra)
         record.write({**facts, "status": "running", "started": now()})
         try:
             value = self._run(config)
@@ -63,13 +63,13 @@ class Task:
             line = " ".join(self._line(error).split())
             record.write({**facts, "status": "failed", "error": line, "finished": now()})
             print(f"dgn: job {record.number}: {line}", file=sys.stderr)
-            return _told(math.nan, hydra)
+            return told(math.nan, hydra)
         except KeyboardInterrupt:
             record.write({**facts, "status": "interrupted", "finished": now()})
             raise
-        told = value if value is None or math.isfinite(value) else str(value)  # JSON has no NaN
-        record.write({**facts, "status": "done", "value": told, "finished": now()})
-        return _told(value, hydra)
+        plain = value if value is None or math.isfinite(value) else str(value)  # JSON has no NaN
+        record.write({**facts, "status": "done", "value": plain, "finished": now()})
+        return told(value, hydra)
 
     def _line(self, error: Exception) -> str:
         from dgn.cli.main import explain
@@ -82,8 +82,15 @@ class Task:
         return unexpected(error)
 
 
-def _told(value: float | None, hydra: Any) -> float | None:
-    """What a sweeper hears: NaN of a job that failed, but for Optuna, which ends at NaN and goes on after None."""
+def told(value: float | None, hydra: Any) -> float | None:
+    """What a sweeper hears: NaN of a job that failed, but for Optuna, which ends at NaN and goes on after None.
+
+    Launchers ask, too: of a job whose process died, and of one that a record speaks for, there is no job to do it.
+
+    Args:
+        value: what the job returned; NaN where it failed.
+        hydra: Hydra's part of the configuration.
+    """
     optuna = "optuna" in str(hydra.sweeper.get("_target_", "")).lower()
     return None if optuna and value is not None and not math.isfinite(value) else value
 

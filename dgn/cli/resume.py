@@ -50,8 +50,7 @@ def open_job(config: Any, key: str) -> tuple[Run, dict[str, Any], IO[bytes]]:
         run = Run(new_folder(str(config.verb)))
         held = lock(run.folder)
         if held is not None and not run.read_manifest():
-            _begin(run, config, held)
-            return run, {}, held
+            return _begun(run, config, held)
 
 
 @contextmanager
@@ -69,10 +68,10 @@ def at_work(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, Tracke
         DgnError: another process works in the folder, or it can't be made.
     """
     run = Run(_given(config) or new_folder(str(config.verb)))
-    with hold(run.folder) as held:
+    with hold(run.folder):
         tracker: Tracker | None = None
         try:
-            _begin(run, config, held)
+            _begin(run, config)
             run.write_manifest(manifest)
             tracker = open_tracker(config, run)
             yield run, tracker
@@ -121,17 +120,21 @@ def _in(folder: Path, key: str, config: Any) -> tuple[Run, dict[str, Any], IO[by
         held.close()
         raise DgnError(f"{str(folder)!r} holds another job: give another out=, or resume=false to replace it")
     run.clear()
-    _begin(run, config, held)
-    return run, {}, held
+    return _begun(run, config, held)
 
 
-def _begin(run: Run, config: Any, held: IO[bytes]) -> None:
-    """The first file of a job; where it can't be written, the folder is let go."""
+def _begin(run: Run, config: Any) -> None:
+    run.write_config(OmegaConf.to_yaml(config, resolve=True))
+
+
+def _begun(run: Run, config: Any, held: IO[bytes]) -> tuple[Run, dict[str, Any], IO[bytes]]:
+    """A new job's folder, with its first file; where that can't be written, the folder is let go."""
     try:
-        run.write_config(OmegaConf.to_yaml(config, resolve=True))
+        _begin(run, config)
     except BaseException:
         held.close()
         raise
+    return run, {}, held
 
 
 def _unfinished(verb: str, key: str) -> list[Path]:

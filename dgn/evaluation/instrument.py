@@ -207,8 +207,10 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
             add("diversity", mean_interval(apart, paired), len(pairs), judge.name)
     if pairs:
         images = reference.real.images if made.real_index else made.images
-        first, second = (_common(images[list(side)]) for side in list(zip(*pairs, strict=True))[1:])
-        add("ms_ssim", mean_interval(ms_ssim(first, second), paired), len(pairs))
+        used = sorted({row for _, *both in pairs for row in both})
+        small = dict(zip(used, _common(images[used]).split(1), strict=True))
+        alike = torch.cat([ms_ssim(small[a], small[b]) for _, a, b in pairs])
+        add("ms_ssim", mean_interval(alike, paired), len(pairs))
     if made.seconds:  # images of a batch share its time
         spent = mean_interval(torch.tensor(made.seconds), [str(value) for value in made.seconds])
         add("seconds", spent, len(groups))
@@ -251,15 +253,18 @@ def _by_unit(units: Sequence[Unit], values: Tensor) -> dict[str, Tensor]:
 
 
 def measure_photographs(photos: RealImages, judges: Sequence[Judge], classes: Sequence[int] = ()) -> list[Figure]:
-    """The judges' own accuracy on labelled photographs, all and those of some classes: the ceiling of transfer."""
+    """The judges' own accuracy on labelled photographs, all and those of some classes: the ceiling of transfer.
+
+    Args:
+        photos: labelled with the classes of the network under study.
+        judges: that have the same classes, see :meth:`Judge.names`.
+        classes: those that are evaluated.
+    """
     figures = []
     same = torch.tensor([label in set(classes) for label in photos.classes])
     labelled = torch.tensor(photos.classes) >= 0
     for judge in judges:
-        verdict = judge.see(photos.images)
-        if max(photos.classes) >= verdict.logits.shape[1]:
-            continue
-        ranks = verdict.ranks(photos.classes)
+        ranks = judge.see(photos.images).ranks(photos.classes)
         for method, rows in (("photographs", labelled), ("photographs, same classes", labelled & same)):
             hits = ranks[rows]
             if not len(hits) or (method != "photographs" and len(hits) == int(labelled.sum())):

@@ -53,7 +53,7 @@ class SlurmLauncher(BaseSubmititLauncher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
-        from dgn.cli.job import Record, announce
+        from dgn.cli.job import Record, announce, told
 
         sweep = Path(str(self.config.hydra.sweep.dir))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
@@ -78,7 +78,7 @@ class SlurmLauncher(BaseSubmititLauncher):  # type: ignore[misc]
             raise
         results = [JobReturn(overrides=list(words), status=JobStatus.COMPLETED) for words in job_overrides]
         for result, number in zip(results, numbers, strict=True):
-            result.return_value = Record(sweep, number).value()
+            result.return_value = told(Record(sweep, number).value(), self.config.hydra)
         return results
 
     def _executor(self) -> Any:

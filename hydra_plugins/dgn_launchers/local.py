@@ -49,7 +49,7 @@ class LocalLauncher(Launcher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
-        from dgn.cli.job import announce
+        from dgn.cli.job import announce, told
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -83,6 +83,8 @@ class LocalLauncher(Launcher):  # type: ignore[misc]
                 worker.stop()
             for worker in pool:
                 worker.join()
+        for result in results.values():
+            result.return_value = told(result.return_value, self.config.hydra)
         return [results[place] for place in sorted(results)]
 
 

@@ -60,7 +60,7 @@ class RayLauncher(Launcher):  # type: ignore[misc]
         except ImportError:
             raise DgnError("launcher=ray needs Ray: pip install 'dgn[ray]'") from None
 
-        from dgn.cli.job import announce, died
+        from dgn.cli.job import announce, died, told
         from hydra_plugins.dgn_launchers.local import job_config
 
         setup_globals()
@@ -91,7 +91,7 @@ class RayLauncher(Launcher):  # type: ignore[misc]
                 except ray.exceptions.RayError as error:
                     cause = getattr(error, "cause", None) or error
                     died(sweep, initial_job_idx + place, f"it died in Ray: {first_line(cause)}")
-                    results[place].return_value = float("nan")
+                    results[place].return_value = told(float("nan"), self.config.hydra)
         except KeyboardInterrupt:
             for ref in running:
                 ray.cancel(ref)  # raises KeyboardInterrupt in it

@@ -25,9 +25,9 @@ SHORT = [
 class Tiny(nn.Module):
     """A classifier of another family: three numbers an image, a thousand classes."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 1000) -> None:
         super().__init__()
-        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(3, 1000)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(3, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.pool(x).flatten(1))
@@ -184,3 +184,18 @@ def test_bad_input_is_one_line(
     assert main(["evaluate", *arguments, *change, f"out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+def test_a_judge_of_other_classes_names_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A thousand classes and one for the background, as in TensorFlow: every name would be the next one's."""
+    program = torch.export.export(
+        Tiny(1001).eval(), (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: torch.export.Dim("n")},)
+    )
+    torch.export.save(program, work / "background.pt2")
+    short = [word for word in command(work) if not word.startswith(("prior", "out=", "judges=", "seeds="))]
+    run = work / "other"
+    short += [f"judges=[{work / 'background.pt2'}]", "prior=pixel", "prior.pixel.size=32", "seeds=1", f"out={run}"]
+    assert main(["evaluate", *short]) == 0
+    assert "judge background has other classes than efficientnet_lite0" in capsys.readouterr().err
+    found = {(metric, judge) for _, metric, judge in figures(run)}
+    assert ("kid", "background") in found and not {name for name, _ in found} & {"top1", "top5"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 from processes import rows
 
 import dgn.cli.synthesize
+from dgn.cli.job import told
 from dgn.cli.main import main
 
 TINY = ["prior=pixel", "prior.pixel.size=16", "tracking=off", "progress=false"]
@@ -74,3 +76,27 @@ def test_a_job_without_a_value_does_not_end_the_search(
         assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
         if not nan:
             assert " of the sweep's 6 jobs failed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", ["local", "slurm_local"])
+def test_a_launcher_tells_optuna_of_failures(
+    launcher: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Jobs of other processes, which answer through a pipe or a record."""
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=4", "ascent.steps=choice(-1,2)", f"launcher={launcher}"]
+    assert main([word for word in command(small, "sweep", *words) if word != "hydra.sweeper.n_jobs=1"]) == 2
+    assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
+    said = capfd.readouterr().err
+    assert " of the sweep's 4 jobs failed" in said and "steps is -1" in said
+
+
+def test_what_a_sweeper_is_told() -> None:
+    """Of a process that died, too: launchers ask the same function."""
+    basic = OmegaConf.create({"sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}})
+    optuna = OmegaConf.create(
+        {"sweeper": {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}}
+    )
+    nan = float("nan")
+    assert repr([told(value, basic) for value in (nan, 2.0, None, -math.inf)]) == "[nan, 2.0, None, -inf]"
+    assert [told(value, optuna) for value in (nan, 2.0, None, -math.inf)] == [None, 2.0, None, None]
