@@ -91,4 +91,4 @@ def compose(results: Path, methods: dict[str, str], columns: list[str], title: s
             side = sheet.height
             for column in range(min(len(columns), sheet.width // side)):
                 matrix.pictures[row, column] = sheet.crop((column * side, 0, (column + 1) * side, side))
-    (results / "figure.png").write_bytes(render(draw_matrix(matrix, title=title), "png"))
+    (results / "figure.png").write_bytes(render(draw_matrix(matrix, title=title), "png", dpi=160))
