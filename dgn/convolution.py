@@ -42,6 +42,7 @@ class _Plan(NamedTuple):
 
     weight: Tensor
     kernel: Tensor
+    bias: Tensor | None
     back: Tensor | None
     padding: list[int]
     back_padding: list[int]
@@ -70,7 +71,7 @@ class Convolution(nn.Module):
             tuple(getattr(like, key)) for key in ("stride", "padding", "dilation")
         )
         self.groups = int(like.groups)  # type: ignore[arg-type]
-        self._plans: dict[tuple[int, ...], _Plan] = {}
+        self._plans: dict[tuple[Any, ...], _Plan] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Convolution:
         """Kernels' weights can't be copied and needn't be: nothing changes them."""
@@ -81,9 +82,10 @@ class Convolution(nn.Module):
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
-        native = x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32
-        if native and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
-            y: Tensor = _Native.apply(x.contiguous(memory_format=_LAST), self._plan(x), self)
+        dtype = self._native(x)
+        if dtype is not None:
+            x = x.to(dtype).contiguous(memory_format=_LAST)
+            y: Tensor = _Native.apply(x, self._plan(x), self)
         else:
             if self.same:
                 (top, bottom), (left, right) = self._edges(x)
@@ -99,6 +101,15 @@ class Convolution(nn.Module):
             y.activated = (self.act, y._version)  # type: ignore[attr-defined]  # until it is changed in place
         return y
 
+    def _native(self, x: Tensor) -> torch.dtype | None:
+        """The numbers that oneDNN computes with; None where PyTorch's own convolution is asked."""
+        if x.device.type != "cpu" or self.weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+            return None
+        if not torch.is_autocast_enabled("cpu"):
+            return torch.float32 if x.dtype == torch.float32 else None
+        known = x.dtype in (torch.float32, torch.bfloat16) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.bfloat16 if known and torch.get_autocast_dtype("cpu") == torch.bfloat16 else None
+
     def _edges(self, x: Tensor) -> list[tuple[int, int]]:
         """Padding in front and behind, of height and width."""
         if not self.same:
@@ -111,11 +122,11 @@ class Convolution(nn.Module):
 
     def _plan(self, x: Tensor) -> _Plan:
         edges = self._edges(x)
-        key = (*x.shape[2:], *(side for pair in edges for side in pair))
+        key = (x.dtype, *x.shape[2:], *(side for pair in edges for side in pair))
         if key not in self._plans:
             # Kernels pad both sides alike: rows and columns of zeros in front of the weights do the rest.
             more = [behind - front for front, behind in edges]
-            weight = F.pad(self.weight, [more[1], 0, more[0], 0]).contiguous(memory_format=_LAST)
+            weight = F.pad(self.weight, [more[1], 0, more[0], 0]).to(x.dtype).contiguous(memory_format=_LAST)
             padding = [behind for _, behind in edges]
             reach = [(side - 1) * step for side, step in zip(weight.shape[2:], self.dilation, strict=True)]
             back_padding = [far - side for far, side in zip(reach, padding, strict=True)]
@@ -132,7 +143,12 @@ class Convolution(nn.Module):
             phases = None
             if self.groups == 1 and self.stride == (2, 2) and self.dilation == (1, 1) and weight.shape[1] <= 4:
                 phases = _phases(weight)
-            self._plans[key] = _Plan(weight, kernel, back, padding, back_padding, phases)
+            if self.stride != (1, 1) and weight.shape[1] == 1 < self.groups:
+                weight = (
+                    weight.float()
+                )  # depthwise: oneDNN's gradient with a stride takes 12 to 100 times as long in bf16
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            self._plans[key] = _Plan(weight, kernel, bias, back, padding, back_padding, phases)
         return self._plans[key]
 
 
@@ -173,7 +189,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, plan: _Plan, own: Convolution) -> Tensor:
         name, numbers = own.act or ("none", ())
         y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, plan.kernel, own.bias, plan.padding, own.stride, own.dilation, own.groups, name, list(numbers), ""
+            x, plan.kernel, plan.bias, plan.padding, own.stride, own.dilation, own.groups, name, list(numbers), ""
         )
         ctx.plan, ctx.own, ctx.shape = plan, own, x.shape
         ctx.save_for_backward(*[y] * (own.act is not None))
@@ -197,12 +213,13 @@ class _Native(torch.autograd.Function):
             return back, None, None
         if plan.phases is not None:
             return _from_phases(g, plan, ctx.shape), None, None
-        like = torch.empty(ctx.shape, dtype=g.dtype, memory_format=_LAST)  # its shape is asked for, not its values
+        like = torch.empty(ctx.shape, dtype=plan.weight.dtype, memory_format=_LAST)  # its shape alone is asked for
+        own_kind = g.to(plan.weight.dtype)
         back = torch.ops.aten.convolution_backward(
-            g, like, plan.weight, None, own.stride, plan.padding, own.dilation, False, [0, 0], own.groups,
+            own_kind, like, plan.weight, None, own.stride, plan.padding, own.dilation, False, [0, 0], own.groups,
             [True, False, False],
         )[0]  # fmt: skip
-        return back, None, None
+        return back.to(g.dtype), None, None
 
 
 class Once(nn.Module):

@@ -17,6 +17,7 @@ from dgn.ascent.starts import Screening, given_start, random_starts
 from dgn.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.errors import DgnError, first_line
 from dgn.network import Network
+from dgn.precision import choose
 from dgn.priors import Prior, load_prior
 from dgn.settings import AscentSettings, preset
 from dgn.units import Unit, parse_units
@@ -232,6 +233,8 @@ def plan(
                 f"its own size is input_size={network.input_size[0]}"
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
+    layers = list(dict.fromkeys(layer for unit in parsed for layer in unit.layers))
+    settings = replace(settings, precision=choose(network, layers, settings.precision))  # a part of what a run is
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
     check_ability(prior, settings)

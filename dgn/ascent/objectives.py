@@ -11,6 +11,7 @@ from torch import Tensor
 from dgn.ascent.penalties import penalise
 from dgn.errors import DgnError
 from dgn.network import Network
+from dgn.precision import resolve
 from dgn.settings import AscentSettings
 from dgn.units import Reader, Unit
 
@@ -95,5 +96,6 @@ def pieces(network: Network, count: int, settings: AscentSettings, device: torch
     """
     size = count
     if device.type == "cpu" and not settings.diversity:
-        size = max(1, round(PIECE / (4 * network.largest_layer * settings.views)))
+        width = 2 if resolve(device, settings.precision) == "bf16" else 4
+        size = max(1, round(PIECE / (width * network.largest_layer * settings.views)))
     return [slice(first, min(first + size, count)) for first in range(0, count, size)]

@@ -180,7 +180,7 @@ class _Training:
         return module.to(self.device).to(memory_format=torch.channels_last)
 
     def _autocast(self) -> Any:
-        return autocast(self.device)
+        return autocast(self.device, trains=True)
 
     # --- reading images and codes ----------------------------------------------------------------------------
 

@@ -219,7 +219,7 @@ def test_measured_statistics_are_those_of_the_encoder(images: Path, tmp_path: Pa
     """What the checkpoint says of the code is what the encoder gives for the images that were measured."""
     training = _Training(replace(SMALL, encoder_size=64), images, tmp_path, "cpu", False)
     training.resume()
-    with torch.no_grad(), autocast(torch.device("cpu")):
+    with torch.no_grad(), autocast(torch.device("cpu"), trains=True):
         codes = torch.cat([training.code_of(x) for x in training._real(12, 101, random=True)]).double()
     assert len(codes) == 12 and codes.shape[1:] == (112, 4, 4)
     generator = training.generator
