@@ -1,7 +1,8 @@
 """What more units cost: time, memory, and the share of Weights & Biases, from 8 to 512 units of one job.
 
 usage: python benchmarks/sweeps.py OUT; writes OUT/sweeps.csv and OUT/sweeps.png. Each job is a process of its own;
-its peak memory is the kernel's (ru_maxrss).
+its peak memory is the kernel's (ru_maxrss). Last, a sweep of eight jobs of 8 units in one process: what Weights &
+Biases costs each of them.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -41,6 +43,16 @@ def job(folder: Path, units: int) -> dict[str, float]:
     }  # fmt: skip
 
 
+def series(folder: Path, jobs: int = 8) -> list[dict[str, float]]:
+    """A sweep in one process; seconds of each job, and of these in Weights & Biases."""
+    own = [word for word in JOB if not word.startswith("seed=")]
+    seeds = "seed=" + ",".join(map(str, range(jobs)))
+    call = [sys.executable, "-m", "dgn", "synthesize", "-m", "units=0-7", f"out={folder}", *own, seeds]
+    subprocess.run(call, check=True)
+    found = [json.loads((folder / str(number) / "manifest.json").read_text()) for number in range(jobs)]
+    return [{"seconds": one["seconds"], "tracking_seconds": one["tracking_seconds"]} for one in found]
+
+
 def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = [job(out / str(units), units) for units in UNITS]
@@ -64,7 +76,7 @@ def main(out: Path) -> None:
         axis.title.set_fontsize(10)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out / "sweeps.png", dpi=110)
-    for row in rows:
+    for row in [*rows, *series(out / "series")]:
         print(row)
 
 

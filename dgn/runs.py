@@ -176,16 +176,21 @@ def new_folder(verb: str) -> Path:
             return folder
 
 
-def surroundings() -> dict[str, Any]:
-    """Versions, machine and git revision, for the manifest."""
-    versions = {"python": platform.python_version()}
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what an image looks like."""
+    found = {"python": platform.python_version()}
     for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
         try:
-            versions[package] = version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
-            versions[package] = "not installed"
+            found[package] = "not installed"
+    return found
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and git revision, for the manifest."""
     return {
-        "versions": versions,
+        "versions": versions(),
         "platform": platform.platform(),
         "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "git": _git_revision(),

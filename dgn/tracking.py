@@ -22,6 +22,10 @@ for the end of each curve."""
 PATIENCE = 10
 """Seconds that the server may take to answer at the start; twice as many to take what is left at the end."""
 
+COSTLY = ("x_save_requirements",)
+"""Settings of Weights & Biases that are switched off, where its version has them: to write down every installed package
+takes 0.12 seconds of each job. The versions that matter are in the run's configuration."""
+
 MOST_PICTURES = 512
 """In a table."""
 
@@ -69,8 +73,9 @@ class Tracker:
                 try:
                     import wandb
 
+                    cheap = {name: False for name in COSTLY if name in getattr(wandb.Settings, "model_fields", ())}
                     settings = wandb.Settings(
-                        silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE
+                        silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE, **cheap
                     )  # fmt: skip
                     self._run = wandb.init(
                         mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),

@@ -30,7 +30,7 @@ from dgn.priors import Prior, load_prior
 from dgn.readback import Readback
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
-from dgn.runs import Run, now, surroundings, to_image
+from dgn.runs import Run, now, surroundings, to_image, versions
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import Synthesis, check_ability, choose_ascent, in_batches
@@ -147,8 +147,9 @@ def open_tracker(config: Any, run: Run) -> Tracker:
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     return Tracker(
-        str(config.tracking.mode), run.folder, plain(config), project=str(config.tracking.project),
-        entity=config.tracking.entity, name=(hydra.job.override_dirname or None) if sweep else run.folder.name,
+        str(config.tracking.mode), run.folder, {**plain(config), "versions": versions()},
+        project=str(config.tracking.project), entity=config.tracking.entity,
+        name=(hydra.job.override_dirname or None) if sweep else run.folder.name,
         group=Path(hydra.sweep.dir).name if sweep else None, job_type=str(config.verb),
     )  # fmt: skip
 

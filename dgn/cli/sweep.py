@@ -21,13 +21,9 @@ from dgn.storage import lock, write_atomic
 FILE = "sweep.json"
 NOT_DECIDING = ("resume", "progress", "launcher", "hydra/launcher", "hydra.launcher", "out", "hydra.sweep.dir")
 """Overrides that don't change the results; a sweep goes on with others."""
-SEEDS = {
-    "optuna": "hydra.sweeper.sampler.seed",
-    "nevergrad": "hydra.sweeper.optim.seed",
-    "ax": "hydra.sweeper.ax_config.client.random_seed",
-}
+SEEDS = {"optuna": "hydra.sweeper.sampler.seed"}
 """Of sweepers that optimise: where their seed stands. Without one they propose other values each time, and a sweep of
-theirs could not go on."""
+theirs could not go on. (Those of Nevergrad and Ax can't be imported by Python 3.11 and later.)"""
 ALONE = ("-h", "--help", "--hydra-help", "--version", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve")
 
 

@@ -60,6 +60,7 @@ def test_command_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     logged = records(log)
     (started,) = [record["run"] for record in logged if record["type"] == "run"]
     assert started["run_id"] == "abc123"
+    assert manifest["versions"]["torch"] in json.dumps(started["config"])
     text = json.dumps([record for record in logged if record["type"] == "summary"])
     assert sweep["metric"]["name"] in text and "maco/activation" in text
     assert set(manifest["summary"]) >= {"activation", "log_probability", "probability"}
