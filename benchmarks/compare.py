@@ -27,6 +27,7 @@ LAYERS = {
     "efficientnet_lite0": {"early": "blocks.1.1", "middle": "blocks.3.1", "output": "output"},
     "torchvision/resnet50": {"early": "layer1.1", "middle": "layer3.1", "output": "output"},
 }
+FASTER = ("dgn_faster", "dgn_faster_cpu", "dgn_bf16_faster")
 FINISHED = 512
 """Steps of a finished image: lucent's default."""
 
@@ -38,7 +39,10 @@ def main() -> None:
     parser.add_argument("--layers", nargs="+", default=["early", "middle", "output"])
     parser.add_argument("--units", nargs="+", type=int, default=[1, 8, 64])
     parser.add_argument("--rivals", nargs="+", default=list(RIVALS), choices=list(RIVALS))
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of dgn; the others have fp32")
+    parser.add_argument(
+        "--precision", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"],
+        help="rivals have it by torch.autocast; parts other than ascent take the first",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
@@ -86,8 +90,8 @@ def turns(runs: dict[str, Run], options: argparse.Namespace, images: int) -> dic
 def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds an image and step, and peak memory, of each library; the limit of this machine."""
     rows = []
-    dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
-    rate = matrix_rate(options.device, dtype)
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    rates = {precision: matrix_rate(options.device, dtypes[precision]) for precision in options.precision}
     for name in options.networks:
         network = load(name, options.device)
         for place in options.layers:
@@ -96,22 +100,26 @@ def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
             for count in options.units:
                 units = [index % network.layer_shape(layer)[0] for index in range(count)]
                 runs = {
-                    rival: own(network, layer, units, precision=options.precision)
+                    f"{rival} {precision}": own(network, layer, units, precision=precision)
                     if rival == "dgn"
-                    else RIVALS[rival](network, layer, units)
+                    else cast(RIVALS[rival](network, layer, units), options.device, precision)
+                    for precision in options.precision
                     for rival in options.rivals
                 }
+                runs = {key: run for key, run in runs.items() if key.startswith("dgn ") or works(key, run)}
                 times = turns(runs, options, count)
-                for rival, run in runs.items():
-                    seconds = times[rival]["seconds"]
+                for key, run in runs.items():
+                    rival, precision = key.split(" ")
+                    seconds, rate = times[key]["seconds"], rates[precision]
                     memory = peak_memory(lambda run=run: run(2), options.device)  # type: ignore[misc]
                     rows.append(
                         {
                             "network": name, "place": place, "layer": layer, "units": count, "rival": rival,
-                            "precision": options.precision if rival == "dgn" else "fp32", **times[rival],
+                            "precision": precision, **times[key],
                             "images_per_second": 1 / seconds, "memory": memory, "flops": flops, "matrix_rate": rate,
                             "share_of_limit": flops / rate / seconds, "load": os.getloadavg()[0],
-                            **dict(zip(("dgn_faster", "dgn_faster_cpu"), faster(times, rival), strict=True)),
+                            **dict(zip(("dgn_faster", "dgn_faster_cpu"), faster(times, key), strict=True)),
+                            "dgn_bf16_faster": faster(times, key, "dgn bf16")[0] if precision == "fp32" else None,
                         }
                     )  # fmt: skip
                     print(json.dumps(rows[-1]), flush=True)
@@ -119,11 +127,37 @@ def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def faster(times: dict[str, dict[str, float]], rival: str) -> tuple[float | None, float | None]:
-    """By what dgn is faster on the wall and in processor time, of the same turns: the machine's load differs by day."""
-    if rival == "dgn" or "dgn" not in times:
+def cast(run: Run, device: torch.device, precision: str) -> Run:
+    """A rival's steps in mixed precision."""
+
+    def within(steps: int) -> object:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return run(steps)
+
+    return within
+
+
+def works(key: str, run: Run) -> bool:
+    """Whether a rival can be run so; lucent 0.1.8 hands bf16 to NumPy, which has none."""
+    try:
+        run(1)
+    except TypeError as error:
+        print(f"{key}: {error}", flush=True)
+        return False
+    return True
+
+
+def faster(times: dict[str, dict[str, float]], key: str, dgn: str | None = None) -> tuple[float | None, float | None]:
+    """By what dgn is faster on the wall and in processor time, of the same turns: the machine's load differs by day.
+
+    Args:
+        key: ``"RIVAL PRECISION"``.
+        dgn: in the same precision, unless it is named here.
+    """
+    against = dgn or f"dgn {key.split(' ')[1]}"
+    if key == against or against not in times:
         return None, None
-    wall, cpu = (times[rival][key] / times["dgn"][key] for key in ("seconds", "cpu_seconds"))
+    wall, cpu = (times[key][number] / times[against][number] for number in ("seconds", "cpu_seconds"))
     return wall, cpu
 
 
@@ -179,7 +213,7 @@ def linear(options: argparse.Namespace) -> list[dict[str, Any]]:
         count = len(units) * len(seeds)
 
         def run(steps: int, units: list[str] = units, seeds: list[int] = seeds) -> object:
-            return dgn.synthesize(network, units, "pixel", steps=steps, seeds=seeds, precision=options.precision)
+            return dgn.synthesize(network, units, "pixel", steps=steps, seeds=seeds, precision=options.precision[0])
 
         times = turns({"dgn": run}, argparse.Namespace(**{**vars(options), "repeats": 1 if count > 64 else 3}), count)
         memory = peak_memory(lambda run=run: run(2), options.device)  # type: ignore[misc]
@@ -251,16 +285,17 @@ def write_table(results: Path) -> None:
     rows = parts.get("ascent", [])
     if rows:
         lines += [
-            "Seconds an image and step; how much faster dgn is (wall clock, and processor time); MiB on top.", "",
+            "Seconds an image and step; how much faster dgn is in the same precision (wall clock, and processor "
+            "time), and in bf16; MiB on top.", "",
             "| network | layer | units | library | s an image and step | images/s | dgn is faster by | in CPU time | "
-            f"s an image of {FINISHED} steps | memory | share of the limit |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            f"in bf16 by | s an image of {FINISHED} steps | memory | share of the limit |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
     for row in rows:
         lines.append(
             f"| {row['network']} | {row['layer']} | {row['units']} | {row['rival']} {row['precision']} | "
             f"{row['seconds']:.4f} | {row['images_per_second']:.1f} | "
-            + " | ".join("" if row[key] is None else f"{row[key]:.1f}" for key in ("dgn_faster", "dgn_faster_cpu"))
+            + " | ".join("" if row.get(key) is None else f"{row[key]:.1f}" for key in FASTER)
             + f" | {row['finished']:.1f} | {row['memory'] or 0:.0f} | {row['share_of_limit']:.0%} |"
         )
     for part, head in (("occlusion", "captum"), ("linear", "Cost of more units"), ("compile", "torch.compile")):

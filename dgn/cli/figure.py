@@ -34,7 +34,7 @@ from dgn.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.runs import now, to_image
 from dgn.storage import write_atomic
-from dgn.synthesis import Synthesis, synthesize
+from dgn.synthesis import Synthesis, join, plan
 from dgn.units import file_name, parse_units
 
 Rows = list[dict[str, Any]]
@@ -62,10 +62,11 @@ class Studio:
             self.bar.total = (self.bar.total or 0) + steps
             climbed = prior.raw() if settings.rule in IN_RAW_CODE else prior
             start = None if start_of is None else start_of(climbed)
-            result = synthesize(
+            job = plan(
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
-                batch=self.config.batch, start=start, on_step=lambda *_: self.bar.update(), **more,
+                batch=self.config.batch, start=start, **more,
             )  # fmt: skip
+            result = join(list(job.pieces(on_step=lambda *_: self.bar.update(), on_read=self._reading())))
             warn(self.manifest, result.warnings)
             rows = result_rows(result, self.network, 0.0, self.config.batch)
             for row in rows:
@@ -73,6 +74,19 @@ class Studio:
                     row.pop(key)
             results.append((result, rows))
         return results
+
+    def _reading(self) -> Callable[[int, int], None]:
+        """Counts codes on the bar while starts are chosen among them."""
+        before = 0
+
+        def note(done: int, count: int) -> None:
+            nonlocal before
+            if before == 0:
+                self.bar.total += count
+            self.bar.update(done - before)
+            before = done if done < count else 0  # the next batch chooses anew
+
+        return note
 
     def best_examples(self, units: list[Any], k: int) -> tuple[torch.Tensor, list[list[Any]]]:
         """The best real examples of each unit: squares ``[U * k, 3, S, S]``, unit by unit."""

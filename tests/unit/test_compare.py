@@ -29,8 +29,16 @@ def test_a_step_is_what_more_steps_cost_more(compare: ModuleType) -> None:
 
 
 def test_ratios_are_of_the_same_turns(compare: ModuleType) -> None:
-    times = {"dgn": {"seconds": 0.5, "cpu_seconds": 1.0}, "lucent": {"seconds": 2.0, "cpu_seconds": 3.0}}
-    assert compare.faster(times, "lucent") == (4.0, 3.0) and compare.faster(times, "dgn") == (None, None)
+    times = {
+        "dgn fp32": {"seconds": 0.5, "cpu_seconds": 1.0},
+        "dgn bf16": {"seconds": 0.25, "cpu_seconds": 0.5},
+        "lucent fp32": {"seconds": 2.0, "cpu_seconds": 3.0},
+        "lucent bf16": {"seconds": 1.0, "cpu_seconds": 1.0},
+    }
+    assert compare.faster(times, "lucent fp32") == (4.0, 3.0) and compare.faster(times, "dgn fp32") == (None, None)
+    assert compare.faster(times, "lucent bf16") == (4.0, 2.0)
+    assert compare.faster(times, "lucent fp32", "dgn bf16") == (8.0, 6.0)
+    assert compare.faster({"lucent fp32": times["lucent fp32"]}, "lucent fp32") == (None, None)
 
 
 def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> None:
@@ -39,6 +47,7 @@ def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> 
             "network": "n", "place": "early", "layer": "l", "units": 8, "rival": rival, "precision": "fp32",
             "seconds": seconds, "cpu_seconds": 2 * seconds, "finished": 512 * seconds, "images_per_second": 1 / seconds,
             "memory": 10.0, "flops": 1, "matrix_rate": 1.0, "share_of_limit": 0.5, "load": 1.0,
+            "dgn_bf16_faster": None if rival == "dgn" else 7.0,
             "dgn_faster": None if rival == "dgn" else 4.0, "dgn_faster_cpu": None if rival == "dgn" else 3.5,
         }  # fmt: skip
 
@@ -49,7 +58,7 @@ def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> 
     assert [(one["rival"], one["seconds"]) for one in rows] == [("dgn", 0.25), ("lucent", 1.0)]
     compare.write_table(tmp_path)
     table = (tmp_path / "table.md").read_text().splitlines()
-    assert any("| lucent fp32 | 1.0000 | 1.0 | 4.0 | 3.5 |" in line for line in table)
+    assert any("| lucent fp32 | 1.0000 | 1.0 | 4.0 | 3.5 | 7.0 |" in line for line in table)
 
 
 def test_limit_and_own_part(compare: ModuleType, network: Network) -> None:
