@@ -141,7 +141,7 @@ def works(key: str, run: Run) -> bool:
     """Whether a rival can be run so; lucent 0.1.8 hands bf16 to NumPy, which has none."""
     try:
         run(1)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         print(f"{key}: {error}", flush=True)
         return False
     return True

@@ -76,7 +76,12 @@ def main(out: Path) -> None:
         axis.title.set_fontsize(10)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(out / "sweeps.png", dpi=110)
-    for row in [*rows, *series(out / "series")]:
+    jobs = series(out / "series")
+    with (out / "series.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(jobs[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(jobs)
+    for row in [*rows, *jobs]:
         print(row)
 
 

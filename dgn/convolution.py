@@ -44,6 +44,7 @@ class _Plan(NamedTuple):
     kernel: Tensor
     bias: Tensor | None
     back: Tensor | None
+    bounds: tuple[float, ...]
     padding: list[int]
     back_padding: list[int]
     phases: Tensor | None
@@ -107,7 +108,7 @@ class Convolution(nn.Module):
             return None
         if not torch.is_autocast_enabled("cpu"):
             return torch.float32 if x.dtype == torch.float32 else None
-        known = x.dtype in (torch.float32, torch.bfloat16) and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        known = x.dtype in (torch.float32, torch.bfloat16) and torch.cpu._is_avx512_supported()
         return torch.bfloat16 if known and torch.get_autocast_dtype("cpu") == torch.bfloat16 else None
 
     def _edges(self, x: Tensor) -> list[tuple[int, int]]:
@@ -146,9 +147,11 @@ class Convolution(nn.Module):
             if self.stride != (1, 1) and weight.shape[1] == 1 < self.groups:
                 weight = (
                     weight.float()
-                )  # depthwise: oneDNN's gradient with a stride takes 12 to 100 times as long in bf16
+                )  # in bf16 oneDNN's gradient of a strided depthwise takes 12 to 100 times as long
             bias = None if self.bias is None else self.bias.to(x.dtype)
-            self._plans[key] = _Plan(weight, kernel, bias, back, padding, back_padding, phases)
+            # As the output has them: what was clipped to a rounded bound gets no gradient.
+            bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
+            self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding, phases)
         return self._plans[key]
 
 
@@ -183,7 +186,7 @@ def _from_phases(g: Tensor, plan: _Plan, shape: torch.Size) -> Tensor:
 
 
 class _Native(torch.autograd.Function):
-    """The convolution by oneDNN in float32; its gradient with respect to the input alone."""
+    """The convolution by oneDNN in float32 or bf16; its gradient with respect to the input alone."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, plan: _Plan, own: Convolution) -> Tensor:
@@ -204,7 +207,7 @@ class _Native(torch.autograd.Function):
             if own.act.name == "relu":
                 g = torch.ops.aten.threshold_backward(g, y, 0)
             else:
-                g = torch.ops.aten.hardtanh_backward(g, y, *own.act.numbers)
+                g = torch.ops.aten.hardtanh_backward(g, y, *plan.bounds)
         g = g.contiguous(memory_format=_LAST)
         if plan.back is not None:
             back: Tensor = torch.ops.mkldnn._convolution_pointwise(

@@ -101,7 +101,8 @@ class Parts:
 
 
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
-    """SHA-256 of everything that decides a plan's results but the number of threads.
+    """SHA-256 of everything that decides a plan's results but the number of threads, and the processor: a job that
+    another one continues goes on in the precision that it began in.
 
     Args:
         plan: of one prior.
@@ -112,7 +113,7 @@ def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
         "network": [plan.network.name, list(plan.network.input_size), network_digest],
         "prior": [plan.prior.name, list(plan.prior.size), plan.prior.coordinates, digest(plan.prior.weights())],
         "rows": hashlib.sha256(repr([(unit.name, unit.terms, seed) for unit, seed in plan.rows]).encode()).hexdigest(),
-        "settings": asdict(plan.settings), "batch": plan.batch, "frames": plan.frames,
+        "settings": {**asdict(plan.settings), "precision": plan.asked}, "batch": plan.batch, "frames": plan.frames,
         "start": None if plan.start is None else digest({"start": plan.start}),
         "device": plan.network.device.type, "torch": torch.__version__, "dgn": __version__, **more,
     }  # fmt: skip

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import Tensor, nn
 
+from dgn.convolution import Convolution
 from dgn.network import Network
 
 AGREES = 0.2
@@ -42,10 +45,13 @@ def autocast(device: torch.device, precision: str = "auto", *, trains: bool = Fa
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-@torch.no_grad()
+_chosen: WeakKeyDictionary[Network, dict[tuple[str, tuple[int, int], tuple[str, ...]], str]] = WeakKeyDictionary()
+
+
 def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> str:
-    """:func:`resolve` for a network's loop, where ``"auto"`` is float32, too, if the network can't be run in bf16 (it
-    goes to NumPy, say) or its layers are more than :data:`AGREES` apart on noise.
+    """:func:`resolve` for a network's loop. ``"auto"`` is float32, too, if the network's fast copy can't be run and
+    differentiated in bf16 (it goes to NumPy, say), if its layers are more than :data:`AGREES` apart on noise, or if
+    bf16 is not known to be faster: on a CPU without AMX, where its convolutions are not dgn's own.
 
     Args:
         network: under study.
@@ -55,13 +61,40 @@ def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> 
     chosen = resolve(network.device, precision)
     if chosen == precision or chosen == "fp32":
         return chosen
+    known, key = _chosen.setdefault(network, {}), (chosen, network.input_size, tuple(layers))
+    if key not in known:
+        known[key] = chosen if _bears(network.fast(layers), layers, chosen) else "fp32"
+    return known[key]
+
+
+def _bears(network: Network, layers: Sequence[str], precision: str) -> bool:
+    """Whether layers and gradient come out right, for one image of noise."""
+    parts = list(network.module.modules())
+    own = any(isinstance(part, Convolution) for part in parts)
+    if network.device.type == "cpu" and not torch.cpu._is_amx_tile_supported() and (not own or _slow(parts)):
+        return False
     noise = torch.rand(1, network.channels, *network.input_size, generator=torch.Generator().manual_seed(0))
-    noise = noise.to(network.device)
-    full = network.features(noise, layers)
+
+    def look(precision: str) -> tuple[dict[str, Tensor], Tensor]:
+        x = noise.to(network.device).requires_grad_()
+        with autocast(network.device, precision):
+            read = network.features(x, layers)
+        found = {layer: tensor.float() for layer, tensor in read.items()}
+        total = torch.stack([tensor.mean() for tensor in found.values()]).sum()
+        slope = torch.autograd.grad(total, x, allow_unused=True)[0]
+        read = {layer: tensor.detach() for layer, tensor in found.items()}
+        return read, torch.zeros(1) if slope is None else slope
+
     try:
-        with autocast(network.device, chosen):
-            half = network.features(noise, layers)
+        with torch.inference_mode(False), torch.enable_grad():
+            (full, slope), (half, other) = look("fp32"), look(precision)
     except Exception:
-        return "fp32"
-    gaps = [(half[layer].float() - full[layer].float()).norm() / full[layer].float().norm() for layer in layers]
-    return chosen if all(not float(gap) > AGREES for gap in gaps) else "fp32"
+        return False
+    near = all(float((half[layer] - full[layer]).norm()) <= AGREES * float(full[layer].norm()) for layer in layers)
+    return near and (bool(other.isfinite().all()) or not bool(slope.isfinite().all()))
+
+
+def _slow(parts: Sequence[nn.Module]) -> bool:
+    """Whether PyTorch itself would take gradients of strided depthwise convolutions, see :func:`resolve`."""
+    plain = [part for part in parts if isinstance(part, nn.Conv2d)]
+    return any(part.groups > 1 and max(part.stride) > 1 for part in plain)

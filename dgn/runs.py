@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,7 @@ def new_folder(verb: str) -> Path:
             return folder
 
 
+@cache
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide what an image looks like."""
     found = {"python": platform.python_version()}

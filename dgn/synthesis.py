@@ -106,6 +106,7 @@ class Plan:
         screening: chooses the starts, where the settings ask for it.
         frames: images to keep on the way.
         notes: what a reader of the images should know.
+        asked: the precision that was asked for, where ``settings`` have the one that was chosen.
     """
 
     network: Network
@@ -118,6 +119,7 @@ class Plan:
     screening: Screening | None
     frames: int
     notes: list[str]
+    asked: str = "auto"
 
     def climb(
         self,
@@ -233,8 +235,11 @@ def plan(
                 f"its own size is input_size={network.input_size[0]}"
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
-    layers = list(dict.fromkeys(layer for unit in parsed for layer in unit.layers))
-    settings = replace(settings, precision=choose(network, layers, settings.precision))  # a part of what a run is
+    asked = settings.precision
+    layers = tuple(dict.fromkeys(layer for unit in parsed for layer in unit.layers))
+    # A search that ranks many nearly equal candidates goes astray where these are rounded.
+    chosen = "fp32" if settings.rule == "cmaes" and asked == "auto" else choose(network, layers, asked)
+    settings = replace(settings, precision=chosen)
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
     check_ability(prior, settings)
@@ -265,7 +270,14 @@ def plan(
         settings = replace(settings, starts=1, screen=0)
         start = _checked_start(at_size(prior, canvas_sizes(prior, settings)[0]), start, len(rows))
     screening = Screening(network, prior, parsed, settings) if settings.screen else None
-    return Plan(network, prior, settings, rows, group, batch, start, screening, frames, notes)
+    return Plan(network, prior, settings, rows, group, batch, start, screening, frames, notes, asked)
+
+
+def as_begun(job: Plan, precision: str | None) -> Plan:
+    """A plan in the precision that an earlier call began it in, maybe on another processor; itself where none did."""
+    return (
+        job if precision not in ("fp32", "bf16") else replace(job, settings=replace(job.settings, precision=precision))
+    )
 
 
 def _checked_start(prior: Prior, start: Tensor, count: int) -> Tensor:

@@ -412,6 +412,7 @@ def _read(output: Tensor, rows: Tensor, indices: Tensor, position: Position) -> 
     if output.dim() == 2:
         return output[rows, indices]
     maps = output[rows, indices] if output.dim() == 4 else output[rows, :, indices]
+    maps = maps.float()  # before the mean: of half precision it would be one of 256 steps
     if position is None or grid is None:
         return maps.flatten(1).mean(1)
     y, x = (grid[0] // 2, grid[1] // 2) if position == "center" else position

@@ -80,18 +80,19 @@ def climb(
 
     def look(h: Tensor, objective: Objective, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Images, activations and what is climbed, all with their gradients."""
-        with autocast(h.device, settings.precision):
+        with autocast(h.device, settings.precision if prior.mixed else "fp32"):
             images = prior.decode(h)
-            x = images if mask is None else images * mask + images.detach() * (1 - mask)
-            written = (x, h)
-            if views > 1:
-                written = (x.repeat(views, 1, 1, 1), h.repeat(views, *one))
-                x = written[0]
-            x = shift_and_zoom(x, draws, settings.jitter, settings.scale)
-            x = add_noise(transform(x, draws, settings.transforms), draws, settings.noise)
-            activation, climbed = objective(x, *written)
-            if views > 1:
-                activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
+        images = images.float()
+        x = images if mask is None else images * mask + images.detach() * (1 - mask)
+        written = (x, h)
+        if views > 1:
+            written = (x.repeat(views, 1, 1, 1), h.repeat(views, *one))
+            x = written[0]
+        x = shift_and_zoom(x, draws, settings.jitter, settings.scale)
+        x = add_noise(transform(x, draws, settings.transforms), draws, settings.noise)
+        activation, climbed = objective(x, *written)
+        if views > 1:
+            activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
         return images, activation, climbed
 
     one = [1] * (code.dim() - 1)

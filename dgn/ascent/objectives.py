@@ -11,7 +11,7 @@ from torch import Tensor
 from dgn.ascent.penalties import penalise
 from dgn.errors import DgnError
 from dgn.network import Network
-from dgn.precision import resolve
+from dgn.precision import autocast, resolve
 from dgn.settings import AscentSettings
 from dgn.units import Reader, Unit
 
@@ -58,7 +58,8 @@ class Objective:
             x: the transformed images, as the network is to see them.
             images, code: as they are written down.
         """
-        features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
+        with autocast(x.device, self.settings.precision):  # of the network alone: all else is in float32
+            features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
         activation = self.read(features)
         climbed = activation if self.aim is self.read else self.aim(features)
         if self.settings.penalties:

@@ -49,7 +49,7 @@ from dgn.report.panels import panels
 from dgn.runs import Run, now, to_image
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import plan
+from dgn.synthesis import as_begun, plan
 from dgn.tracking import check_mode
 from dgn.units import Unit, parse_units
 
@@ -175,6 +175,7 @@ def _synthesized(
             if meta["key"] == key:
                 images, first = [tensors["images"]], len(tensors["images"])
                 batch, seconds, memory = int(meta["batch"]), list(meta["seconds"]), float(meta["memory"])
+                job = as_begun(job, meta.get("precision"))
 
     def cut(smaller: int) -> None:
         nonlocal batch
@@ -194,6 +195,7 @@ def _synthesized(
                 seconds += [cost.seconds / len(piece.images)] * len(piece.images)
                 memory = max(memory, cost.memory / len(piece.images) / 2**20)
                 meta = {"key": key, "batch": batch, "seconds": seconds, "memory": memory}
+                meta["precision"] = job.settings.precision
                 save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
     made = torch.cat(images).float() / 255
     return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds, memory)

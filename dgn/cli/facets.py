@@ -74,7 +74,7 @@ def run(config: Any) -> None:
             keep_images(folder, result, new, 1)
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
-            manifest["ascent"][prior.name] = asdict(chosen)
+            manifest["ascent"][prior.name] = asdict(job.settings)
             warn(manifest, result.warnings)
             matrix.columns.append(prior.name)
             for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):

@@ -66,6 +66,8 @@ class Studio:
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
                 batch=self.config.batch, start=start, **more,
             )  # fmt: skip
+            name = f"{entry['label']}: {prior.name}" if "label" in entry else prior.name
+            self.manifest.setdefault("precision", {})[name] = job.settings.precision
             result = join(list(job.pieces(on_step=lambda *_: self.bar.update(), on_read=self._reading())))
             warn(self.manifest, result.warnings)
             rows = result_rows(result, self.network, 0.0, self.config.batch)
@@ -81,8 +83,8 @@ class Studio:
 
         def note(done: int, count: int) -> None:
             nonlocal before
-            if before == 0:
-                self.bar.total += count
+            if before == 0 or done < before:  # also a batch that was halved while it chose
+                self.bar.total, before = self.bar.total + count, 0
             self.bar.update(done - before)
             before = done if done < count else 0  # the next batch chooses anew
 

@@ -43,7 +43,7 @@ from dgn.report.grid import Cell, grid
 from dgn.runs import Run, now, to_image
 from dgn.selection import select_units, take_shard
 from dgn.storage import digest, join_tensors, read_notes, read_tensors
-from dgn.synthesis import Plan, plan
+from dgn.synthesis import Plan, as_begun, plan
 from dgn.tracking import Tracker
 from dgn.writer import Writer
 
@@ -96,6 +96,8 @@ def run(config: Any) -> float:
             summary = before.get("summary", {})
         else:
             manifest |= {key: before[key] for key in ("started", "batch") if key in before}
+            jobs = [as_begun(job, before.get("ascent", {}).get(job.prior.name, {}).get("precision")) for job in jobs]
+            manifest["ascent"] = {job.prior.name: asdict(job.settings) for job in jobs}
             if before:
                 manifest["continued"] = [*before.get("continued", []), now()]
             summary = _Job(config, network, jobs, keys, seeds, folder, manifest).run()

@@ -52,6 +52,8 @@ class GeneratorPrior(Prior):
             deviation on real images.
     """
 
+    mixed = True
+
     def __init__(
         self,
         generator: Generator,
@@ -162,6 +164,7 @@ class ComponentsPrior(Prior):
     """
 
     refines = True
+    mixed = True
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.ascent.objectives import pieces
+from dgn.ascent.objectives import Objective, pieces
+from dgn.cli.main import main
 from dgn.convolution import Convolution
 from dgn.network import Network
 from dgn.precision import autocast, choose, resolve
+from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import AscentSettings
-from dgn.synthesis import plan
+from dgn.synthesis import Plan, plan
+from dgn.units import parse_units
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bf16 on this processor")
-@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), None])
+@pytest.mark.skipif(not torch.cpu._is_avx512_supported(), reason="without AVX512 PyTorch's own bf16 is asked")
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.7, 0.7), None])
 @pytest.mark.parametrize(
     "geometry",
     [{"kernel_size": 1}, {"kernel_size": 3, "padding": 1}, {"kernel_size": 3, "stride": 2, "padding": 1},
@@ -49,7 +54,7 @@ def test_values_and_gradients_are_those_of_float32(geometry: dict[str, Any], act
     found, slope = look(fast, "bf16")
     assert found.dtype == torch.bfloat16 and slope.dtype == torch.float32
     assert float((found.float() - values).norm()) < 0.02 * float(values.norm())
-    assert float((slope - gradient).norm()) < 0.05 * float(gradient.norm())
+    assert float((slope - gradient).norm()) < 0.1 * float(gradient.norm())  # some cross a bound by rounding
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx512: bool) -> None:
@@ -78,6 +83,19 @@ def test_a_plan_says_which(monkeypatch: pytest.MonkeyPatch, network: Network) ->
     assert plan(network, "ant", PixelPrior(16)).settings.precision == "fp32"
 
 
+class Stern(torch.autograd.Function):
+    """Its gradient takes float32 alone."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        assert g.dtype == torch.float32
+        return g
+
+
 class Odd(nn.Module):
     """Does something with its convolution's output that bf16 does not bear."""
 
@@ -87,12 +105,19 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x).mean((2, 3))
+        if self.kind == "nan":
+            return y / (y.dtype == torch.float32)
+        if self.kind == "no slope":
+            return Stern.apply(y)  # type: ignore[no-any-return,no-untyped-call]
         if self.kind == "numpy":
             return y + torch.from_numpy(y.detach().numpy().copy())
         return y.sin() if self.kind == "plain" else (1e4 * y).sin()
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("plain", "bf16"), ("numpy", "fp32"), ("steep", "fp32")])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("plain", "bf16"), ("numpy", "fp32"), ("steep", "fp32"), ("nan", "fp32"), ("no slope", "fp32")],
+)
 def test_a_network_that_bf16_does_not_suit_climbs_in_float32(
     monkeypatch: pytest.MonkeyPatch, kind: str, expected: str
 ) -> None:
@@ -108,3 +133,78 @@ def test_a_piece_holds_twice_as_many_in_half_precision(network: Network) -> None
     rows = [len(range(*piece.indices(10**9))) for precision in ("fp32", "bf16")
             for piece in pieces(network, 10**9, AscentSettings(precision=precision), CPU)[:1]]  # fmt: skip
     assert rows[1] == pytest.approx(2 * rows[0], rel=0.01)
+
+
+def test_bf16_is_for_convolutions_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elsewhere it is known to be slower, or not known to be faster; AMX is fast anywhere."""
+    processor(monkeypatch, amx=False, avx512=True)
+    plain = Network(nn.Sequential(nn.Flatten(), nn.Linear(27, 4)), 3)
+    strided = nn.Conv2d(8, 8, 3, stride=2, groups=8, padding=1, padding_mode="reflect")
+    slow = Network(nn.Sequential(nn.Conv2d(3, 8, 3), strided), 9)
+    assert choose(plain, ["output"]) == "fp32" and choose(slow, ["output"]) == "fp32"
+    assert choose(plain, ["output"], "bf16") == "bf16"
+    processor(monkeypatch, amx=True, avx512=True)
+    fresh = Network(nn.Sequential(nn.Flatten(), nn.Linear(27, 4)), 3)
+    assert choose(fresh, ["output"]) == "bf16"
+
+
+def test_a_search_without_gradients_ranks_in_float32(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+    processor(monkeypatch, amx=False, avx512=True)
+    settings = {"rule": "cmaes", "population": 4}
+    assert plan(network, "ant", PixelPrior(16), **settings).settings.precision == "fp32"
+    assert plan(network, "ant", PixelPrior(16), precision="bf16", **settings).settings.precision == "bf16"
+
+
+@pytest.mark.parametrize("prior", ["pixel", "fourier", "maco"])
+@pytest.mark.parametrize("transforms", [[], ["blur"], ["brightness"], ["rotate"], ["shift", "blur"]])
+def test_images_larger_than_the_input_climb(prior: str, transforms: list[str], network: Network) -> None:
+    """An antialiased reduction has no kernel for bf16."""
+    written = {"pixel": PixelPrior, "fourier": FourierPrior, "maco": MacoPrior}[prior](24)
+    seen = []
+    found = dgn.synthesize(
+        network, "ant", written, steps=4, transforms=transforms, jitter=0.0, scale=0.0, noise=0.0, precision="bf16",
+        on_step=lambda *given: seen.append(given[3].dtype),
+    )  # fmt: skip
+    assert set(seen) == {torch.float32} and bool(found.history.isfinite().all())
+
+
+def test_likeness_is_measured_in_float32(network: Network) -> None:
+    """Cosines near 1 differ by less than bf16 can say."""
+    units = parse_units(["ant"] * 3, network)
+    settings = AscentSettings(precision="bf16", diversity=2.0, diversity_layer="late")
+    objective = Objective(network, units, range(3), settings, CPU)
+    x = 0.5 + 0.01 * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    _, climbed = objective(x, x, x)
+    with autocast(CPU, "bf16"):
+        features = objective.network.features(x, objective.layers)
+    assert features["late"].dtype == torch.bfloat16
+    maps = features["late"].double().flatten(2)
+    grams = torch.nn.functional.normalize((maps @ maps.transpose(1, 2)).flatten(1), dim=1)
+    others = ((grams @ grams.T).sum(1) - 1) / 2
+    expected = features["output"].float()[:, units[0].class_index] - 2 * others
+    torch.testing.assert_close(climbed.detach().double(), expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_a_job_goes_on_in_the_precision_that_it_began_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: str
+) -> None:
+    """On another processor: the same folder, the same job."""
+    monkeypatch.chdir(tmp_path)
+    job = ["synthesize", small, "units=[0,1,2]", "prior=pixel", "prior.pixel.size=16", "ascent.steps=3", "batch=1"]
+    job += ["tracking=off", "progress=false", "threads=1", "out=run"]
+    climbed: list[str] = []
+
+    def climb(self: Plan, *given: Any, **more: Any) -> Any:
+        climbed.append(self.settings.precision)
+        if len(climbed) == 2:
+            raise KeyboardInterrupt
+        return real(self, *given, **more)
+
+    real = Plan.climb
+    monkeypatch.setattr(Plan, "climb", climb)
+    monkeypatch.setattr("dgn.synthesis.choose", lambda *_: "bf16")
+    assert main(job) == 130
+    monkeypatch.setattr("dgn.synthesis.choose", lambda *_: "fp32")
+    assert main(job) == 0
+    assert climbed == ["bf16"] * 4
+    assert json.loads(Path("run/manifest.json").read_text())["ascent"]["pixel"]["precision"] == "bf16"
