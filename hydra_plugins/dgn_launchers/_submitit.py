@@ -49,6 +49,9 @@ class SlurmLauncher(BaseSubmititLauncher):  # type: ignore[misc]
             value = self.params.get(key)
             if value is not None and value < least:
                 raise DgnError(f"launcher.{name} is {value}, expected {least} or more")
+        delay, minutes = self.params.get("signal_delay_s"), self.params.get("timeout_min")
+        if delay and minutes:  # submitit's two minutes would end a job of two before it begins
+            self.params["signal_delay_s"] = min(delay, 15 * minutes)
         super().setup(hydra_context=hydra_context, task_function=task_function, config=config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -177,7 +180,7 @@ def _stoppable_job() -> Iterator[None]:
         try:
             requeue(number, frame)
         except UncompletedJobError as error:
-            raise DgnError(f"its time, launcher.minutes, is almost up: {first_line(error)}") from None
+            raise DgnError(f"its time, launcher.minutes, is almost up: {first_line(error).rstrip('.')}") from None
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(soon, out_of_time)

@@ -122,7 +122,9 @@ def test_sigterm_cancels_slurms_jobs(
     answer = f"if [ -e {cancelled} ]; then {SACCT} CANCELLED CANCELLED; else {running}; fi"
     slurm(tmp_path / "bin", monkeypatch, sacct=answer, scancel=f'echo "$@" > {cancelled}')
     job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=slurm"]
-    assert main(job) == 143
+    assert main([*job, "launcher.minutes=2", "out=sweep"]) == 143
+    (script,) = (tmp_path / "sweep").rglob("*_submission.sh")  # submitit's warning comes 2 minutes before the end
+    assert "#SBATCH --signal=USR2@30\n" in script.read_text() and "#SBATCH --time=2\n" in script.read_text()
     assert cancelled.read_text().split() == ["77"]
     assert capsys.readouterr().err.splitlines()[-1] == "dgn: interrupted; the same command continues"
 
@@ -218,6 +220,8 @@ def test_wrong_launcher(
 ) -> None:
     """One line, exit code 2, and nothing is left behind."""
     monkeypatch.chdir(tmp_path)
+    if words.endswith("slurm"):
+        monkeypatch.setenv("PATH", str(tmp_path))  # also on a machine that has Slurm
     assert main(["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=1", *TINY, *words.split()]) == 2
     said = capfd.readouterr().err
     assert said.startswith("dgn: ") and WRONG[words] in said and said.count("\n") == 1, said
