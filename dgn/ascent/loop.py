@@ -17,7 +17,6 @@ from dgn.ascent.rules import State, find_rule
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
 from dgn.network import Network
-from dgn.precision import autocast
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
 from dgn.units import Unit
@@ -80,9 +79,7 @@ def climb(
 
     def look(h: Tensor, objective: Objective, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Images, activations and what is climbed, all with their gradients."""
-        with autocast(h.device, settings.precision if prior.mixed else "fp32"):
-            images = prior.decode(h)
-        images = images.float()
+        images = prior.decode(h)
         x = images if mask is None else images * mask + images.detach() * (1 - mask)
         written = (x, h)
         if views > 1:

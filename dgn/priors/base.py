@@ -34,8 +34,6 @@ class Prior(ABC):
     """Of a generator: the network and the layer that it inverts."""
     refines: bool = False
     """Whether :meth:`refine` gives a finer prior."""
-    mixed: bool = False
-    """Whether it decodes faster, and well enough, in mixed precision: a network of dgn's own does."""
     centres: Tensor | None = None
     """``[M, ...]``, codes between those of real images, which :attr:`AscentSettings.screen` chooses starts from."""
     size_step: int = 1

@@ -52,8 +52,6 @@ class GeneratorPrior(Prior):
             deviation on real images.
     """
 
-    mixed = True
-
     def __init__(
         self,
         generator: Generator,
@@ -164,7 +162,6 @@ class ComponentsPrior(Prior):
     """
 
     refines = True
-    mixed = True
 
     def __init__(
         self,
