@@ -110,5 +110,7 @@ def run_task(folder: str, callbacks: Any, task: TaskFunction, config: DictConfig
     """One job in a worker of Ray, in the folder in which the sweep was started."""
     from hydra_plugins.dgn_launchers.local import run_composed
 
+    # A cluster that a script started in the background ignores SIGINT, and with it Ray's own way to cancel a task.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     return run_composed(callbacks, task, config).return_value

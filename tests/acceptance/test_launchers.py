@@ -259,7 +259,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     variables.pop("CUDA_VISIBLE_DEVICES", None)
     call = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-gpus=2", "--num-cpus=4"]
     log = (folder / "head.log").open("w+")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a script in the background, which the head inherits
     head = subprocess.Popen([*call, *ports], env=variables, stdout=log, stderr=log, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     try:
         text = ""
         end = time.monotonic() + 90
