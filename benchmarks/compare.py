@@ -147,14 +147,16 @@ def works(key: str, run: Run) -> bool:
     return True
 
 
-def faster(times: dict[str, dict[str, float]], key: str, dgn: str | None = None) -> tuple[float | None, float | None]:
+def faster(
+    times: dict[str, dict[str, float]], key: str, against: str | None = None
+) -> tuple[float | None, float | None]:
     """By what dgn is faster on the wall and in processor time, of the same turns: the machine's load differs by day.
 
     Args:
         key: ``"RIVAL PRECISION"``.
-        dgn: in the same precision, unless it is named here.
+        against: ``"dgn PRECISION"``; None for the same precision.
     """
-    against = dgn or f"dgn {key.split(' ')[1]}"
+    against = against or f"dgn {key.split(' ')[1]}"
     if key == against or against not in times:
         return None, None
     wall, cpu = (times[key][number] / times[against][number] for number in ("seconds", "cpu_seconds"))

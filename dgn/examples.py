@@ -25,7 +25,7 @@ from dgn.network import Network
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.receptive import Box, ReceptiveFields
 from dgn.storage import digest
-from dgn.units import BatchReader, Unit
+from dgn.units import BatchReader, Unit, layers_of
 
 FORMAT = "dgn-examples-1"
 KINDS = ("top", "bottom", "random")
@@ -305,8 +305,7 @@ def find_examples(
         if state is not None:
             save_tensors(state, lists.tensors, {"key": key, "seen": seen, "broken": broken}, FORMAT)
 
-    layers = [layer for unit in units for layer in unit.layers]
-    read = BatchReader(network.fast(list(dict.fromkeys(layers))), units)
+    read = BatchReader(network.fast(layers_of(units)), units)
     total, saved = len(squares), time.monotonic()
     loader: DataLoader[Any] = DataLoader(
         squares, batch_size=batch, sampler=range(seen, total), num_workers=workers,

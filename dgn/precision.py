@@ -45,7 +45,8 @@ def autocast(device: torch.device, precision: str = "auto", *, trains: bool = Fa
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-_chosen: WeakKeyDictionary[Network, dict[tuple[str, tuple[int, int], tuple[str, ...]], str]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[Network, dict[tuple[str, tuple[int, int], tuple[str, ...]], bool]] = WeakKeyDictionary()
+"""Whether a network bears bf16, by device, input size and layers."""
 
 
 def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> str:
@@ -61,14 +62,16 @@ def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> 
     chosen = resolve(network.device, precision)
     if chosen == precision or chosen == "fp32":
         return chosen
-    known, key = _chosen.setdefault(network, {}), (chosen, network.input_size, tuple(layers))
+    known, key = _known.setdefault(network, {}), (network.device.type, network.input_size, tuple(layers))
     if key not in known:
-        known[key] = chosen if _bears(network.fast(layers), layers, chosen) else "fp32"
-    return known[key]
+        known[key] = _bears(network.fast(layers), layers)
+    return chosen if known[key] else "fp32"
 
 
-def _bears(network: Network, layers: Sequence[str], precision: str) -> bool:
-    """Whether layers and gradient come out right, for one image of noise."""
+@torch.inference_mode(False)
+@torch.enable_grad()
+def _bears(network: Network, layers: Sequence[str]) -> bool:
+    """Whether layers and gradient come out right in bf16, for one image of noise."""
     parts = list(network.module.modules())
     own = any(isinstance(part, Convolution) for part in parts)
     if network.device.type == "cpu" and not torch.cpu._is_amx_tile_supported() and (not own or _slow(parts)):
@@ -86,8 +89,7 @@ def _bears(network: Network, layers: Sequence[str], precision: str) -> bool:
         return read, torch.zeros(1) if slope is None else slope
 
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            (full, slope), (half, other) = look("fp32"), look(precision)
+        (full, slope), (half, other) = look("fp32"), look("bf16")
     except Exception:
         return False
     near = all(float((half[layer] - full[layer]).norm()) <= AGREES * float(full[layer].norm()) for layer in layers)
@@ -97,4 +99,4 @@ def _bears(network: Network, layers: Sequence[str], precision: str) -> bool:
 def _slow(parts: Sequence[nn.Module]) -> bool:
     """Whether PyTorch itself would take gradients of strided depthwise convolutions, see :func:`resolve`."""
     plain = [part for part in parts if isinstance(part, nn.Conv2d)]
-    return any(part.groups > 1 and max(part.stride) > 1 for part in plain)
+    return any(part.weight.shape[1] == 1 < part.groups and max(part.stride) > 1 for part in plain)

@@ -20,7 +20,7 @@ from dgn.network import Network
 from dgn.precision import choose
 from dgn.priors import Prior, load_prior
 from dgn.settings import AscentSettings, preset
-from dgn.units import Unit, parse_units
+from dgn.units import Unit, layers_of, parse_units
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Plan:
     screening: Screening | None
     frames: int
     notes: list[str]
-    asked: str = "auto"
+    asked: str
 
     def climb(
         self,
@@ -236,9 +236,8 @@ def plan(
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     asked = settings.precision
-    layers = tuple(dict.fromkeys(layer for unit in parsed for layer in unit.layers))
     # A search that ranks many nearly equal candidates goes astray where these are rounded.
-    chosen = "fp32" if settings.rule == "cmaes" and asked == "auto" else choose(network, layers, asked)
+    chosen = "fp32" if settings.rule == "cmaes" and asked == "auto" else choose(network, layers_of(parsed), asked)
     settings = replace(settings, precision=chosen)
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
@@ -275,9 +274,9 @@ def plan(
 
 def as_begun(job: Plan, precision: str | None) -> Plan:
     """A plan in the precision that an earlier call began it in, maybe on another processor; itself where none did."""
-    return (
-        job if precision not in ("fp32", "bf16") else replace(job, settings=replace(job.settings, precision=precision))
-    )
+    if precision not in ("fp32", "bf16"):
+        return job
+    return replace(job, settings=replace(job.settings, precision=precision))
 
 
 def _checked_start(prior: Prior, start: Tensor, count: int) -> Tensor:

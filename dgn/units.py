@@ -299,6 +299,11 @@ def _check_term(term: Term, network: Network) -> None:
         raise DgnError(f"position {term.position} is out of range: {where} has {grid[0]} x {grid[1]} positions")
 
 
+def layers_of(units: Iterable[Unit]) -> tuple[str, ...]:
+    """The layers that these units read, each once."""
+    return tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+
+
 class Reader:
     """Reads one unit per sample out of layers, all samples of a batch at once.
 
@@ -307,7 +312,7 @@ class Reader:
     """
 
     def __init__(self, units: Sequence[Unit], device: torch.device | str = "cpu") -> None:
-        self.layers: tuple[str, ...] = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+        self.layers = layers_of(units)
         self.count = len(units)
         groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
         self._special: list[tuple[int, Term, Tensor]] = []
@@ -353,7 +358,7 @@ class BatchReader:
 
     def __init__(self, network: Network, units: Sequence[Unit], fit: Fit = "resize") -> None:
         self.network, self.units, self.fit = network, units, fit
-        self.layers = tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+        self.layers = layers_of(units)
         self._plain: dict[str, list[int]] = {}
         self._other: list[int] = []
         for row, unit in enumerate(units):
@@ -412,9 +417,8 @@ def _read(output: Tensor, rows: Tensor, indices: Tensor, position: Position) -> 
     if output.dim() == 2:
         return output[rows, indices]
     maps = output[rows, indices] if output.dim() == 4 else output[rows, :, indices]
-    maps = maps.float()  # before the mean: of half precision it would be one of 256 steps
     if position is None or grid is None:
-        return maps.flatten(1).mean(1)
+        return maps.float().flatten(1).mean(1)  # a mean in half precision would be one of 256 steps
     y, x = (grid[0] // 2, grid[1] // 2) if position == "center" else position
     if output.dim() == 4:
         return maps[:, y, x]

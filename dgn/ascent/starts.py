@@ -12,7 +12,7 @@ from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
-from dgn.units import BatchReader, Unit
+from dgn.units import BatchReader, Unit, layers_of
 
 START_STRIDE = 1_000_000_007
 """Between the seeds of a sample's start codes: far more than anyone's seeds."""
@@ -45,8 +45,7 @@ class Screening:
         self.prior, self.centres, self.settings = prior, prior.centres, settings
         self._column = {unit: column for column, unit in enumerate(dict.fromkeys(units))}
         seen = network.at(max(settings.input_sizes, default=network.input_size[0]))
-        layers = dict.fromkeys(layer for unit in self._column for layer in unit.layers)
-        self._read = BatchReader(seen.fast(list(layers)), list(self._column), settings.fit)  # type: ignore[arg-type]
+        self._read = BatchReader(seen.fast(layers_of(self._column)), list(self._column), settings.fit)  # type: ignore[arg-type]
         self._groups = list(range(len(self.centres))[::SCREENED_TOGETHER])
         self._values: dict[int, Tensor] = {}
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}

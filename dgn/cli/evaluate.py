@@ -194,8 +194,10 @@ def _synthesized(
                 first += len(piece.images)
                 seconds += [cost.seconds / len(piece.images)] * len(piece.images)
                 memory = max(memory, cost.memory / len(piece.images) / 2**20)
-                meta = {"key": key, "batch": batch, "seconds": seconds, "memory": memory}
-                meta["precision"] = job.settings.precision
+                meta = {
+                    "key": key, "batch": batch, "seconds": seconds, "memory": memory,
+                    "precision": job.settings.precision,
+                }  # fmt: skip
                 save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
     made = torch.cat(images).float() / 255
     return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds, memory)

@@ -96,9 +96,10 @@ def run(config: Any) -> float:
             summary = before.get("summary", {})
         else:
             manifest |= {key: before[key] for key in ("started", "batch") if key in before}
-            jobs = [as_begun(job, before.get("ascent", {}).get(job.prior.name, {}).get("precision")) for job in jobs]
-            manifest["ascent"] = {job.prior.name: asdict(job.settings) for job in jobs}
             if before:
+                begun = before.get("ascent", {})
+                jobs = [as_begun(job, begun.get(job.prior.name, {}).get("precision")) for job in jobs]
+                manifest["ascent"] = {job.prior.name: asdict(job.settings) for job in jobs}
                 manifest["continued"] = [*before.get("continued", []), now()]
             summary = _Job(config, network, jobs, keys, seeds, folder, manifest).run()
         shutil.rmtree(folder.folder / PARTS, ignore_errors=True)

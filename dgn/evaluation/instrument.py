@@ -22,7 +22,7 @@ from dgn.evaluation.metrics import (
 from dgn.evaluation.real import RealImages
 from dgn.network import Network
 from dgn.priors.generator import Generator, encode
-from dgn.units import Reader, Unit
+from dgn.units import Reader, Unit, layers_of
 
 COMMON_SIZE = 128
 """Pixels of the real examples, and at which MS-SSIM compares images; judges see each image at their own size."""
@@ -123,7 +123,7 @@ def activations_of_all(
     note: Callable[[int], object] | None = None,
 ) -> dict[str, Tensor]:
     """Every unit's activation of each image, ``[N]`` a unit, in one pass over the images."""
-    layers = list(dict.fromkeys(layer for unit in units for layer in unit.layers))
+    layers = layers_of(units)
     parts: dict[str, list[Tensor]] = {unit.name: [] for unit in units}
     for piece in images.split(batch):
         read = network.features(piece.to(network.device), layers)

@@ -151,21 +151,14 @@ def test_the_time_of_a_slurm_job_is_almost_up() -> None:
             signal.signal(number, handler)
 
 
+LASTING = ["units=all", "seed=0,1", "seeds=200", "batch=1", "ascent.steps=300"]
+"""Jobs that no signal comes too late for."""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_submitits_jobs(small: str, tmp_path: Path, number: signal.Signals) -> None:
     """Each job writes its table and says that it was interrupted, and no process lives on."""
-    job = [
-        "synthesize",
-        "-m",
-        small,
-        "units=all",
-        "seed=0,1",
-        "seeds=200",
-        "batch=1",
-        "ascent.steps=300",
-        *TINY,
-        "out=sweep",
-    ]
+    job = ["synthesize", "-m", small, *LASTING, *TINY, "out=sweep"]
     process = start(*job, "launcher=slurm_local", cwd=tmp_path, DGN_MARK=str(tmp_path))
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)
@@ -314,18 +307,7 @@ def test_a_job_dies_in_ray(small: str, tmp_path: Path, cluster: list[str]) -> No
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_rays_jobs(small: str, tmp_path: Path, cluster: list[str], number: signal.Signals) -> None:
     """Each running job writes its table and says that it was interrupted."""
-    job = [
-        "synthesize",
-        "-m",
-        small,
-        "units=all",
-        "seed=0,1",
-        "seeds=200",
-        "batch=1",
-        "ascent.steps=300",
-        *TINY,
-        *cluster,
-    ]
+    job = ["synthesize", "-m", small, *LASTING, *TINY, *cluster]
     process = start(*job, "out=sweep", cwd=tmp_path)
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)

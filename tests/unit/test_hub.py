@@ -62,7 +62,7 @@ def test_deepsim_from_published_names(layer: str, tmp_path: Path, network: Netwo
     bgr = module(code)
     rgb = torch.stack([bgr[:, 2] + DEEPSIM_MEAN[2], bgr[:, 1] + DEEPSIM_MEAN[1], bgr[:, 0] + DEEPSIM_MEAN[0]], 1)
     assert torch.allclose(full.decode(code), (rgb / 255).clamp(0, 1), atol=1e-5)
-    result = dgn.synthesize(network, "ant", prior=prior, steps=8, lr=1.0, precision="fp32")
+    result = dgn.synthesize(network, "ant", prior=prior, steps=8, lr=1.0)
     assert result.prior == f"deepsim-{layer}" and result.settings.rule == "nguyen2016"
     assert result.history[-1] > result.history[0]
 
