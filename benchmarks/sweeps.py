@@ -53,13 +53,16 @@ def series(folder: Path, jobs: int = 8) -> list[dict[str, float]]:
     return [{"seconds": one["seconds"], "tracking_seconds": one["tracking_seconds"]} for one in found]
 
 
-def main(out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    rows = [job(out / str(units), units) for units in UNITS]
-    with (out / "sweeps.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+def write(file: Path, rows: list[dict[str, float]]) -> None:
+    """As CSV."""
+    with file.open("w", newline="") as table:
+        writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def draw(rows: list[dict[str, float]], file: Path) -> None:
+    """Time, memory and the share of Weights & Biases."""
     figure, axes = pyplot.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
     panels = (
         ("processor seconds", [row["processor_seconds"] for row in rows]),
@@ -68,19 +71,25 @@ def main(out: Path) -> None:
     )
     for axis, (title, values) in zip(axes, panels, strict=True):
         axis.plot(UNITS, values, "o-", color="black")
-        for x, y in zip(UNITS, values, strict=True):
-            axis.annotate(f"{y:.1f}" if y < 100 else f"{y:.0f}", (x, y), textcoords="offset points", xytext=(4, 5))
+        for x, y, after in zip(UNITS, values, [*values[1:], 0], strict=True):
+            side = (-4, "right") if after > 1.2 * y else (4, "left")  # beside a line that rises, not on it
+            text = f"{y:.1f}" if y < 100 else f"{y:.0f}"
+            axis.annotate(text, (x, y), textcoords="offset points", xytext=(side[0], 5), ha=side[1])
         axis.set(title=title, xlabel="units", xscale="log", xticks=UNITS, ylim=(0, 1.25 * max(values)))
         axis.set_xticks(UNITS, [str(count) for count in UNITS])
         axis.minorticks_off()
         axis.title.set_fontsize(10)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(out / "sweeps.png", dpi=110)
+    figure.savefig(file, dpi=110)
+
+
+def main(out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    rows = [job(out / str(units), units) for units in UNITS]
+    write(out / "sweeps.csv", rows)
+    draw(rows, out / "sweeps.png")
     jobs = series(out / "series")
-    with (out / "series.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(jobs[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(jobs)
+    write(out / "series.csv", jobs)
     for row in [*rows, *jobs]:
         print(row)
 

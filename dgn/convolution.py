@@ -145,9 +145,8 @@ class Convolution(nn.Module):
             if self.groups == 1 and self.stride == (2, 2) and self.dilation == (1, 1) and weight.shape[1] <= 4:
                 phases = _phases(weight)
             if self.stride != (1, 1) and weight.shape[1] == 1 < self.groups:
-                weight = (
-                    weight.float()
-                )  # in bf16 oneDNN's gradient of a strided depthwise takes 12 to 100 times as long
+                # In bf16 oneDNN's gradient of a strided depthwise convolution takes 12 to 100 times as long.
+                weight = weight.float()
             bias = None if self.bias is None else self.bias.to(x.dtype)
             # As the output has them: what was clipped to a rounded bound gets no gradient.
             bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
@@ -217,9 +216,9 @@ class _Native(torch.autograd.Function):
         if plan.phases is not None:
             return _from_phases(g, plan, ctx.shape), None, None
         like = torch.empty(ctx.shape, dtype=plan.weight.dtype, memory_format=_LAST)  # its shape alone is asked for
-        own_kind = g.to(plan.weight.dtype)
+        whole = g.to(plan.weight.dtype)
         back = torch.ops.aten.convolution_backward(
-            own_kind, like, plan.weight, None, own.stride, plan.padding, own.dilation, False, [0, 0], own.groups,
+            whole, like, plan.weight, None, own.stride, plan.padding, own.dilation, False, [0, 0], own.groups,
             [True, False, False],
         )[0]  # fmt: skip
         return back.to(g.dtype), None, None
