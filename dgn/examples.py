@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dgn.channel import Channel
 from dgn.errors import DgnError
 from dgn.images import Entry, crop, decode, list_images
 from dgn.network import Network
@@ -215,26 +215,19 @@ T = TypeVar("T")
 
 def _ahead(batches: Iterable[T], depth: int = 3) -> Iterator[T]:
     """The same batches, made by a thread that is a few ahead: images are decoded while the network computes."""
-    ready: queue.Queue[tuple[bool, Any]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(item: tuple[bool, Any]) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.2)
-                return True
-            except queue.Full:
-                continue
-        return False
+    ready: Channel[tuple[bool, Any]] = Channel(depth)
+    stopped = False
 
     def make() -> None:
+        end = None
         try:
             for batch in batches:
-                if not put((True, batch)):
+                ready.put((True, batch))
+                if stopped:
                     return
-            put((False, None))
         except BaseException as error:
-            put((False, error))
+            end = error
+        ready.put((False, end), wait=False)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()
@@ -247,7 +240,8 @@ def _ahead(batches: Iterable[T], depth: int = 3) -> Iterator[T]:
                 return
             yield item
     finally:
-        stop.set()
+        stopped = True
+        ready.give()
         thread.join()
 
 

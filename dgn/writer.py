@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 from collections.abc import Callable
 from types import TracebackType
+
+from dgn.channel import Channel
 
 Work = Callable[[], object]
 
@@ -21,9 +22,9 @@ class Writer:
     """
 
     def __init__(self, most: int = 16) -> None:
-        self._queue: queue.Queue[Work | None] = queue.Queue(most)
+        self._work: Channel[Work | None] = Channel(most)
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="dgn-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="dgn-writer", daemon=True)
         self._thread.start()
 
     def __enter__(self) -> Writer:
@@ -37,12 +38,7 @@ class Writer:
     def put(self, work: Work) -> None:
         """Have it done; raises what went wrong with earlier work."""
         self._raise()
-        self._queue.put(work)
-
-    def wait(self) -> None:
-        """Until all that was put is done; raises what went wrong."""
-        self._queue.join()
-        self._raise()
+        self._work.put(work)
 
     def close(self) -> None:
         """Wait, and end the thread; raises what went wrong."""
@@ -51,7 +47,7 @@ class Writer:
 
     def _end(self) -> None:
         if self._thread.is_alive():
-            self._queue.put(None)
+            self._work.put(None, wait=False)
             self._thread.join()
 
     def _raise(self) -> None:
@@ -59,14 +55,11 @@ class Writer:
             error, self._error = self._error, None
             raise error
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         broken = False
-        while (work := self._queue.get()) is not None:
+        while (work := self._work.get()) is not None:
             try:
                 if not broken:  # later work may build on what failed
                     work()
             except BaseException as error:
                 self._error, broken = error, True
-            finally:
-                self._queue.task_done()
-        self._queue.task_done()

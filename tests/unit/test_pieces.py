@@ -130,8 +130,51 @@ def test_writer_says_what_went_wrong() -> None:
     writer = Writer()
     writer.put(fail)
     with pytest.raises(DgnError, match="no space"):
-        writer.wait()
+        writer.close()
     writer.close()
+
+
+INTERRUPTED = """
+import itertools, random, signal, sys
+from dgn.examples import _ahead
+from dgn.writer import Writer
+
+def stop(*_):
+    raise KeyboardInterrupt
+
+def write():
+    with Writer() as writer:
+        alarm()
+        while True:
+            writer.put(lambda: None)
+
+def read():
+    batches = _ahead(itertools.count())
+    next(batches)
+    alarm()
+    for _ in batches:
+        pass
+
+def alarm():
+    signal.setitimer(signal.ITIMER_REAL, moments.uniform(1e-4, 2e-3))
+
+signal.signal(signal.SIGALRM, stop)
+moments, done = random.Random(0), 0
+for _ in range(300):
+    try:
+        {"write": write, "read": read}[sys.argv[1]]()
+    except KeyboardInterrupt:
+        done += 1
+print(done)
+"""
+
+
+@pytest.mark.parametrize("way", ["write", "read"])
+def test_threads_end_wherever_the_main_one_is_interrupted(way: str) -> None:
+    """Between the taking of a lock and what lets it go, too: a job waited for its own lock there, and never ended."""
+    call = [sys.executable, "-c", INTERRUPTED, way]
+    ended = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True)
+    assert int(ended.stdout) == 300
 
 
 def test_lock_ends_with_its_process(tmp_path: Path) -> None:
