@@ -23,9 +23,9 @@ class Draws:
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu", salt: int = 7919) -> None:
         distinct = list(dict.fromkeys(int(seed) for seed in seeds))
         self._streams = [torch.Generator().manual_seed((seed * 1_000_003 + salt) % 2**63) for seed in distinct]
-        self._rows = torch.tensor([distinct.index(int(seed)) for seed in seeds])
-        self._plain = len(distinct) == len(self._rows)
         self.device = torch.device(device)
+        self._rows = torch.tensor([distinct.index(int(seed)) for seed in seeds]).to(self.device)
+        self._plain = len(distinct) == len(self._rows)
 
     def uniform(self, *shape: int) -> Tensor:
         """``[N, *shape]`` in [-1, 1]."""
@@ -36,13 +36,12 @@ class Draws:
         return self._rows_of([torch.randn(shape, generator=stream) for stream in self._streams])
 
     def _rows_of(self, streams: list[Tensor]) -> Tensor:
-        """A row a sample, on the device; the upload waits for nothing."""
+        """A row a sample, on the device; the upload of what was drawn waits for nothing."""
         rows = torch.stack(streams)
-        if not self._plain:
-            rows = rows[self._rows]
         if self.device.type == "cuda":
             rows = rows.pin_memory()
-        return rows.to(self.device, non_blocking=True)
+        rows = rows.to(self.device, non_blocking=True)
+        return rows if self._plain else rows[self._rows]
 
 
 def shift_and_zoom(images: Tensor, draws: Draws, jitter: float, scale: float) -> Tensor:

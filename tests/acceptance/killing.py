@@ -39,6 +39,11 @@ def wait(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
+def ended(child: int) -> bool:
+    """Whether it has; :func:`wait` can still say how."""
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def parts(folder: Path) -> dict[str, int]:
     """Finished batches, and when each was written."""
     return {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("[!.]*.safetensors")}
@@ -62,7 +67,10 @@ def run(root: Path, kills: int, seed: int, arguments: list[str]) -> None:
             before, seen = parts(folder), log.stat().st_size if log.exists() else 0
             child = start([*command, f"out={folder}"], log)
             if done < kills and rng.random() < 0.9:
-                time.sleep(rng.uniform(0.0, 0.6 * length))
+                aim = len(before) + rng.randrange(4)  # batches, so that a slow machine is killed where a fast one is
+                while len(parts(folder)) < aim and not ended(child):
+                    time.sleep(0.002)
+                time.sleep(rng.uniform(0.0, 0.2 * length))
                 os.kill(child, signal.SIGKILL)
             code = wait(child)
             text = log.read_text()[seen:]

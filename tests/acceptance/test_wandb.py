@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -119,6 +120,13 @@ class Costly:
         self.logged += 1
 
 
+def settle(writer: Writer) -> None:
+    """Until all that it was given is done."""
+    done = threading.Event()
+    writer.put(done.set)
+    assert done.wait(30)
+
+
 def test_curves_keep_to_their_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock()
     monkeypatch.setattr(dgn.tracking, "time", clock)
@@ -128,12 +136,12 @@ def test_curves_keep_to_their_share(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     for step in range(500):
         clock.now += 1.0
         tracker.curves("dgn", step, {"mean": 0.0})
-        tracker._writer.wait()
+        settle(tracker._writer)
     elapsed = clock.now - 100.0
     assert 3 <= run.logged < 50
     assert run.cost <= ALLOWANCE + SHARE * elapsed + 0.2 + 1e-9
     tracker.summary({"activation": 2.0})  # never left out
-    tracker._writer.wait()
+    settle(tracker._writer)
     assert run.summary == {"activation": 2.0} and tracker._spent == pytest.approx(run.cost)
 
 
