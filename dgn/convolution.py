@@ -73,13 +73,14 @@ class Convolution(nn.Module):
         )
         self.groups = int(like.groups)  # type: ignore[arg-type]
         self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self._casts: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Convolution:
         """Kernels' weights can't be copied and needn't be: nothing changes them."""
         twin = Convolution.__new__(Convolution)
-        memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy({key: value for key, value in vars(self).items() if key != "_plans"}, memo))
-        twin._plans = dict(self._plans)
+        memo[id(self)], own = twin, ("_plans", "_casts")
+        twin.__dict__.update(copy.deepcopy({key: value for key, value in vars(self).items() if key not in own}, memo))
+        twin._plans, twin._casts = dict(self._plans), dict(self._casts)
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,16 +92,22 @@ class Convolution(nn.Module):
             if self.same:
                 (top, bottom), (left, right) = self._edges(x)
                 x = F.pad(x, [left, right, top, bottom])
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-            if self.act is not None:
-                y = (
-                    F.relu(y)
-                    if self.act.name == "relu"
-                    else F.hardtanh(y, min_val=self.act.numbers[0], max_val=self.act.numbers[1])
-                )
+            y = F.conv2d(x, *self._cast(x.device), self.stride, self.padding, self.dilation, self.groups)
+            if self.act is not None:  # in place: a convolution's gradient doesn't need its output
+                y = F.relu_(y) if self.act.name == "relu" else F.hardtanh_(y, *self.act.numbers)
         if self.act is not None and not y.is_inference():  # changes in place leave no trace there: it is done twice
             y.activated = (self.act, y._version)  # type: ignore[attr-defined]  # until it is changed in place
         return y
+
+    def _cast(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as autocast wants them, which would cast them anew at each step."""
+        if not torch.is_autocast_enabled(device.type):
+            return self.weight, self.bias
+        dtype = torch.get_autocast_dtype(device.type)
+        if dtype not in self._casts:
+            with torch.inference_mode(False):
+                self._casts[dtype] = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        return self._casts[dtype]
 
     def _native(self, x: Tensor) -> torch.dtype | None:
         """The numbers that oneDNN computes with; None where PyTorch's own convolution is asked."""

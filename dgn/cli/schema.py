@@ -130,6 +130,7 @@ class TrainingConfig:
     statistics_images: int | None = None
     component_images: int | None = None
     components: int | None = None
+    centres: int | None = None
 
 
 @dataclass
