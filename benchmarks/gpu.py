@@ -2,8 +2,8 @@
 
 Parts: ``network`` (a network's pass, forwards and backwards: as PyTorch calls it, dgn's fused copy, the same as a CUDA
 graph, and how many steps a graph takes to pay for its capture), ``compile`` (the same by torch.compile, and its
-break-even), ``loop`` (image-steps a second of whole ascents, by batch), ``thousand`` (the command that makes an image of
-each of 1,000 classes). All in bf16; shares are of the rate of a matrix product of 8192 x 8192.
+break-even), ``loop`` (image-steps a second of whole ascents, by batch), ``thousand`` (the command that makes an image
+of each of 1,000 classes). All in bf16; shares are of the rate of a matrix product of 8192 x 8192.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "gpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 512])
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--priors", nargs="+", default=["dgn", "pixel"])
     options = parser.parse_args()
     options.results.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
@@ -157,7 +158,7 @@ def compiled(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
 def loops(options: argparse.Namespace, _rate: float) -> list[dict[str, Any]]:
     """Whole ascents through ``dgn.synthesize``, starts and the last look included."""
     network, rows = dgn.load_network("efficientnet_lite0", device=CUDA), []
-    for prior in ("dgn", "pixel"):
+    for prior in options.priors:
         for batch in options.batches:
             units = [str(index) for index in range(batch)]
 
@@ -185,7 +186,7 @@ def thousand(_options: argparse.Namespace, _rate: float) -> list[dict[str, Any]]
     rows = []
     for prior, more in (
         ("pixel", ["ascent.steps=200", "prior.pixel.size=128"]),
-        ("dgn", []),
+        ("dgn", []),  # its own settings: see loop
     ):
         with tempfile.TemporaryDirectory() as folder:
             command = [
