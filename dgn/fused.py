@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -260,6 +261,17 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 part._modules[name] = new
 
 
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Convolutions of a GPU without TF32, whose rounding alone makes gradients a tenth different."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def _checked(module: nn.Module, groups: list[Group], image: Tensor) -> nn.Module | None:
     """The fused copy, if its output and gradient are the module's own on noise; else None."""
     if not groups:
@@ -275,7 +287,7 @@ def _checked(module: nn.Module, groups: list[Group], image: Tensor) -> nn.Module
 
     try:
         fused = fuse(module, groups)
-        with torch.enable_grad():
+        with torch.enable_grad(), _whole_float32():
             pairs = zip(look(_sharing(module)), look(fused), strict=True)
             same = all(float((a - b).norm()) <= 1e-2 * float(a.norm()) for a, b in pairs)
     except Exception:  # a forward pass that needs what fusing takes away
