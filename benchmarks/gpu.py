@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import dgn
+from dgn.graphs import MOST_ROWS
 from dgn.network import Network
 from dgn.precision import autocast
 
@@ -156,22 +158,20 @@ def compiled(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
 
 
 def loops(options: argparse.Namespace, _rate: float) -> list[dict[str, Any]]:
-    """Whole ascents through ``dgn.synthesize``, starts and the last look included."""
+    """Whole ascents through ``dgn.synthesize``, starts and the last look included; small batches with graphs, too."""
     network, rows = dgn.load_network("efficientnet_lite0", device=CUDA), []
     for prior in options.priors:
-        for batch in options.batches:
+        for batch, graphs in product(options.batches, (False, True)):
+            if graphs and batch > MOST_ROWS:
+                continue
+            settings = {"prior": prior, "batch": batch, "graphs": graphs}
             units = [str(index) for index in range(batch)]
-
-            def call(units: list[str] = units, batch: int = batch, prior: str = prior) -> dgn.Synthesis:
-                return dgn.synthesize(network, units, prior=prior, batch=batch)
-
-            call()
+            steps = len(dgn.synthesize(network, units, **settings).history)  # what is prepared once is
             torch.cuda.reset_peak_memory_stats()
-            wall = clock(lambda: call(), CUDA)["wall"]
-            steps = len(call(units[:1], 1).history)
+            wall = clock(lambda: dgn.synthesize(network, units, **settings), CUDA)["wall"]  # noqa: B023
             rows.append(
                 {
-                    "prior": prior, "batch": batch, "seconds": round(wall, 2), "steps": steps,
+                    **settings, "seconds": round(wall, 2), "steps": steps,
                     "image_steps_a_second": round(batch * steps / wall), "ms_a_step": round(1e3 * wall / steps, 2),
                     "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
                 }

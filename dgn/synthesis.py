@@ -199,6 +199,11 @@ class Plan:
             del piece
 
 
+def default_batch(device: torch.device) -> int:
+    """Samples that climb together: 32; on a GPU, which is then busy with computing and not with being told to, 256."""
+    return 256 if device.type == "cuda" else 32
+
+
 def plan(
     network: Network,
     units: str | int | Unit | Iterable[str | int | Unit],
@@ -207,7 +212,7 @@ def plan(
     ascent: str | AscentSettings | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
-    batch: int = 32,
+    batch: int | None = None,
     start: Tensor | None = None,
     frames: int = 0,
     **changes: Any,
@@ -253,6 +258,7 @@ def plan(
     if settings.rule == "cmaes":
         settings = replace(settings, starts=1, refine_steps=0)
     seeds = [seed] if seeds is None else [int(value) for value in seeds]
+    batch = default_batch(network.device) if batch is None else batch
     if not seeds or batch < 1:
         raise DgnError("give at least one seed, and a batch above 0")
     notes = _before_the_code(network, parsed, prior)
@@ -299,7 +305,7 @@ def synthesize(
     ascent: str | AscentSettings | None = None,
     seed: int = 0,
     seeds: Sequence[int] | None = None,
-    batch: int = 32,
+    batch: int | None = None,
     start: Tensor | None = None,
     frames: int = 0,
     on_step: OnStep | None = None,
@@ -316,8 +322,9 @@ def synthesize(
         prior: a name, a path or a :class:`Prior`.
         ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
         seed, seeds: of the start code and the transformations; ``seeds`` gives several images a unit.
-        batch: samples that climb together. A row's result does not depend on it beyond float error, which rules that
-            cross a code's whole range in one step (``nguyen2016`` at its own rate) can amplify over many steps.
+        batch: samples that climb together; None for :func:`default_batch`. A row's result does not depend on it beyond
+            float error, which rules that cross a code's whole range in one step (``nguyen2016`` at its own rate) can
+            amplify over many steps.
         start: where to begin: an image ``[C, H, W]`` in [0, 1], which the prior encodes, a code of the prior, or one of
             these for each row, ``[N, ...]``; None for random codes. A given start runs no races.
         frames: images to keep on the way of the main ascent, evenly spaced, first and last included.

@@ -33,7 +33,7 @@ from dgn.report.grid import Cell
 from dgn.runs import Run, now, surroundings, to_image, versions
 from dgn.settings import AscentSettings
 from dgn.storage import digest, write_atomic
-from dgn.synthesis import Synthesis, check_ability, choose_ascent, in_batches
+from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
 from dgn.tracking import Tracker, check_mode
 from dgn.units import Unit
 
@@ -56,7 +56,8 @@ def choose_device(name: str, threads: int | None) -> str:
 
 
 def open_network(config: Any) -> tuple[Network, str]:
-    """The network under study on its device; the device and the tracking mode are checked first."""
+    """The network under study on its device; the device and the tracking mode are checked first, and ``batch=null``
+    becomes the device's own."""
     check_mode(str(config.tracking.mode))
     device = choose_device(config.device, config.threads)
     chosen = config.network
@@ -64,6 +65,8 @@ def open_network(config: Any) -> tuple[Network, str]:
     if key not in _NETWORKS:
         _NETWORKS.clear()
         _NETWORKS[key] = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
+    if "batch" in config and config.batch is None:
+        config.batch = default_batch(_NETWORKS[key].device)
     return _NETWORKS[key], device
 
 

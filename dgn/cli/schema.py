@@ -67,6 +67,7 @@ class AscentConfig:
     reencode: float | None = None
     keep: str | None = None
     precision: str | None = None
+    graphs: bool | None = None
     screen: int | None = None
     starts: int | None = None
     race_steps: int | None = None
@@ -154,7 +155,7 @@ class AscentJobConfig(JobConfig):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     prior: dict[str, Any] = field(default_factory=dict)  # of PriorConfig, which `+prior.NAME.path=` could not add to
     ascent: AscentConfig = field(default_factory=AscentConfig)
-    batch: int = 32
+    batch: int | None = None
 
 
 @dataclass

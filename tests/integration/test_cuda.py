@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -204,3 +205,33 @@ def test_a_process_a_gpu_slot(exported: Path, tmp_path: Path) -> None:
     for index in (0, 1):
         manifest = json.loads((tmp_path / "sweep" / str(index) / "manifest.json").read_text())
         assert manifest["status"] == "done" and manifest["device"].startswith("cuda")
+
+
+@pytest.mark.parametrize("prior", list(PRIORS))
+def test_graphs_change_nothing(prior: str) -> None:
+    """A step that is replayed gives what it gives when it is launched kernel by kernel."""
+    found = [
+        dgn.synthesize(on("cuda"), UNITS, prior=PRIORS[prior](), steps=12, jitter=0.1, precision="fp32", graphs=graphs)
+        for graphs in (False, True)
+    ]
+    torch.testing.assert_close(found[1].history[:4], found[0].history[:4], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(found[1].activations, found[0].activations, rtol=0.02, atol=1e-3)
+
+
+def test_graphs_of_the_shipped_generator() -> None:
+    """They are recorded, for the network and the generator, and climb as far."""
+    network = load_network("efficientnet_lite0", device="cuda")
+    recorded, real = [], torch.cuda.make_graphed_callables
+
+    def note(*arguments: Any) -> Any:
+        recorded.append(arguments)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "make_graphed_callables", note)
+        plain, replayed = (
+            dgn.synthesize(network, ["candle", "zebra"], steps=40, refine_steps=20, graphs=graphs, seeds=[0, 1])
+            for graphs in (False, True)
+        )
+    assert len(recorded) >= 2
+    torch.testing.assert_close(replayed.activations, plain.activations, rtol=0.2, atol=0.5)
