@@ -72,10 +72,13 @@ class Synthesis:
             if step >= 0:
                 line = f"{who} froze at step {step}: its gradient was zero or not finite"
                 lines.append(line + (SILENT if step <= 1 else ""))
-            elif same and len(self.history) > 1:
+            elif same and len(self.history) > (ROUNDED if self.settings.precision == "bf16" else 1):
                 lines.append(f"{who} never changed in {len(self.history)} steps{SILENT}")
         return lines
 
+
+ROUNDED = 20
+"""Steps in which a unit that climbs may stay the same bf16 number: a logit of 20 rises by eighths."""
 
 SILENT = (
     "; it may be dead, or silent at this start: try seeds=8, start=IMAGE, the layer before its activation function, or "

@@ -18,6 +18,7 @@ from dgn.cli.main import main
 from dgn.errors import DgnError
 from dgn.runs import to_image
 from dgn.storage import lock
+from dgn.synthesis import default_batch
 
 TINY = [
     "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",
@@ -158,3 +159,11 @@ def test_codes_are_joined_from_the_parts(exported: Path, tmp_path: Path) -> None
     }  # fmt: skip
     with Image.open(tmp_path / "apart" / "images" / "0--pixel--s0.png") as kept:
         assert kept.tobytes() == to_image(joined["pixel"][0]).tobytes()
+
+
+def test_a_batch_is_the_devices_own(exported: Path, tmp_path: Path) -> None:
+    """32 on a CPU, more on a GPU; the run folder says which, so that it can be made again elsewhere."""
+    assert [default_batch(torch.device(name)) for name in ("cpu", "cuda")] == [32, 256]
+    job = [word for word in one(exported, "device=cpu", f"out={tmp_path}/run") if word != "batch=1"]
+    assert main(job) == 0
+    assert "\nbatch: 32\n" in (tmp_path / "run" / "config.yaml").read_text()
