@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 import dgn
-from dgn.graphs import MOST_ROWS
 from dgn.network import Network
 from dgn.precision import autocast
 
@@ -158,13 +156,11 @@ def compiled(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
 
 
 def loops(options: argparse.Namespace, _rate: float) -> list[dict[str, Any]]:
-    """Whole ascents through ``dgn.synthesize``, starts and the last look included; small batches with graphs, too."""
+    """Whole ascents through ``dgn.synthesize``, starts and the last look included."""
     network, rows = dgn.load_network("efficientnet_lite0", device=CUDA), []
     for prior in options.priors:
-        for batch, graphs in product(options.batches, (False, True)):
-            if graphs and batch > MOST_ROWS:
-                continue
-            settings = {"prior": prior, "batch": batch, "graphs": graphs}
+        for batch in options.batches:
+            settings = {"prior": prior, "batch": batch}
             units = [str(index) for index in range(batch)]
             steps = len(dgn.synthesize(network, units, **settings).history)  # what is prepared once is
             torch.cuda.reset_peak_memory_stats()

@@ -50,6 +50,14 @@ class _Plan(NamedTuple):
     phases: Tensor | None
 
 
+class _Cast(NamedTuple):
+    """What PyTorch's own convolution and activation are called with."""
+
+    weight: Tensor
+    bias: Tensor | None
+    bounds: tuple[float, ...]
+
+
 class Convolution(nn.Module):
     """A convolution whose weights hold a BatchNorm, with the activation function behind it.
 
@@ -73,7 +81,7 @@ class Convolution(nn.Module):
         )
         self.groups = int(like.groups)  # type: ignore[arg-type]
         self._plans: dict[tuple[Any, ...], _Plan] = {}
-        self._casts: dict[torch.dtype, tuple[Tensor, Tensor | None]] = {}
+        self._casts: dict[tuple[Any, ...], _Cast] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Convolution:
         """Kernels' weights can't be copied and needn't be: nothing changes them."""
@@ -92,22 +100,29 @@ class Convolution(nn.Module):
             if self.same:
                 (top, bottom), (left, right) = self._edges(x)
                 x = F.pad(x, [left, right, top, bottom])
-            y = F.conv2d(x, *self._cast(x.device), self.stride, self.padding, self.dilation, self.groups)
+            weight, bias, bounds = self._cast(x.device)
+            y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
             if self.act is not None:  # in place: a convolution's gradient doesn't need its output
-                y = F.relu_(y) if self.act.name == "relu" else F.hardtanh_(y, *self.act.numbers)
+                y = F.relu_(y) if self.act.name == "relu" else F.hardtanh_(y, *bounds)
         if self.act is not None and not y.is_inference():  # changes in place leave no trace there: it is done twice
             y.activated = (self.act, y._version)  # type: ignore[attr-defined]  # until it is changed in place
         return y
 
-    def _cast(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as autocast wants them, which would cast them anew at each step."""
-        if not torch.is_autocast_enabled(device.type):
-            return self.weight, self.bias
-        dtype = torch.get_autocast_dtype(device.type)
-        if dtype not in self._casts:
+    def _cast(self, device: torch.device) -> _Cast:
+        """Weight, bias and bounds as autocast wants them, which would cast the weight anew at each step."""
+        whole = self.weight.dtype
+        cast = whole == torch.float32 and torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if cast else whole
+        key = (self.weight.device, dtype, self.weight.data_ptr())
+        if key not in self._casts:
             with torch.inference_mode(False):
-                self._casts[dtype] = self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
-        return self._casts[dtype]
+                bias = None if self.bias is None else self.bias.to(dtype)
+                self._casts[key] = _Cast(self.weight.to(dtype), bias, self._bounds(dtype))
+        return self._casts[key]
+
+    def _bounds(self, dtype: torch.dtype) -> tuple[float, ...]:
+        """As an output of that type has them: what was clipped to a rounded bound gets no gradient."""
+        return tuple(float(torch.tensor(bound).to(dtype)) for bound in (self.act.numbers if self.act else ()))
 
     def _native(self, x: Tensor) -> torch.dtype | None:
         """The numbers that oneDNN computes with; None where PyTorch's own convolution is asked."""
@@ -155,8 +170,7 @@ class Convolution(nn.Module):
                 # In bf16 oneDNN's gradient of a strided depthwise convolution takes 12 to 100 times as long.
                 weight = weight.float()
             bias = None if self.bias is None else self.bias.to(x.dtype)
-            # As the output has them: what was clipped to a rounded bound gets no gradient.
-            bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
+            bounds = self._bounds(x.dtype)
             self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding, phases)
         return self._plans[key]
 

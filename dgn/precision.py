@@ -42,8 +42,7 @@ def resolve(device: torch.device, precision: str = "auto", *, trains: bool = Fal
 def autocast(device: torch.device, precision: str = "auto", *, trains: bool = False) -> AbstractContextManager[Any]:
     """Mixed precision where :func:`resolve` says ``"bf16"``, else float32."""
     enabled = resolve(device, precision, trains=trains) == "bf16"
-    # Frozen weights are not cached anyway, and a CUDA graph that is recorded must not be.
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=trains)
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 _known: WeakKeyDictionary[Network, dict[tuple[str, tuple[int, int], tuple[str, ...]], bool]] = WeakKeyDictionary()

@@ -51,8 +51,6 @@ class AscentSettings:
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor is faster in it), for the loop
             only; the returned image and its activation are always computed in float32.
-        graphs: whether a GPU replays the network's and the prior's part of each step as CUDA graphs, for batches of up
-            to 32 (:mod:`dgn.graphs`).
         screen: codes between those of real images at which the unit is read before the ascent; it begins where the unit
             fires most (several starts: at the best of them). Which of the prior's are read follows from the seed, so
             that seeds begin at different ones. 0, or a prior without such codes: a random code.
@@ -96,7 +94,6 @@ class AscentSettings:
     reencode: float = 0.0
     keep: str = "last"
     precision: str = "auto"
-    graphs: bool = False
     screen: int = 0
     starts: int = 1
     race_steps: int = 30

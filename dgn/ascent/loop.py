@@ -16,7 +16,6 @@ from dgn.ascent.operators import OPERATORS, centre_mask
 from dgn.ascent.rules import State, find_rule
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
-from dgn.graphs import Graphed
 from dgn.network import Network
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
@@ -80,7 +79,7 @@ def climb(
 
     def look(h: Tensor, objective: Objective, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
         """Images, activations and what is climbed, all with their gradients."""
-        (images,) = decode(h)
+        images = prior.decode(h)
         x = images if mask is None else images * mask + images.detach() * (1 - mask)
         written = (x, h)
         if views > 1:
@@ -93,7 +92,6 @@ def climb(
             activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
         return images, activation, climbed
 
-    decode = Graphed(lambda h: (prior.decode(h),), wanted=settings.graphs)
     one = [1] * (code.dim() - 1)
     history = torch.zeros(steps, count, device=code.device)
     frozen_at = torch.full((count,), -1, dtype=torch.long, device=code.device)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from dgn.ascent.penalties import penalise
 from dgn.errors import DgnError
-from dgn.graphs import Graphed
 from dgn.network import Network
 from dgn.precision import autocast, resolve
 from dgn.settings import AscentSettings
@@ -51,7 +50,6 @@ class Objective:
             self._layer = settings.diversity_layer or _with_a_map(network, self.layers[0])
             self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
         self.network = network.fast(self.layers)
-        self._see = Graphed(self._features, wanted=settings.graphs)
 
     def __call__(self, x: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """Activations ``[N]``, and what is climbed: the rule's aim - penalties - diversity's cost, ``[N]``.
@@ -60,7 +58,8 @@ class Objective:
             x: the transformed images, as the network is to see them.
             images, code: as they are written down.
         """
-        features = dict(zip(self.layers, self._see(x), strict=True))
+        with autocast(x.device, self.settings.precision):  # of the network alone: all else is in float32
+            features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
         activation = self.read(features)
         climbed = activation if self.aim is self.read else self.aim(features)
         if self.settings.penalties:
@@ -68,12 +67,6 @@ class Objective:
         if self.settings.diversity:
             climbed = climbed - self.settings.diversity * self.likeness(features[self._layer])
         return activation, climbed
-
-    def _features(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The layers, in mixed precision: of the network alone, all else is in float32."""
-        with autocast(x.device, self.settings.precision):
-            read = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
-        return tuple(read[layer] for layer in self.layers)
 
     def likeness(self, features: Tensor) -> Tensor:
         """Mean cosine similarity of a sample's Gram matrix to those of its unit's other samples, ``[N]``.

@@ -55,9 +55,18 @@ def choose_device(name: str, threads: int | None) -> str:
     return name
 
 
+def settle_batch(config: Any, device: str) -> None:
+    """``batch=null`` becomes the device's own."""
+    if "batch" in config and config.batch is None:
+        config.batch = default_batch(torch.device(device))
+
+
+LOOKED_AT = 32
+"""Images that a network looks at together for what is not climbed, at most: nothing halves these batches."""
+
+
 def open_network(config: Any) -> tuple[Network, str]:
-    """The network under study on its device; the device and the tracking mode are checked first, and ``batch=null``
-    becomes the device's own."""
+    """The network under study on its device; the device and the tracking mode are checked first."""
     check_mode(str(config.tracking.mode))
     device = choose_device(config.device, config.threads)
     chosen = config.network
@@ -65,8 +74,7 @@ def open_network(config: Any) -> tuple[Network, str]:
     if key not in _NETWORKS:
         _NETWORKS.clear()
         _NETWORKS[key] = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
-    if "batch" in config and config.batch is None:
-        config.batch = default_batch(_NETWORKS[key].device)
+    settle_batch(config, device)
     return _NETWORKS[key], device
 
 

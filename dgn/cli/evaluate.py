@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain
+from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain, settle_batch
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
@@ -62,6 +62,7 @@ def run(config: Any) -> None:
     check_mode(str(config.tracking.mode))
     values = plain(config)
     device = choose_device(config.device, config.threads)
+    settle_batch(config, device)
     past = None if config.run is None else _past(Path(str(config.run)))
     chosen = config.network if past is None else OmegaConf.create(past["network"])
     network = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)

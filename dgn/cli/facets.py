@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from dgn.ascent.rules import IN_RAW_CODE
 from dgn.cli.common import (
+    LOOKED_AT,
     Bar,
     choose_priors,
     keep_images,
@@ -108,8 +109,8 @@ def _cluster(
     """The unit's best examples, and their facets; what the search found is kept in ``state``."""
     with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
         (found,), data, broken = find_examples(
-            network, [unit], data, k=min(config.examples, len(data)), batch=config.batch, workers=config.data.workers,
-            state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
+            network, [unit], data, k=min(config.examples, len(data)), batch=min(config.batch, LOOKED_AT),
+            workers=config.data.workers, state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
         )  # fmt: skip
     warn(manifest, search_warnings([found], broken))
     try:

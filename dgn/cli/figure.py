@@ -17,6 +17,7 @@ from dgn.ablation import Curve, ablate, curves
 from dgn.ascent.rules import IN_RAW_CODE
 from dgn.cli.ablate import curve_panels, first_choice, overview
 from dgn.cli.common import (
+    LOOKED_AT,
     choose_priors,
     new_manifest,
     open_network,
@@ -104,7 +105,13 @@ class Studio:
             done = seen
 
         found, data, broken = find_examples(
-            self.network, parsed, data, k=k, batch=self.config.batch, workers=self.config.data.workers, note=note
+            self.network,
+            parsed,
+            data,
+            k=k,
+            batch=min(self.config.batch, LOOKED_AT),
+            workers=self.config.data.workers,
+            note=note,
         )
         warn(self.manifest, search_warnings(found, broken))
         for one in found:
@@ -210,6 +217,7 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
     """Images, and what the unit loses when a part of them is covered."""
     values, network = studio.values, studio.network
     paths, images = studio.image(network.input_size[0])  # as dgn ablate reads them
+    batch = min(int(studio.config.batch), LOOKED_AT)
     found = []
     table: Rows = []
     for path, image in zip(paths, images, strict=True):
@@ -217,11 +225,11 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
         studio.bar.set_description(path.stem)
         one = ablate(
             network, image, unit, size=int(values["size"]), stride=int(values["stride"]), fill=str(values["fill"]),
-            seed=int(studio.config.seed), batch=studio.config.batch, note=lambda *_: studio.bar.update(),
+            seed=int(studio.config.seed), batch=batch, note=lambda *_: studio.bar.update(),
         )  # fmt: skip
         both: tuple[Curve, Curve] | None = None
         if values.get("curves"):
-            both = curves(network, one, seed=int(studio.config.seed), batch=studio.config.batch)
+            both = curves(network, one, seed=int(studio.config.seed), batch=batch)
             for curve in both:
                 for share, value in zip(curve.shares, curve.activations, strict=True):
                     table.append({

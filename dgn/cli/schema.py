@@ -67,7 +67,6 @@ class AscentConfig:
     reencode: float | None = None
     keep: str | None = None
     precision: str | None = None
-    graphs: bool | None = None
     screen: int | None = None
     starts: int | None = None
     race_steps: int | None = None

@@ -1,4 +1,4 @@
-"""On a GPU: what the CPU's tests say of the loop, of memory and of every verb. Skipped where there is none."""
+"""On a GPU: what the CPU's tests say of the loop, of memory, of a killed job, of a training. Skipped without one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -97,7 +96,7 @@ def test_no_step_waits_for_the_gpu(prior: str, rule: str) -> None:
 
 
 def test_bf16_is_chosen_and_near() -> None:
-    """EfficientNet-Lite0: within a percent of what its units rise by, mean over units and seeds."""
+    """EfficientNet-Lite0: within 3 % of what its units rise by, mean over units and seeds (seen on an H200: 0.5 %)."""
     network = load_network("efficientnet_lite0", device="cuda")
     names = ["goldfish", "candle", "blocks.1.1:3", "blocks.3.1:7", "blocks.5.1:11"]
     seeds = list(range(8))
@@ -113,7 +112,7 @@ def test_bf16_is_chosen_and_near() -> None:
 
 
 def test_memory_that_is_full() -> None:
-    """A real allocator at its end: the batch is halved, nothing is lost, the manifest says which."""
+    """A real allocator at its end: the batch is halved, and nothing is lost."""
     network = load_network("efficientnet_lite0", device="cuda")
     torch.cuda.empty_cache()
     total = torch.cuda.get_device_properties(0).total_memory
@@ -134,7 +133,7 @@ def test_memory_that_is_full() -> None:
 QUICK = ["tracking=off", "progress=false", "device=cuda"]
 
 
-def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_and_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lay_out(tmp_path)
     monkeypatch.chdir(tmp_path)
     climb_on = ["prior=pixel", "prior.pixel.size=16", "ascent.steps=3"]
@@ -149,7 +148,7 @@ def test_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_shipped_generator(tmp_path: Path) -> None:
-    """The README's first command, shorter; and region ablation, facets and a figure of the real network."""
+    """The README's first command, shorter, and region ablation of its image."""
     run = tmp_path / "candle"
     short = ["ascent.steps=20", "ascent.refine_steps=10", *QUICK]
     assert main(["synthesize", "units=[candle]", *short, f"out={run}"]) == 0
@@ -158,8 +157,8 @@ def test_the_shipped_generator(tmp_path: Path) -> None:
     assert (tmp_path / "ablated").is_dir()
 
 
-def test_a_job_continues(exported: Path, tmp_path: Path) -> None:
-    """SIGKILL of a process that has a GPU; the same command goes on, redoes nothing, and ends as an undisturbed one."""
+def test_a_job_continues(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SIGKILL of a process that has a GPU; the same command goes on, and ends as an undisturbed one."""
     job = [
         "synthesize", f"network.name={exported}", "units=[0,1,2,3]", "seeds=2", "batch=1", "ascent.steps=150",
         "prior=pixel", "prior.pixel.size=16", *QUICK,
@@ -171,9 +170,10 @@ def test_a_job_continues(exported: Path, tmp_path: Path) -> None:
         os.sched_yield()
     first.kill()
     first.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("[!.]*.safetensors")}
+    before = list(parts.glob("[!.]*.safetensors"))
     assert 2 <= len(before) < 8
     assert main([*job, f"out={tmp_path}/cut"]) == 0
+    assert f"({len(before)} of 8 batches done)" in capsys.readouterr().err
     assert main([*job, f"out={tmp_path}/whole"]) == 0
     cut, whole = (load_file(tmp_path / name / "codes.safetensors")["pixel"] for name in ("cut", "whole"))
     torch.testing.assert_close(cut, whole, rtol=1e-3, atol=1e-3)
@@ -205,33 +205,3 @@ def test_a_process_a_gpu_slot(exported: Path, tmp_path: Path) -> None:
     for index in (0, 1):
         manifest = json.loads((tmp_path / "sweep" / str(index) / "manifest.json").read_text())
         assert manifest["status"] == "done" and manifest["device"].startswith("cuda")
-
-
-@pytest.mark.parametrize("prior", list(PRIORS))
-def test_graphs_change_nothing(prior: str) -> None:
-    """A step that is replayed gives what it gives when it is launched kernel by kernel."""
-    found = [
-        dgn.synthesize(on("cuda"), UNITS, prior=PRIORS[prior](), steps=12, jitter=0.1, precision="fp32", graphs=graphs)
-        for graphs in (False, True)
-    ]
-    torch.testing.assert_close(found[1].history[:4], found[0].history[:4], rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(found[1].activations, found[0].activations, rtol=0.02, atol=1e-3)
-
-
-def test_graphs_of_the_shipped_generator() -> None:
-    """They are recorded, for the network and the generator, and climb as far."""
-    network = load_network("efficientnet_lite0", device="cuda")
-    recorded, real = [], torch.cuda.make_graphed_callables
-
-    def note(*arguments: Any) -> Any:
-        recorded.append(arguments)
-        return real(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.cuda, "make_graphed_callables", note)
-        plain, replayed = (
-            dgn.synthesize(network, ["candle", "zebra"], steps=40, refine_steps=20, graphs=graphs, seeds=[0, 1])
-            for graphs in (False, True)
-        )
-    assert len(recorded) >= 2
-    torch.testing.assert_close(replayed.activations, plain.activations, rtol=0.2, atol=0.5)

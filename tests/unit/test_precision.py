@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,32 @@ def test_values_and_gradients_are_those_of_float32(geometry: dict[str, Any], act
     assert found.dtype == torch.bfloat16 and slope.dtype == torch.float32
     assert float((found.float() - values).norm()) < 0.02 * float(values.norm())
     assert float((slope - gradient).norm()) < 0.1 * float(gradient.norm())  # some cross a bound by rounding
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.35, 0.35)])
+def test_pytorchs_own_kernels_give_the_modules_values(
+    act: nn.Module, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where oneDNN is not asked, as on a GPU: cast once, activated in place, and what is clipped gets no gradient."""
+    monkeypatch.setattr(Convolution, "_native", lambda *_: None)
+    torch.manual_seed(3)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Conv2d(8, 4, 3, stride=2), nn.Identity())
+    network = Network(module, 17)
+    fast = network.fast(["output"])
+    assert sum(isinstance(part, Convolution) for part in fast.module.modules()) >= 1
+    images = torch.rand(2, 3, 17, 17)
+    found = []
+    for one in (network, fast, copy.deepcopy(fast)):
+        x = images.clone().requires_grad_()
+        for _ in range(2):  # the second time what was cast is at hand
+            with autocast(CPU, precision):
+                y = one(x)
+            slope = torch.autograd.grad(y.float().square().sum(), x)[0]
+        found.append((y.detach(), slope))
+    for values, slope in found[1:]:
+        torch.testing.assert_close(values, found[0][0])
+        torch.testing.assert_close(slope, found[0][1])
 
 
 def processor(monkeypatch: pytest.MonkeyPatch, *, amx: bool, avx512: bool) -> None:
