@@ -50,14 +50,6 @@ class _Plan(NamedTuple):
     phases: Tensor | None
 
 
-class _Cast(NamedTuple):
-    """What PyTorch's own convolution and activation are called with."""
-
-    weight: Tensor
-    bias: Tensor | None
-    bounds: tuple[float, ...]
-
-
 class Convolution(nn.Module):
     """A convolution whose weights hold a BatchNorm, with the activation function behind it.
 
@@ -81,7 +73,7 @@ class Convolution(nn.Module):
         )
         self.groups = int(like.groups)  # type: ignore[arg-type]
         self._plans: dict[tuple[Any, ...], _Plan] = {}
-        self._casts: dict[tuple[Any, ...], _Cast] = {}
+        self._casts: dict[tuple[Any, ...], tuple[Tensor, Tensor | None]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Convolution:
         """Kernels' weights can't be copied and needn't be: nothing changes them."""
@@ -100,16 +92,15 @@ class Convolution(nn.Module):
             if self.same:
                 (top, bottom), (left, right) = self._edges(x)
                 x = F.pad(x, [left, right, top, bottom])
-            weight, bias, bounds = self._cast(x.device)
-            y = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
-            if self.act is not None:  # in place: a convolution's gradient doesn't need its output
-                y = F.relu_(y) if self.act.name == "relu" else F.hardtanh_(y, *bounds)
+            y = F.conv2d(x, *self._cast(x.device), self.stride, self.padding, self.dilation, self.groups)
+            if self.act is not None:  # ReLU's gradient needs its output alone; Hardtanh's would copy its input
+                y = F.relu_(y) if self.act.name == "relu" else F.hardtanh(y, self.act.numbers[0], self.act.numbers[1])
         if self.act is not None and not y.is_inference():  # changes in place leave no trace there: it is done twice
             y.activated = (self.act, y._version)  # type: ignore[attr-defined]  # until it is changed in place
         return y
 
-    def _cast(self, device: torch.device) -> _Cast:
-        """Weight, bias and bounds as autocast wants them, which would cast the weight anew at each step."""
+    def _cast(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Weight and bias as autocast wants them, which would cast them anew at each step."""
         whole = self.weight.dtype
         cast = whole == torch.float32 and torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if cast else whole
@@ -117,12 +108,8 @@ class Convolution(nn.Module):
         if key not in self._casts:
             with torch.inference_mode(False):
                 bias = None if self.bias is None else self.bias.to(dtype)
-                self._casts[key] = _Cast(self.weight.to(dtype), bias, self._bounds(dtype))
+                self._casts[key] = self.weight.to(dtype), bias
         return self._casts[key]
-
-    def _bounds(self, dtype: torch.dtype) -> tuple[float, ...]:
-        """As an output of that type has them: what was clipped to a rounded bound gets no gradient."""
-        return tuple(float(torch.tensor(bound).to(dtype)) for bound in (self.act.numbers if self.act else ()))
 
     def _native(self, x: Tensor) -> torch.dtype | None:
         """The numbers that oneDNN computes with; None where PyTorch's own convolution is asked."""
@@ -170,7 +157,8 @@ class Convolution(nn.Module):
                 # In bf16 oneDNN's gradient of a strided depthwise convolution takes 12 to 100 times as long.
                 weight = weight.float()
             bias = None if self.bias is None else self.bias.to(x.dtype)
-            bounds = self._bounds(x.dtype)
+            # As the output has them: what was clipped to a rounded bound gets no gradient.
+            bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
             self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding, phases)
         return self._plans[key]
 

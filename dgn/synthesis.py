@@ -244,9 +244,9 @@ def plan(
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     asked = settings.precision
-    # A search that ranks many nearly equal candidates goes astray where these are rounded.
-    chosen = "fp32" if settings.rule == "cmaes" and asked == "auto" else choose(network, layers_of(parsed), asked)
-    settings = replace(settings, precision=chosen)
+    # A search that ranks many nearly equal candidates goes astray where these are rounded, and some priors' ascents do.
+    whole = asked == "auto" and (settings.rule == "cmaes" or not prior.bears_bf16)
+    settings = replace(settings, precision="fp32" if whole else choose(network, layers_of(parsed), asked))
     if settings.rule in IN_RAW_CODE:
         prior = prior.raw()
     check_ability(prior, settings)

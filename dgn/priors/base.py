@@ -36,6 +36,8 @@ class Prior(ABC):
     """Whether :meth:`refine` gives a finer prior."""
     centres: Tensor | None = None
     """``[M, ...]``, codes between those of real images, which :attr:`AscentSettings.screen` chooses starts from."""
+    bears_bf16: bool = False
+    """Whether its ascents were seen to get as far with the network in bf16: ``precision="auto"`` may then mean it."""
     size_step: int = 1
     """Sizes that :meth:`resized` can make are multiples of this."""
 

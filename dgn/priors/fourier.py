@@ -76,6 +76,7 @@ class FourierPrior(Prior):
         std: standard deviation of the start code.
     """
 
+    bears_bf16 = True
     ascent = AscentSettings(
         rule="adam", steps=200, lr=0.05, lr_end=0.01, jitter=0.05, scale=0.08, noise=0.03
     )  # fmt: skip
@@ -130,6 +131,7 @@ class MacoPrior(Prior):
         statistics: None for those that come with dgn.
     """
 
+    bears_bf16 = True
     ascent = AscentSettings(
         rule="adam", steps=256, lr=1.0, lr_end=0.05, input_size=160, noise=0.05, views=2
     ).with_changes({"transforms": [{"crop": {"smallest": 0.4, "largest": 0.9}}]})

@@ -21,6 +21,7 @@ class PixelPrior(Prior):
         noise: standard deviation of the grey start's noise.
     """
 
+    bears_bf16 = True
     ascent = AscentSettings(rule="adam", steps=100, lr=0.05, lr_end=0.005)
 
     def __init__(self, size: int = 128, channels: int = 3, noise: float = 0.01) -> None:

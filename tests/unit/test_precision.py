@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import small_generator
 from torch import Tensor, nn
 
 import dgn
@@ -17,6 +18,7 @@ from dgn.cli.main import main
 from dgn.convolution import Convolution
 from dgn.network import Network
 from dgn.precision import autocast, choose, resolve
+from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import AscentSettings
@@ -99,6 +101,17 @@ def test_auto_follows_the_processor(
     processor(monkeypatch, amx=amx, avx512=avx512)
     assert resolve(CPU) == climbs and resolve(CPU, trains=True) == trains
     assert resolve(CPU, "fp32") == "fp32" and resolve(CPU, "bf16") == "bf16"
+
+
+def test_generators_climb_in_float32(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+    """Rounded gradients cost their ascents a thirtieth of the activation; who asks for bf16 gets it."""
+    processor(monkeypatch, amx=True, avx512=True)
+    chosen = {}
+    for prior in (GeneratorPrior(small_generator()), PixelPrior(16), FourierPrior(16), MacoPrior(16)):
+        asked = plan(network, "ant", prior, precision="bf16").settings.precision
+        chosen[prior.name] = (plan(network, "ant", prior).settings.precision, asked)
+    assert chosen.pop("dgn") == ("fp32", "bf16") and len(chosen) == 3
+    assert set(chosen.values()) == {("bf16", "bf16")}
 
 
 def test_a_plan_says_which(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
