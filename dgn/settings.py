@@ -49,8 +49,9 @@ class AscentSettings:
         reencode: after this share of the steps the code is replaced once by the code of its own image, as the prior's
             encoder sees it (0: never). What the image only seemed to show is lost, and the ascent goes on from there.
         keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
-        precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor is faster in it), for the loop
-            only; the returned image and its activation are always computed in float32.
+        precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor is faster in it and the prior's
+            ascents get as far), for the network in the loop only; the returned image and its activation are always
+            computed in float32.
         screen: codes between those of real images at which the unit is read before the ascent; it begins where the unit
             fires most (several starts: at the best of them). Which of the prior's are read follows from the seed, so
             that seeds begin at different ones. 0, or a prior without such codes: a random code.

@@ -105,14 +105,9 @@ class Studio:
             done = seen
 
         found, data, broken = find_examples(
-            self.network,
-            parsed,
-            data,
-            k=k,
-            batch=min(self.config.batch, LOOKED_AT),
-            workers=self.config.data.workers,
+            self.network, parsed, data, k=k, batch=min(self.config.batch, LOOKED_AT), workers=self.config.data.workers,
             note=note,
-        )
+        )  # fmt: skip
         warn(self.manifest, search_warnings(found, broken))
         for one in found:
             one.check()
