@@ -44,6 +44,14 @@ def ended(child: int) -> bool:
     return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
+def count(folder: Path) -> int:
+    """Batches that are there, while a process may be adding to them or removing them at its end."""
+    try:
+        return sum(name.endswith(".safetensors") and name[0] != "." for name in os.listdir(folder / "parts"))
+    except FileNotFoundError:
+        return 0
+
+
 def parts(folder: Path) -> dict[str, int]:
     """Finished batches, and when each was written."""
     return {path.name: path.stat().st_mtime_ns for path in (folder / "parts").glob("[!.]*.safetensors")}
@@ -68,7 +76,7 @@ def run(root: Path, kills: int, seed: int, arguments: list[str]) -> None:
             child = start([*command, f"out={folder}"], log)
             if done < kills and rng.random() < 0.9:
                 aim = len(before) + rng.randrange(4)  # batches, so that a slow machine is killed where a fast one is
-                while len(parts(folder)) < aim and not ended(child):
+                while count(folder) < aim and not ended(child):
                     time.sleep(0.002)
                 time.sleep(rng.uniform(0.0, 0.2 * length))
                 os.kill(child, signal.SIGKILL)
