@@ -5,6 +5,7 @@
 set -e
 PHOTOS=$(python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')")
 OUT=${OUT:-runs/pictures}
+mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
 
 figure() { # NAME [KEY=VALUE ...]
     name=$1 && shift
@@ -45,7 +46,7 @@ facets() {
 gallery() { # of the run that grid has made
     [ -f "$OUT/grid/index.html" ] || grid
     chromium --headless --no-sandbox --hide-scrollbars --window-size=1100,760 --virtual-time-budget=4000 \
-        "--screenshot=$(pwd)/docs/gallery.png" "file://$(pwd)/$OUT/grid/index.html"
+        "--screenshot=$(pwd)/docs/gallery.png" "file://$OUT/grid/index.html"
 }
 
 [ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets
