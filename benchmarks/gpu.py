@@ -1,9 +1,9 @@
 """What a GPU does with an ascent: python benchmarks/gpu.py [PART ...] [--results FOLDER]
 
 Parts: ``network`` (a network's pass, forwards and backwards: as PyTorch calls it, dgn's fused copy, the same as a CUDA
-graph, and how many steps a graph takes to pay for its capture), ``compile`` (the same by torch.compile, and its
-break-even), ``loop`` (image-steps a second of whole ascents, by batch), ``thousand`` (the command that makes an image
-of each of 1,000 classes). All in bf16; shares are of the rate of a matrix product of 8192 x 8192.
+graph, and how many steps a graph takes to pay for its capture; in bf16), ``loop`` (image-steps a second of whole
+ascents, by batch), ``thousand`` (the command that makes an image of each of 1,000 classes). Shares are of the rate of a
+matrix product of 8192 x 8192 in bf16. torch.compile: ``compare.py compile``.
 """
 
 from __future__ import annotations
@@ -19,25 +19,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from compare import LAYERS, load, step_flops
 from machine import clock, machine, matrix_rate, median
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 import dgn
 from dgn.network import Network
-from dgn.precision import autocast
 
 CUDA = torch.device("cuda")
-NETWORKS = {
-    "efficientnet_lite0": ("blocks.1.1", "blocks.3.1", "output"),
-    "torchvision/resnet50": ("layer1.1", "layer3.1", "output"),
-}
 Pass = Callable[[], Tensor]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["network", "loop", "thousand", "compile"])
+    parser.add_argument("parts", nargs="*", default=["network", "loop", "thousand"])
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "gpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 512])
     parser.add_argument("--steps", type=int, default=20)
@@ -48,18 +43,13 @@ def main() -> None:
     rate = matrix_rate(CUDA, torch.bfloat16)
     print(f"matrix product, bf16: {rate / 1e12:.0f} TFLOP/s", flush=True)
     for part in options.parts:
-        rows = {"network": passes, "compile": compiled, "loop": loops, "thousand": thousand}[part](options, rate)
+        rows = {"network": passes, "loop": loops, "thousand": thousand}[part](options, rate)
         found = {"machine": machine(), "matrix_rate": rate, "rows": rows}
         (options.results / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-def load(name: str) -> Network:
-    """Speed does not depend on weights: random ones where none come with a package."""
-    return dgn.load_network(name, weights=None if name.startswith("efficientnet") else "none", device=CUDA)
-
-
-def step_of(network: Network, layer: str, batch: int) -> tuple[Pass, float]:
-    """One pass, forwards and backwards, and its floating-point operations."""
+def step_of(network: Network, layer: str, batch: int) -> Pass:
+    """One pass, forwards and backwards."""
     x = torch.rand(batch, 3, *network.input_size, device=CUDA)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
 
@@ -68,10 +58,7 @@ def step_of(network: Network, layer: str, batch: int) -> tuple[Pass, float]:
             y = network.features(x, [layer])[layer]
         return torch.autograd.grad(y.float().sum(), x)[0]
 
-    one = torch.rand(1, 3, *network.input_size, device=CUDA, requires_grad=True)
-    with FlopCounterMode(display=False) as counter, autocast(CUDA, "fp32"):
-        torch.autograd.grad(network.features(one, [layer])[layer].sum(), one)
-    return call, batch * float(counter.get_total_flops())
+    return call
 
 
 def seconds(call: Callable[[], object], steps: int, repeats: int = 3) -> float:
@@ -100,14 +87,15 @@ def captured(call: Pass) -> tuple[Callable[[], object], float]:
 
 def passes(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
     rows = []
-    for name, layers in NETWORKS.items():
-        network = load(name)
-        for layer in layers:
+    for name, layers in LAYERS.items():
+        network = load(name, CUDA)
+        for layer in layers.values():
+            each = step_flops(network, layer)
             for batch in options.batches:
-                plain, flops = step_of(network, layer, batch)
+                plain, flops = step_of(network, layer, batch), batch * each
                 row: dict[str, Any] = {"network": name, "layer": layer, "batch": batch, "gflops": flops / 1e9}
                 row["module_ms"] = 1e3 * seconds(plain, options.steps)
-                fused, _ = step_of(network.fast([layer]), layer, batch)
+                fused = step_of(network.fast([layer]), layer, batch)
                 row["fused_ms"] = 1e3 * seconds(fused, options.steps)
                 try:
                     replay, cost = captured(fused)
@@ -121,37 +109,6 @@ def passes(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
                 rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
                 print(json.dumps(rows[-1]), flush=True)
                 torch.cuda.empty_cache()
-    return rows
-
-
-def compiled(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
-    rows = []
-    for name in NETWORKS:
-        network, batch = load(name), options.batches[-1]
-        module = network.module
-
-        x = torch.rand(batch, 3, *network.input_size, device=CUDA)
-        x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-
-        def call(run: Callable[[Tensor], Tensor], x: Tensor = x) -> Tensor:
-            with torch.autocast("cuda", torch.bfloat16):
-                y = run(x)
-            return torch.autograd.grad(y.float().sum(), x)[0]
-
-        _, flops = step_of(network, "output", batch)
-        row: dict[str, Any] = {"network": name, "layer": "output", "batch": batch}
-        row["module_ms"] = 1e3 * seconds(lambda: call(module), options.steps)  # noqa: B023
-        began = time.perf_counter()
-        fast = torch.compile(module)
-        call(fast)
-        torch.cuda.synchronize()
-        row["compile_s"] = time.perf_counter() - began
-        row["compiled_ms"] = 1e3 * seconds(lambda: call(fast), options.steps)  # noqa: B023
-        gain = row["module_ms"] - row["compiled_ms"]
-        row["break_even_steps"] = 1e3 * row["compile_s"] / gain if gain > 0 else None
-        row["share_of_matrix_rate"] = flops / rate / (row["compiled_ms"] / 1e3)
-        rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
-        print(json.dumps(rows[-1]), flush=True)
     return rows
 
 

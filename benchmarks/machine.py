@@ -35,9 +35,9 @@ def describe(threads: int) -> dict[str, Any]:
     return found
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int = 0, repeats: int = 5) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
     """Floating-point operations a second of a matrix product of this precision: the limit that a step is held to."""
-    side = side or (8192 if device.type == "cuda" else 2048)
+    side = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     a @ b
     return 2 * side**3 / min(clock(lambda: a @ b, device)["wall"] for _ in range(repeats))

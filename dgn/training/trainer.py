@@ -31,6 +31,7 @@ from dgn.priors.checkpoint import (
     save_tensors,
 )
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
+from dgn.runs import png, to_image
 from dgn.storage import write_atomic
 from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
@@ -403,7 +404,7 @@ class _Training:
         rows = [part for pair in zip(images.split(16), fakes.split(16), strict=True) for part in pair]
         grid = make_grid(torch.cat(rows), nrow=min(16, len(images)), padding=2, pad_value=1.0)
         path = self.out / "samples" / f"step-{self.step:07d}.png"
-        write_atomic(path, _png(grid))
+        write_atomic(path, png(to_image(grid)))
         return path
 
     def held_out_images(self, most: int) -> Tensor:
@@ -494,11 +495,3 @@ def _rows(features: list[Tensor], first: int, last: int | None = None) -> list[T
 
 def _channel_std(features: Tensor) -> Tensor:
     return features.float().std((0, 2, 3), keepdim=True) + 1e-2
-
-
-def _png(image: Tensor) -> bytes:
-    from torchvision.transforms.functional import to_pil_image
-
-    file = io.BytesIO()
-    to_pil_image(image.clamp(0, 1).cpu()).save(file, format="PNG")
-    return file.getvalue()

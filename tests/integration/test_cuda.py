@@ -27,7 +27,7 @@ from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
 from dgn.settings import AscentSettings
 from dgn.synthesis import join, plan
-from dgn.units import parse_units
+from dgn.units import layers_of, parse_units
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -101,7 +101,7 @@ def test_bf16_is_chosen_and_near() -> None:
     names = ["goldfish", "candle", "blocks.1.1:3", "blocks.3.1:7", "blocks.5.1:11"]
     seeds = list(range(8))
     units = parse_units(names, network)
-    assert choose(network, sorted({layer for unit in units for layer in unit.layers}), "auto") == "bf16"
+    assert choose(network, layers_of(units), "auto") == "bf16"
     options = {"prior": FourierPrior(96), "steps": 64, "seeds": seeds, "jitter": 0.05}
     full, half = (dgn.synthesize(network, names, precision=one, **options) for one in ("fp32", "bf16"))
     rise = (full.activations - full.history[0]).view(-1, len(seeds)).mean(1)
