@@ -7,7 +7,6 @@ import io
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,11 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
+from dgn.earlier import written
 from dgn.errors import DgnError
+from dgn.folders import HYDRAS, NEW, begins, check_folder, missing, read_facts, remove_logs
+from dgn.ledger import JOURNAL, Ledger, foreign
+from dgn.run_files import present
 from dgn.storage import write_atomic
 
 COLUMNS = (
@@ -55,76 +58,116 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-class Run:
-    """A folder that holds what one job made. Every file is written under a temporary name and renamed."""
+def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> bytes:
+    """A table as CSV; what a row holds besides the columns is left out."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue().encode()
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._made = _NEW.pop(folder, []) or _missing(folder)
+
+class Run:
+    """A folder that holds what one job made. Every file is written under a temporary name and renamed; none that dgn
+    did not write is ever replaced or removed.
+
+    Args:
+        folder: made where it is missing.
+        patterns: of the names that the job writes, see :mod:`dgn.run_files`.
+        manifest: the name of its manifest.
+    """
+
+    def __init__(self, folder: Path, patterns: Sequence[str] = (), manifest: str = "manifest.json") -> None:
+        self.folder, self.patterns, self.manifest = folder, list(patterns), manifest
+        self._made = NEW.pop(folder, []) or missing(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
+        self.ledger = Ledger(folder)
+
+    def take_up(self, verb: str) -> dict[str, Any]:
+        """What the manifest says of an earlier call's work, whose files count as this run's from now on; empty in a
+        new folder. To be called with the folder's lock.
+
+        Raises:
+            DgnError: the folder holds something else, see :func:`check_folder`.
+        """
+        check_folder(self.folder, verb, self.manifest)
+        facts = self.read_manifest()
+        self.ledger = Ledger(self.folder, facts.get("files", {}))
+        if facts:
+            self.ledger.vouch(self.manifest)
+        if facts and "files" not in facts:  # of an earlier version
+            for name in [*written(self.folder, verb, self.patterns)]:
+                self.ledger.vouch(name)
+        self.ledger.tidy()
+        return facts
+
+    def check_way(self) -> None:
+        """Look for what would be in the way later, before anything is computed.
+
+        Raises:
+            DgnError: a file that dgn did not write, or that was changed since, has one of the names that it writes.
+        """
+        for name in present(self.folder, self.patterns):
+            if not self.ledger.ours(name):
+                raise DgnError(foreign(self.folder / name))
 
     def write_config(self, text: str) -> None:
         """``config.yaml``: the whole configuration, resolved."""
-        write_atomic(self.folder / "config.yaml", text.encode())
+        self._write("config.yaml", text.encode())
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """``manifest.json``: what is needed to make the run again."""
-        write_atomic(self.folder / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        """``manifest.json``: what is needed to make the run again, what it writes, and what it has written."""
+        with self.ledger.lock:
+            files = {name: digest for name, digest in sorted(self.ledger.files.items()) if name != self.manifest}
+            facts = {**manifest, "writes": self.patterns, "files": files}
+            self._write(self.manifest, (json.dumps(facts, indent=1) + "\n").encode())
+            self.ledger.fold()
 
     def write_table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
         """``results.csv``; what a row holds besides the columns is left out."""
-        table = io.StringIO()
-        writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.folder / "results.csv", table.getvalue().encode())
+        self._write("results.csv", table_bytes(rows, columns))
 
     def write_codes(
         self, codes: Mapping[str, Tensor], coordinates: Mapping[str, str], name: str = "codes.safetensors"
     ) -> None:
         """One tensor a prior, rows as in the table; the metadata say in which coordinates each is written."""
         tensors = {prior: code.detach().cpu().contiguous() for prior, code in codes.items()}
-        write_atomic(self.folder / name, save(tensors, dict(coordinates)))
+        self._write(name, save(tensors, dict(coordinates)))
 
     def write_picture(self, name: str, image: Image.Image) -> Path:
         """A PNG under the run folder; returns its path."""
-        path = self.folder / name
-        write_atomic(path, png(image))
-        return path
+        return self._write(name, png(image))
 
     def write_text(self, name: str, text: str) -> Path:
         """A text file under the run folder; returns its path."""
-        write_atomic(self.folder / name, text.encode())
+        return self._write(name, text.encode())
+
+    def _write(self, name: str, data: bytes) -> Path:
+        with self.ledger:
+            write_atomic(self.folder / name, data)
         return self.folder / name
 
+    def holds(self, name: str) -> bool:
+        """Whether the run has written a file, and it is there."""
+        return name in self.ledger.files and (self.folder / name).is_file()
+
     def read_manifest(self) -> dict[str, Any]:
-        """What ``manifest.json`` says; empty where it is missing or broken."""
-        try:
-            facts = json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+        """What the manifest says; empty where it is missing or broken."""
+        return read_facts(self.folder / self.manifest)
 
-    def clear(self) -> None:
-        """Remove what a job of ``dgn synthesize`` wrote; other files stay."""
-        for name in ("parts", "images", "trajectory"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("manifest.json", "results.csv", "codes.safetensors", "grid.png", "index.html"):
-            (self.folder / name).unlink(missing_ok=True)
-        self.sweep_up()
-
-    def sweep_up(self) -> None:
-        """Remove files that a killed process was writing."""
-        for path in self.folder.rglob(".*.part"):
-            path.unlink(missing_ok=True)
+    def clear(self, folder: str = "") -> None:
+        """Remove what this run wrote, or what of it lies in one of its folders; other files stay."""
+        kept = {self.manifest}
+        self.ledger.remove(name for name in set(self.ledger.files) - kept if name.startswith(folder))
 
     def has_results(self) -> bool:
         """Whether there is more than what any job writes at its beginning."""
+        passing = {JOURNAL, *BEGINNINGS}
         for path in self.folder.rglob("*"):
-            if path.relative_to(self.folder).parts[0] not in BEGINNINGS and path.is_file() and path.suffix != ".part":
+            if path.relative_to(self.folder).parts[0] not in passing and not path.is_dir() and path.suffix != ".part":
                 return True
         return False
 
@@ -136,45 +179,29 @@ class Run:
         """
         if not self._made or self.has_results():
             return False
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # another run has moved in
-            for path in self._made[1:]:
+        self.ledger.remove([*self.ledger.files])
+        self.ledger.fold()
+        self.drop_hydras()
+        remove_logs(self.folder / "wandb")
+        with suppress(OSError):  # somebody's file is in it, or another run has moved in
+            if (self.folder / ".lock").stat().st_size == 0:
+                (self.folder / ".lock").unlink()
+        with suppress(OSError):  # of a launcher that handed out no job
+            (self.folder / ".submitit").rmdir()
+        with suppress(OSError):
+            for path in self._made:
                 path.rmdir()
-        return True
+        return not self.folder.exists()
+
+    def drop_hydras(self) -> None:
+        """Remove what Hydra wrote about a sweep that did not begin."""
+        for name, first in HYDRAS.items():
+            if begins(self.folder / name, first):
+                (self.folder / name).unlink()
 
 
-BEGINNINGS = ("config.yaml", "manifest.json", ".lock", "wandb", "multirun.yaml")
+BEGINNINGS = ("config.yaml", "manifest.json", "sweep.json", ".lock", "wandb", "multirun.yaml")
 """What a run folder holds before its job has made anything."""
-
-_NEW: dict[Path, list[Path]] = {}
-"""Folders of :func:`new_folder` that no :class:`Run` has taken yet, each with those around it that were made for it."""
-
-
-def _missing(folder: Path) -> list[Path]:
-    """The folder, and those around it, that do not exist."""
-    return [path for path in (folder, *folder.parents) if not path.exists()]
-
-
-def new_folder(verb: str) -> Path:
-    """Make ``runs/VERB/DATE_TIME``, below the current folder; with a number added where another process has it already.
-
-    Raises:
-        DgnError: it can't be made.
-    """
-    stamp, number = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
-    folder = Path("runs") / verb / stamp
-    while True:
-        missing = _missing(folder)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            folder = folder.with_name(f"{stamp}-{number}")
-        except OSError as error:
-            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
-        else:
-            _NEW[folder] = missing
-            return folder
 
 
 @cache

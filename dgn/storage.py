@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.ledger import ledger_of
+from dgn.weights import read_weights
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -28,33 +30,38 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_chunks(path: Path, chunks: Iterable[bytes]) -> None:
-    """:func:`write_atomic` of bytes that come piece by piece."""
+    """:func:`write_atomic` of bytes that come piece by piece.
+
+    In a run folder that is being worked in, nothing but what dgn wrote is replaced: see :mod:`dgn.ledger`.
+    """
+    ledger = ledger_of(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    total = hashlib.sha256()
     try:
+        if ledger is not None:
+            ledger.admit(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        if ledger is not None:
+            ledger.began(temporary)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
         raise DgnError(f"can't write to {str(path.parent)!r}: {error.strerror}") from error
     try:
         with os.fdopen(handle, "wb") as file:
             for data in chunks:
                 file.write(data)
-        os.chmod(temporary, 0o666 & ~_UMASK)
-        os.replace(temporary, path)
+                total.update(data)
+        if ledger is None:
+            os.replace(temporary, path)
+        else:
+            ledger.finished(temporary, path, total.hexdigest())
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+        if ledger is not None:
+            ledger.finished(temporary, path, None)
         if isinstance(error, OSError):
             raise DgnError(f"can't write {str(path)!r}: {error.strerror}") from error
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()
-"""Read once: it can be read by setting it alone, and of two threads at it one could leave the other's 0 behind."""
 
 
 def lock(folder: Path, *, wait: float = 0.0) -> IO[bytes] | None:
@@ -166,36 +173,23 @@ def read_notes(path: Path) -> dict[str, str]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from ``.safetensors``, or from a ``.pt``/``.pth``/``.bin`` file that holds tensors only.
+    """Tensors by name from a file of weights; see :func:`dgn.weights.read_weights`.
 
     Raises:
         DgnError: no such file, another format, or a file that would run code when it is opened.
     """
-    if not path.is_file():
-        raise DgnError(f"no weights file {str(path)!r}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise DgnError(
-            f"{str(path)!r} is not a readable file of weights (safetensors or a plain state dict)"
-        ) from error
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DgnError(f"{str(path)!r} holds no state dict of tensors")
-    return {str(key): value for key, value in state.items()}
+    return read_weights(path).tensors
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and bytes of the tensors, in order of their names."""
     total = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
+        if not isinstance(tensor, Tensor):  # a quantised module's state dict has other things, too
+            total.update(f"{name}|{tensor!r}|".encode())
+            continue
+        tensor = (tensor.dequantize() if tensor.is_quantized else tensor).detach().cpu().contiguous()
         total.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         total.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()

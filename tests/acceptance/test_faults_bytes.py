@@ -66,6 +66,7 @@ def test_no_corrupted_checkpoint_is_loaded(name: str, load: Callable[[Path], Any
     assert "cut short" in refused(path, whole + b"\0", load)
 
 
+@pytest.mark.slow
 def test_no_corrupted_state_is_trained_on(images: Path, tmp_path: Path) -> None:
     """The state of a training: the same command refuses it, and leaves it as it is for whoever can mend it."""
     settings = TrainSettings(

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import collections
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import lay_out
-from hypothesis import HealthCheck, Phase, given, settings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fuzzing import TINY, commands
+from smallest import TINY
 
 from dgn.cli import schema
-from dgn.cli.main import VERBS, _keys, main
+from dgn.cli.explain import keys_of
+from dgn.cli.main import VERBS, main
 from dgn.resources import resource
 
 EXAMPLES = 200
@@ -54,16 +51,20 @@ def no_tracking(**_: object) -> None:
     raise RuntimeError("not here")
 
 
+@pytest.mark.needs("hypothesis")
 def test_two_hundred_command_lines(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """What is no user's mistake would be raised here (``DGN_TRACEBACK``) instead of being said in one line."""
+    from fuzzing import commands
+    from hypothesis import HealthCheck, Phase, given, settings
+
     monkeypatch.chdir(desk)
     monkeypatch.setenv("DGN_TRACEBACK", "1")
     monkeypatch.setattr("wandb.init", no_tracking)
     schema.register()
     assert main(["synthesize", *TINY["synthesize"], "out=finished"]) == 0
-    keys = {verb: _keys(verb, str(resource("conf"))) for verb in VERBS}
+    keys = {verb: keys_of(verb, str(resource("conf"))) for verb in VERBS}
     codes: collections.Counter[tuple[str, int]] = collections.Counter()
 
     @settings(

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import lay_out
-
-sys.path.insert(0, str(Path(__file__).parent))
-from fuzzing import TINY
+import torch
+from conftest import lay_out, rest_slow
+from safetensors.torch import load_file
+from smallest import TINY
 
 import dgn.cli.resume
 from dgn.cli.main import main
-from dgn.runs import Run, new_folder
+from dgn.folders import new_folder
+from dgn.runs import Run
 from dgn.storage import lock
+from dgn.synthesis import Plan
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,9 @@ def status(folder: str) -> str:
     return str(json.loads(Path(folder, "manifest.json").read_text())["status"])
 
 
-@pytest.mark.parametrize("verb", ["ablate", "evaluate", "examples", "facets", "figure", "train"])
+@pytest.mark.parametrize(
+    "verb", rest_slow(["ablate", "evaluate", "examples", "facets", "figure", "train"], "ablate", "examples", "figure")
+)
 def test_one_process_in_a_folder(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +86,8 @@ def test_one_process_in_a_folder(
     assert seen == [None] and {path.name for path in Path("run").iterdir()} == {".lock", "config.yaml"}
     assert Path("run/config.yaml").read_text() == "of another job"
     held.close()
+    assert main(command) == 2 and "is not empty and holds no run of" in capsys.readouterr().err
+    Path("run/config.yaml").unlink()
     assert main(command) == 130 and len(seen) == 2
 
 
@@ -117,6 +122,7 @@ def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatc
     assert len(list(Path("run/images").glob("*.png"))) == 2 and status("run") == "interrupted"
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["evaluate", *TINY["evaluate"], "out=run"]
     with monkeypatch.context() as patch:
@@ -127,6 +133,25 @@ def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyP
     assert main(command) == 0 and status("run") == "done"
 
 
+@pytest.mark.slow
+def test_a_method_that_was_killed_goes_on_with_its_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    command, begun, real = ["evaluate", *TINY["evaluate"], "seeds=4", "batch=1"], [], Plan.climb
+
+    def climb(self: Plan, first: int, *more: Any) -> Any:
+        begun.append(first)
+        if len(begun) == 3:
+            raise KeyboardInterrupt
+        return real(self, first, *more)
+
+    monkeypatch.setattr(Plan, "climb", climb)
+    assert main([*command, "out=killed"]) == 130 and begun == [0, 1, 2]
+    assert main([*command, "out=killed"]) == 0 and begun[3:] == [2, 3]
+    assert main([*command, "out=whole"]) == 0 and begun[5:] == [0, 1, 2, 3]
+    images = [load_file(Path(out, "images/pixel.safetensors"))["images"] for out in ("killed", "whole")]
+    assert torch.equal(*images) and len(images[0]) == 4
+
+
+@pytest.mark.slow
 def test_a_finished_figure_stays_when_the_upload_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while Weights & Biases takes its time at the end."""
     real = dgn.tracking.Tracker.finish
