@@ -6,14 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.transforms import gaussian
 from dgn.errors import DgnError, nearest
+from dgn.given import as_images
+from dgn.guest import guest
 from dgn.network import Network
 from dgn.patches import PatchReader
+from dgn.scores import log_probabilities
+from dgn.steady import steadiness
 from dgn.units import Reader, Unit, parse_units
 
 FILLS = ("grey", "mean", "blur", "noise")
@@ -52,7 +56,8 @@ class Curve:
 
     Attributes:
         kind: ``"deletion"`` or ``"insertion"``.
-        shares, activations, probabilities: of each step; probabilities are empty for hidden units.
+        shares, activations, probabilities: of each step; probabilities are empty for hidden units, and
+            for outputs that are no scores of classes.
         area: under the curve of the activation, divided by the whole image's.
     """
 
@@ -63,9 +68,10 @@ class Curve:
     area: float
 
 
+@guest
 def ablate(
     network: Network,
-    image: Tensor,
+    image: Tensor | np.ndarray,
     unit: str | int | Unit,
     *,
     size: int | tuple[int, int] = 32,
@@ -81,7 +87,7 @@ def ablate(
 
     Args:
         network: under study.
-        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1]; scaled to the network's input size.
+        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; meets the network's input by its ``fit``.
         unit: see :func:`dgn.parse_units`.
         size, stride: of the patch, in pixels of the network's input.
         fill: one of :data:`FILLS`.
@@ -107,11 +113,12 @@ def ablate(
     tops = [i * stride[0] for i in range(math.ceil((height - size[0]) / stride[0]) + 1)]
     lefts = [i * stride[1] for i in range(math.ceil((width - size[1]) / stride[1]) + 1)]
     places = [(top, left) for top in tops for left in lefts]
+    batch = steadiness(network, one.layers).batch(batch)
     reader = PatchReader(network, one.layers, x, cover, places, size)
-    whole = float(Reader([one], device=x.device)(reader.clean)[0])
+    whole = float(Reader(network, [one], x.device)(reader.clean)[0])
 
-    def value(features: dict[str, Tensor]) -> Tensor:
-        return Reader([one] * len(features[one.layers[0]]), device=x.device)(features)
+    def value(features: dict[str, Tensor], count: int) -> Tensor:
+        return Reader(network, [one] * count, x.device)(features)
 
     drops = whole - reader.read(value, batch, (lambda done: note(done, len(places))) if note else None)
     heat, count = torch.zeros(height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
@@ -122,6 +129,7 @@ def ablate(
     return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill, reader.how)
 
 
+@guest
 def curves(
     network: Network, found: Ablation, *, steps: int = 28, fill: str = "blur", seed: int = 0, batch: int = 16
 ) -> tuple[Curve, Curve]:
@@ -136,6 +144,7 @@ def curves(
     if steps < 1:
         raise DgnError(f"steps is {steps}, expected a whole number above 0")
     x = found.image.to(network.device)
+    batch = steadiness(network, found.unit.layers).batch(batch)
     cover = filling(x, fill, seed)
     rank = torch.empty(x[0].numel(), dtype=torch.long)
     order = found.heat.flatten().argsort(descending=True, stable=True)
@@ -150,9 +159,7 @@ def curves(
             images = torch.stack([torch.where(share < s, second, first) for s in shares[start : start + batch]])
             activations += _read(network, [found.unit] * len(images), images).tolist()
             if found.unit.class_index is not None:
-                with torch.no_grad():
-                    logits = network(images).float()
-                probabilities += logits.softmax(1)[:, found.unit.class_index].tolist()
+                probabilities += _probabilities(network, found.unit.class_index, images)
         scale = found.activation if found.activation else 1.0
         area = float(torch.trapezoid(torch.tensor(activations), torch.tensor(shares))) / scale
         result.append(Curve(kind, shares, activations, probabilities, area))
@@ -172,22 +179,23 @@ def filling(x: Tensor, fill: str, seed: int = 0) -> Tensor:
     raise DgnError(f"no fill {fill!r}{nearest(fill, FILLS) or '; expected one of ' + ', '.join(FILLS)}")
 
 
-def _seen(network: Network, image: Tensor) -> Tensor:
+def _seen(network: Network, given: Tensor | np.ndarray) -> Tensor:
     """The image at the network's input size, still in [0, 1]."""
-    if image.dim() == 3:
-        image = image[None]
-    if image.dim() != 4 or len(image) != 1 or image.shape[1] != network.channels:
-        raise DgnError(f"ablation takes one image [{network.channels}, H, W], got {list(image.shape)}")
-    image = image.float().to(network.device)
-    if tuple(image.shape[2:]) != network.input_size:
-        shrinks = image.shape[2] > network.input_size[0] or image.shape[3] > network.input_size[1]
-        image = F.interpolate(
-            image, size=network.input_size, mode="bilinear", align_corners=False, antialias=shrinks
-        )  # fmt: skip
-    return image[0].clamp(0, 1)
+    image = as_images(given, "the image", network.channels)
+    if len(image) != 1 or image.shape[1] != network.channels:
+        raise DgnError(f"ablation takes one image [{network.channels}, H, W], got {list(given.shape)}")
+    return network.sight.tensors(image.float().to(network.device))[0].clamp(0, 1)
+
+
+@torch.no_grad()
+def _probabilities(network: Network, index: int, images: Tensor) -> list[float]:
+    """Of an output unit; none where the outputs are no scores of classes."""
+    if network.scores == "none":
+        return []
+    return log_probabilities(network(images), network.scores, 1)[:, index].exp().tolist()
 
 
 @torch.no_grad()
 def _read(network: Network, units: list[Unit], images: Tensor) -> Tensor:
-    read = Reader(units, device=images.device)
+    read = Reader(network, units, images.device)
     return read(network.features(images, read.layers)).float().cpu()

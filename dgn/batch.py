@@ -61,6 +61,7 @@ def climb_batch(
     starts: list[Tensor],
     frames: Frames,
     on_step: OnStep | None,
+    deviations: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """One batch: races between start codes ``[N, ...]`` where there are several, the ascent's phases, its refinement
     where the prior has one, and the final look in float32.
@@ -98,7 +99,7 @@ def climb_batch(
         if size != prior.size[0]:
             larger = prior.resized(size)
             prior, code = larger, prior.carry(code, larger)
-        stages.append(climb(network, units, prior, code, phase, seeds, on_step=shifted()))
+        stages.append(climb(network, units, prior, code, phase, seeds, deviations=deviations, on_step=shifted()))
         code = stages[-1].code
         offset += phase.steps
     finer = prior.refine(code, settings.refine_radius) if settings.refine_steps else None
@@ -119,7 +120,7 @@ def climb_batch(
         before += len(stage.history)
     with torch.no_grad():
         images = prior.decode(code)
-        read = Reader(units, device=images.device)
+        read = Reader(network, units, images.device)
 
         def look(images: Tensor) -> Tensor:
             return read(network.features(images.to(code.device), read.layers, settings.fit)).cpu()  # type: ignore[arg-type]
@@ -141,10 +142,10 @@ def _standing(
     if settings.race_by == "activation":
         last = max(1, len(runners[0].history) // 4)
         return torch.stack([runner.history[-last:].mean(0) for runner in runners])
-    own = max(settings.input_sizes, default=network.input_size[0])
+    own = max(settings.input_sizes, default=min(network.input_size))
     sizes = dict.fromkeys(max(32, round(own * share / 32) * 32) for share in RACE_SIZES)
     seen = [network.at(size) for size in sizes if network.takes(size)] or [network]
-    read = Reader([unit.as_log() for unit in units], device=runners[0].code.device)
+    read = Reader(network, [unit.as_log(network) for unit in units], runners[0].code.device)
     standing = []
     for runner in runners:
         images = prior.decode(runner.code)

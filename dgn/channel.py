@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -39,3 +41,35 @@ class Channel(Generic[T]):
     def give(self) -> None:
         """Room for one item more: what :meth:`get` gives, and who will get no more."""
         self._room.put(None)
+
+
+def ahead(batches: Iterable[T], depth: int = 3) -> Iterator[T]:
+    """The same batches, made by a thread that is a few ahead: images are decoded while the network computes."""
+    ready: Channel[tuple[bool, Any]] = Channel(depth)
+    stopped = False
+
+    def make() -> None:
+        end = None
+        try:
+            for batch in batches:
+                ready.put((True, batch))
+                if stopped:
+                    return
+        except BaseException as error:
+            end = error
+        ready.put((False, end), wait=False)
+
+    thread = threading.Thread(target=make, daemon=True)
+    thread.start()
+    try:
+        while True:
+            more, item = ready.get()
+            if not more:
+                if item is not None:
+                    raise item
+                return
+            yield item
+    finally:
+        stopped = True
+        ready.give()
+        thread.join()

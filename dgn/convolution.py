@@ -37,6 +37,10 @@ def can_be_fast(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv2dSame" and getattr(module, "dilation", None) == (1, 1)
 
 
+MOST_PLANS = 32
+"""Sizes of input whose kernels a convolution keeps: an ascent has seven, an ablation a dozen."""
+
+
 class _Plan(NamedTuple):
     """Of one size of input: the kernel's weights and geometry; ``kernel`` and ``back`` in the layout oneDNN wants."""
 
@@ -136,7 +140,8 @@ class Convolution(nn.Module):
         if key not in self._plans:
             # Kernels pad both sides alike: rows and columns of zeros in front of the weights do the rest.
             more = [behind - front for front, behind in edges]
-            weight = F.pad(self.weight, [more[1], 0, more[0], 0]).to(x.dtype).contiguous(memory_format=_LAST)
+            weight = F.pad(self.weight, [more[1], 0, more[0], 0]) if any(more) else self.weight
+            weight = weight.to(x.dtype).contiguous(memory_format=_LAST)
             padding = [behind for _, behind in edges]
             reach = [(side - 1) * step for side, step in zip(weight.shape[2:], self.dilation, strict=True)]
             back_padding = [far - side for far, side in zip(reach, padding, strict=True)]
@@ -160,6 +165,8 @@ class Convolution(nn.Module):
             # As the output has them: what was clipped to a rounded bound gets no gradient.
             bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
             self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding, phases)
+            while len(self._plans) > MOST_PLANS:
+                del self._plans[next(iter(self._plans))]  # the oldest
         return self._plans[key]
 
 

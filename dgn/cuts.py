@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgn import adapt
 from dgn.network import OUTPUT, Network
 
 IMAGE = ""
@@ -114,7 +115,7 @@ class _Done(Exception):
 @torch.no_grad()
 def _order(network: Network, layers: Sequence[str]) -> tuple[list[str], dict[str, float], dict[str, tuple[int, ...]]]:
     """Layers of maps in the order in which they are done, what has been computed by then, and their shapes."""
-    modules = {name: part for name, part in network.module.named_modules() if name}
+    modules = {name: part for name, part in adapt.parts(network.module).items() if name}
     costs: dict[str, float] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     outputs: dict[str, Tensor] = {}
@@ -141,9 +142,9 @@ def _order(network: Network, layers: Sequence[str]) -> tuple[list[str], dict[str
     images = torch.full((1, network.channels, *network.input_size), 0.5, device=network.device)
     middle = (network.input_size[0] // 2, network.input_size[1] // 2)
     images[:, :, middle[0], middle[1]] = torch.nan
-    handles = [part.register_forward_hook(watch(name)) for name, part in modules.items()]
+    handles = [adapt.hook(part, watch(name)) for name, part in modules.items()]
     try:
-        network.module(network.prepare(images))
+        network.module(network.normalised(images))
     except _Done:
         pass
     finally:
@@ -176,10 +177,9 @@ def _ends(modules: dict[str, nn.Module], name: str, then: str) -> bool:
 @torch.no_grad()
 def _valid(network: Network, order: Sequence[str], layers: Sequence[str], size: Pair) -> list[str]:
     """Those layers that alone decide what is read: the image is not-a-number, the layer what it is for an image."""
-    modules = dict(network.module.named_modules())
+    modules = adapt.parts(network.module)
     images = torch.rand(1, network.channels, *size, generator=torch.Generator().manual_seed(0))
-    view = network.at(size[0])
-    view.input_size = size
+    view = network.at(size)
     clean: dict[str, Tensor] = {}
     row = {layer: number for number, layer in enumerate(order)}
 
@@ -196,7 +196,7 @@ def _valid(network: Network, order: Sequence[str], layers: Sequence[str], size: 
 
     read = []
     for make, count in ((keep, 1), (swap, len(order))):
-        handles = [modules[layer].register_forward_hook(make(layer)) for layer in order]
+        handles = [adapt.hook(modules[layer], make(layer)) for layer in order]
         try:
             if count:
                 given = images if make is keep else torch.full((count, *images.shape[1:]), torch.nan)
@@ -220,7 +220,7 @@ def _sights(network: Network, cuts: Sequence[Cut]) -> list[Cut]:
     A row and a column of a cut are spoilt, and the next cut tells how far that reaches: one image of a batch for
     each remainder of the row by the stride.
     """
-    modules = dict(network.module.named_modules())
+    modules = adapt.parts(network.module)
     trials = [(k, n) for k in range(1, len(cuts)) for n in range(max(cuts[k].stride))]
     reached: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -250,9 +250,9 @@ def _sights(network: Network, cuts: Sequence[Cut]) -> list[Cut]:
     if not trials:
         return []
     images = torch.full((len(trials), network.channels, *network.input_size), 0.5, device=network.device)
-    handles = [modules[cut.layer].register_forward_hook(watch(k)) for k, cut in enumerate(cuts) if k]
+    handles = [adapt.hook(modules[cut.layer], watch(k)) for k, cut in enumerate(cuts) if k]
     try:
-        network.module(network.prepare(spoil(1, images)))
+        network.module(network.normalised(spoil(1, images)))
     except _Done:
         pass
     finally:

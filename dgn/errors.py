@@ -19,9 +19,9 @@ def nearest(name: str, choices: Iterable[str], *, most: int = 3) -> str:
     for choice in choices:
         by_lower.setdefault(choice.lower(), choice)
     low = name.lower()
-    near = difflib.get_close_matches(low, by_lower, n=most, cutoff=0.6)
+    near = difflib.get_close_matches(low, by_lower, n=most + 1, cutoff=0.6)
     near += [choice for choice in by_lower if low and low in choice and choice not in near]
-    near = near[:most]
+    near = [choice for choice in near if by_lower[choice] != name][:most]  # what was given is no hint
     if not near:
         return ""
     return "; did you mean " + ", ".join(repr(by_lower[choice]) for choice in near) + "?"
@@ -31,6 +31,14 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text; the name of its kind where it has none."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
+
+
+def of_machine(error: OSError) -> str | None:
+    """One line on what the file system refused: a permission, a folder where a file belongs, a full disk, a name that
+    is too long; None of an error that says neither the file nor why, which is no user's."""
+    if error.errno is None or error.filename is None or isinstance(error.filename, int):
+        return None
+    return f"can't use {os.fsdecode(error.filename)!r}: {error.strerror}"
 
 
 def unexpected(error: BaseException) -> str:

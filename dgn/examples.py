@@ -5,25 +5,30 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dgn.channel import Channel
+from dgn.channel import ahead
 from dgn.errors import DgnError
-from dgn.images import Entry, crop, decode, list_images
+from dgn.facts import told
+from dgn.fit import Sight
+from dgn.guest import guest
+from dgn.images import Entry, decode, list_images, reason
+from dgn.items import seen_item
+from dgn.listing import counted
 from dgn.network import Network
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.receptive import Box, ReceptiveFields
+from dgn.runs import to_bytes
+from dgn.steady import steadiness
 from dgn.storage import digest
 from dgn.units import BatchReader, Unit, layers_of
 
@@ -87,9 +92,11 @@ class UnitExamples:
             raise DgnError(str(self.warning))
 
 
-def search_warnings(found: Sequence[UnitExamples], broken: Sequence[str]) -> list[str]:
-    """A line for images that could not be read, and one for each unit that nothing excites."""
-    lines = [f"{len(broken)} images could not be read, the first: {broken[0]!r}"] if broken else []
+def search_warnings(found: Sequence[UnitExamples], data: Squares, broken: Sequence[str], network: Network) -> list[str]:
+    """Lines for what could not be read, for each unit that nothing excites, and for a network that isn't steady."""
+    lines = counted(data.unread, "folders or tar files could not be looked into")
+    lines += counted(list(broken), "images could not be read")
+    lines += steadiness(network, layers_of(one.unit for one in found)).notes(network)
     return lines + [one.warning for one in found if one.warning]
 
 
@@ -98,18 +105,33 @@ PROBES = 64
 
 
 class Squares(Dataset[tuple[Tensor, int]]):
-    """Central squares of a data set's images, uint8 ``[3, S, S]``, with their index (-1: can't be read).
+    """A data set's images as a network sees them, with their index (-1: can't be read).
+
+    Photographs are uint8 ``[C, H, W]``; items of a data set, which may be arrays or tensors, floats in [0, 1].
 
     Args:
-        source: a folder, a folder of tar files, a tar file, or anything with ``len`` whose items are an image or begin
-            with one (torchvision's data sets).
-        size: pixels of the squares, height and width.
+        source: a folder, a folder of tar files, a tar file, or anything with ``len`` whose items are images or hold one
+            (torchvision's and Hugging Face's data sets, lists, arrays; see :func:`dgn.items.find_image`).
+        sight: of the network, :attr:`dgn.Network.sight`; a number: central squares of so many pixels.
     """
 
-    def __init__(self, source: Path | Sequence[Any] | Dataset[Any], size: int) -> None:
-        self.size = size
-        self._entries = list_images(source) if isinstance(source, Path) else None
-        self._items: Any = None if isinstance(source, Path) else source
+    def __init__(self, source: str | Path | Sequence[Any] | Dataset[Any], sight: int | Sight) -> None:
+        source = Path(source) if isinstance(source, str) else source
+        self.sight = Sight((sight, sight)) if isinstance(sight, int) else sight
+        self._entries: list[Entry] | None = None
+        self._items: Any = None
+        self.unread: list[str] = []
+        """Folders and tar files that could not be looked into."""
+        if isinstance(source, Path):
+            self.sight.check()
+            self._entries = listing = list_images(source)
+            self.unread = listing.unread
+        elif not hasattr(source, "__len__") or not hasattr(source, "__getitem__"):
+            raise DgnError(
+                f"a {type(source).__name__} is no data set: expected a folder, or items with len() and [index]"
+            )
+        else:
+            self._items = source
         if not len(self):
             raise DgnError("the data set holds no image")
 
@@ -128,26 +150,30 @@ class Squares(Dataset[tuple[Tensor, int]]):
         """Of an image: its path, or its number in the data set."""
         return str(index) if self._entries is None else self._entries[index].name
 
-    def image(self, index: int) -> Image.Image:
-        """The whole image, RGB."""
-        if self._entries is not None:
-            return decode(self._entries[index].read())
-        item = self._items[index]
-        item = item[0] if isinstance(item, (tuple, list)) else item
-        if isinstance(item, Tensor):
-            item = Image.fromarray((item.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy().squeeze())
-        return item.convert("RGB")  # type: ignore[no-any-return]
+    def _pixels(self, index: int) -> Tensor:
+        if self._entries is None:
+            return seen_item(self._items[index], self.sight)
+        pixels = self.sight.pixels(decode(self._entries[index].read()))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         try:
-            pixels = np.array(crop(self.image(index), self.size, None))
+            return self._pixels(index), index
         except Exception:
-            return torch.zeros(3, self.size, self.size, dtype=torch.uint8), -1
-        return torch.from_numpy(pixels).permute(2, 0, 1), index
+            kind = torch.uint8 if self._entries is not None else torch.float32
+            return torch.zeros(self.sight.channels, *self.sight.size, dtype=kind), -1
+
+    def reason(self, index: int) -> str:
+        """Why an image can't be read; empty where it can."""
+        try:
+            self._pixels(index)
+        except Exception as error:
+            return reason(error)
+        return ""
 
     def tensors(self, indices: Sequence[int]) -> Tensor:
-        """Squares ``[N, 3, S, S]`` in [0, 1]."""
-        return torch.stack([self[index][0] for index in indices]).float() / 255
+        """Images ``[N, C, H, W]`` in [0, 1]."""
+        return as_floats(torch.stack([self[index][0] for index in indices]))
 
     def fingerprint(self) -> str:
         """Of the images' names and sizes; of a data set without names, of its kind, number and some of its pixels."""
@@ -156,8 +182,13 @@ class Squares(Dataset[tuple[Tensor, int]]):
             return hashlib.sha256("\n".join(names).encode()).hexdigest()
         found = hashlib.sha256(f"{type(self._items).__qualname__} {len(self)}".encode())
         for index in sorted({round(i * (len(self) - 1) / (PROBES - 1)) for i in range(PROBES)}):
-            found.update(self[index][0].numpy().tobytes())
+            found.update(to_bytes(self[index][0]).numpy().tobytes())
         return found.hexdigest()
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """uint8 pixels in [0, 1]; floats as they are."""
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 class _Lists:
@@ -210,45 +241,11 @@ def _draws(indices: Tensor) -> Tensor:
     return torch.from_numpy(((z ^ (z >> np.uint64(31))) >> np.uint64(40)).astype(np.float32) / 2**24)
 
 
-T = TypeVar("T")
-
-
-def _ahead(batches: Iterable[T], depth: int = 3) -> Iterator[T]:
-    """The same batches, made by a thread that is a few ahead: images are decoded while the network computes."""
-    ready: Channel[tuple[bool, Any]] = Channel(depth)
-    stopped = False
-
-    def make() -> None:
-        end = None
-        try:
-            for batch in batches:
-                ready.put((True, batch))
-                if stopped:
-                    return
-        except BaseException as error:
-            end = error
-        ready.put((False, end), wait=False)
-
-    thread = threading.Thread(target=make, daemon=True)
-    thread.start()
-    try:
-        while True:
-            more, item = ready.get()
-            if not more:
-                if item is not None:
-                    raise item
-                return
-            yield item
-    finally:
-        stopped = True
-        ready.give()
-        thread.join()
-
-
+@guest
 def find_examples(
     network: Network,
     units: Sequence[Unit],
-    data: Path | Sequence[Any] | Dataset[Any] | Squares,
+    data: str | Path | Sequence[Any] | Dataset[Any] | Squares,
     *,
     k: int = 9,
     batch: int = 32,
@@ -278,14 +275,13 @@ def find_examples(
     Raises:
         DgnError: no image at all, none that can be read, or a state of another search.
     """
-    size = network.input_size[0]
-    squares = data if isinstance(data, Squares) else Squares(data, size)
+    squares = data if isinstance(data, Squares) else Squares(data, network.sight)
     if k < 1 or batch < 1 or workers < 0:
         raise DgnError("k and batch are whole numbers above 0, workers 0 or more")
     lists = _Lists(len(units), k)
     identity = json.dumps([
         repr([(unit.name, unit.terms) for unit in units]), digest(network.module.state_dict()), network.input_size,
-        squares.fingerprint(), k,
+        squares.fingerprint(), k, *([more] if (more := told(network)) else []),
     ])  # fmt: skip
     key = hashlib.sha256(identity.encode()).hexdigest()
     seen, broken, whole = 0, list[str](), True
@@ -299,7 +295,9 @@ def find_examples(
         if state is not None:
             save_tensors(state, lists.tensors, {"key": key, "seen": seen, "broken": broken}, FORMAT)
 
-    read = BatchReader(network.fast(layers_of(units)), units)
+    layers = layers_of(units)
+    batch = steadiness(network, layers).batch(batch)
+    read = BatchReader(network.fast(layers), units)
     total, saved = len(squares), time.monotonic()
     loader: DataLoader[Any] = DataLoader(
         squares, batch_size=batch, sampler=range(seen, total), num_workers=workers,
@@ -309,10 +307,10 @@ def find_examples(
         note(seen, total)
     taken_up = seen
     try:
-        for pixels, indices in _ahead(loader):
+        for pixels, indices in ahead(loader):
             kept = (indices >= 0).nonzero()[:, 0]
             if len(kept):
-                images = pixels[kept].to(network.device, non_blocking=True).float() / 255
+                images = as_floats(pixels[kept].to(network.device, non_blocking=True))
                 values, peaks = read(images)
             whole = False  # from here to the count an interruption leaves lists that can't be gone on with
             if len(kept):
@@ -330,7 +328,7 @@ def find_examples(
             save()
         raise
     if len(broken) == total:
-        raise DgnError(f"none of the {total} images can be read (the first: {broken[0]!r})")
+        raise DgnError(f"none of the {total} images can be read; the first, {broken[0]!r}: {squares.reason(0)}")
     save()
     fields = ReceptiveFields(network) if boxes else None
     return [_collect(unit, row, lists, squares, network, fields) for row, unit in enumerate(units)], squares, broken
@@ -347,20 +345,20 @@ def _collect(
     if found.std < 1e-7 * max(1.0, abs(mean)):
         found.std = 0.0
     layer = unit.terms[0].layer
-    shape = network.layer_shape(layer)
+    grid = network.layout(layer).grid
     for kind in KINDS:
         rows = (tensors[f"{kind}_{name}"][row].tolist() for name in ("key", "index", "value", "peak"))
         for key, index, value, peak in zip(*rows, strict=True):
             if key == -torch.inf:
                 continue
-            position = divmod(int(peak), shape[2]) if peak >= 0 and len(shape) == 3 else None
+            position = divmod(int(peak), grid[1]) if peak >= 0 and grid is not None else None
             box = fields.box(layer, position) if fields is not None and position is not None else None
             getattr(found, kind).append(Example(int(index), squares.name(int(index)), float(value), position, box))
     return found
 
 
 def crop_box(square: Tensor, box: Box, input_size: tuple[int, int]) -> Tensor:
-    """The part of a square ``[3, S, S]`` that a receptive field covers; fields are in pixels of the network's input."""
+    """The part of an image ``[C, H, W]`` that a receptive field covers; fields are in pixels of the network's input."""
     height, width = (side / full for side, full in zip(square.shape[1:], input_size, strict=True))
     top, left, bottom, right = box
     return square[:, round(top * height) : round(bottom * height), round(left * width) : round(right * width)]

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.fit import resized
+from dgn.given import as_images
+from dgn.guest import guest
 from dgn.network import Network, feature_layer
 from dgn.priors.base import Prior
+from dgn.steady import steadiness
 
 
 @dataclass
@@ -37,6 +41,7 @@ class Facets:
         return len(self.nearest)
 
 
+@guest
 def find_facets(
     features: Tensor,
     count: int | None = None,
@@ -109,6 +114,7 @@ def check_facets(
         raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
 
 
+@guest
 @torch.no_grad()
 def late_features(
     network: Network,
@@ -121,10 +127,13 @@ def late_features(
     """A late layer's spatial mean for each image, ``[N, D]``; by default the classifier's penultimate features."""
     layer = layer or feature_layer(network)
     network.layer_shape(layer)
+    images = as_images(images, "the images", network.channels).float()
+    batch = steadiness(network, [layer]).batch(batch)
     parts = []
     for piece in images.split(batch):
         value = network.features(piece.to(network.device), [layer])[layer].float()
-        parts.append((value.flatten(2).mean(2) if value.dim() == 4 else value.flatten(1)).cpu())
+        maps = network.canonical(layer, value, len(piece))
+        parts.append((maps.flatten(2).mean(2) if maps.dim() > 2 else maps).cpu())
         if note:
             note(len(piece))
     return torch.cat(parts)
@@ -135,6 +144,7 @@ def mean_images(images: Tensor, facets: Facets) -> Tensor:
     return torch.stack([images[rows].mean(0) for rows in facets.nearest])
 
 
+@guest
 @torch.no_grad()
 def mean_codes(prior: Prior, images: Tensor, facets: Facets) -> Tensor:
     """The mean code of each facet's nearest images, ``[F, ...]``: the start of its ascent in a generator's code space.
@@ -147,8 +157,6 @@ def mean_codes(prior: Prior, images: Tensor, facets: Facets) -> Tensor:
     device = prior.start(1).device
     starts = []
     for rows in facets.nearest:
-        seen = torch.nn.functional.interpolate(
-            images[rows].to(device), size=prior.size, mode="bilinear", antialias=True, align_corners=False
-        )
-        starts.append(prior.encode(seen).mean(0))
+        shown = resized(images[rows].to(device), prior.size)
+        starts.append(prior.encode(shown).mean(0))
     return prior.project(torch.stack(starts))

@@ -11,10 +11,9 @@ lost; layers that would show it are the *inner* ones of their group, which is le
 
 from __future__ import annotations
 
-import copy
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +22,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from dgn import adapt
 from dgn.convolution import Activation, Convolution, Once, activation_of, can_be_fast
+from dgn.guest import without_tf32
 
 _READS_VALUES = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__contains__"}
 """Calls that give no tensor and yet look at one's values."""
@@ -44,17 +45,24 @@ class Group:
     inner: frozenset[str]
 
 
+MOST_COPIES = 8
+"""Fused copies of a module that are kept. They share their convolutions, in which the memory is."""
+
+
 @dataclass
 class FusedCopies:
     """Fused copies of one module, made where they are first needed.
 
     Attributes:
-        copies: by input size and the groups that were left alone; None where fusing was tried in vain.
+        groups: by the image that they were found with.
+        copies: the last ones by image and the groups that are fused; None where fusing was tried in vain.
+        convolutions: of each group: all copies have the same.
         signature: of the weights they were made from: when these change, everything is made anew.
     """
 
-    groups: dict[tuple[int, ...], list[Group]] = field(default_factory=dict)
-    copies: dict[Any, nn.Module | None] = field(default_factory=dict)
+    groups: dict[Any, list[Group]] = field(default_factory=dict)
+    copies: OrderedDict[Any, nn.Module | None] = field(default_factory=OrderedDict)
+    convolutions: dict[Group, Convolution] = field(default_factory=dict)
     signature: tuple[Any, ...] = ()
 
     def __reduce__(self) -> tuple[type[FusedCopies], tuple[()]]:
@@ -77,14 +85,17 @@ class FusedCopies:
             return module
         signature = _signature(module)
         if signature != self.signature:
-            self.groups, self.copies, self.signature = {}, {}, signature
-        size = tuple(image.shape)
+            self.groups, self.copies, self.convolutions, self.signature = {}, OrderedDict(), {}, signature
+        size = (tuple(image.shape), image.dtype)
         if size not in self.groups:
             self.groups[size] = find_groups(module, image)
         groups = [group for group in self.groups[size] if not group.inner.intersection(layers)]
         key = (size, tuple(groups))
         if key not in self.copies:
-            self.copies[key] = _checked(module, groups, image)
+            self.copies[key] = _checked(module, groups, image, self.convolutions)
+        self.copies.move_to_end(key)
+        while len(self.copies) > MOST_COPIES:
+            self.copies.popitem(last=False)
         return self.copies[key] or module
 
 
@@ -172,7 +183,7 @@ def _watch(module: nn.Module, image: Tensor) -> tuple[dict[str, list[tuple[int, 
 
         return hook
 
-    handles = [part.register_forward_hook(note(name)) for name, part in module.named_modules() if name]
+    handles = [adapt.hook(part, note(name)) for name, part in adapt.parts(module).items() if name]
     watch = _Watch()
     try:
         with watch:
@@ -204,14 +215,17 @@ class _Passed(nn.Module):
         return x
 
 
-def fuse(module: nn.Module, groups: Iterable[Group]) -> nn.Module:
-    """A copy with these groups fused; weights that don't change are shared."""
+def fuse(module: nn.Module, groups: Iterable[Group], made: dict[Group, Convolution] | None = None) -> nn.Module:
+    """A copy with these groups fused; weights that don't change are shared, and so are convolutions ``made`` before."""
+    made = {} if made is None else made
     fused = _sharing(module)
     parts = dict(fused.named_modules())
     for group in groups:
         norm = parts[group.norm] if group.norm else None
-        act = activation_of(parts[group.act]) if group.act else None
-        _replace(fused, parts[group.conv], _folded(parts[group.conv], norm, act))
+        if group not in made:
+            act = activation_of(parts[group.act]) if group.act else None
+            made[group] = _folded(parts[group.conv], norm, act)
+        _replace(fused, parts[group.conv], made[group])
         if group.act:
             last = parts[group.act]
             if not isinstance(last, Once):
@@ -249,8 +263,7 @@ def _own(module: nn.Module, name: str) -> Tensor | None:
 
 def _sharing(module: nn.Module) -> nn.Module:
     """A copy of the modules that shares all tensors."""
-    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-    return copy.deepcopy(module, memo)
+    return adapt.copied(module, {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]})
 
 
 def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -261,18 +274,7 @@ def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 part._modules[name] = new
 
 
-@contextmanager
-def _whole_float32() -> Iterator[None]:
-    """Convolutions of a GPU without TF32, whose rounding alone makes gradients a tenth different."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
-def _checked(module: nn.Module, groups: list[Group], image: Tensor) -> nn.Module | None:
+def _checked(module: nn.Module, groups: list[Group], image: Tensor, made: dict[Group, Convolution]) -> nn.Module | None:
     """The fused copy, if its output and gradient are the module's own on noise; else None."""
     if not groups:
         return None
@@ -286,8 +288,9 @@ def _checked(module: nn.Module, groups: list[Group], image: Tensor) -> nn.Module
         return output.detach(), torch.autograd.grad((output * weights).sum(), x)[0]
 
     try:
-        fused = fuse(module, groups)
-        with torch.enable_grad(), _whole_float32():
+        fused = fuse(module, groups, made)
+        # TF32's rounding alone makes gradients a tenth different.
+        with torch.enable_grad(), without_tf32() if image.is_cuda else nullcontext():
             pairs = zip(look(_sharing(module)), look(fused), strict=True)
             same = all(float((a - b).norm()) <= 1e-2 * float(a.norm()) for a, b in pairs)
     except Exception:  # a forward pass that needs what fusing takes away

@@ -1,75 +1,19 @@
-"""Image files: listed in folders and tar shards, decoded, cut to squares."""
+"""Image files, decoded, and cut to squares."""
 
 from __future__ import annotations
 
 import io
-import os
-import tarfile
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from dgn.errors import DgnError
+from dgn.errors import DgnError, first_line
+from dgn.fit import Sight, resample
+from dgn.listing import Entry, Listing, list_images, suffixes
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Where one image's bytes are: a file, or a span of a tar file."""
-
-    name: str
-    path: Path
-    offset: int = -1
-    size: int = -1
-
-    def read(self) -> bytes:
-        """The encoded image."""
-        if self.offset < 0:
-            return self.path.read_bytes()
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size)
-
-
-def list_images(root: Path) -> list[Entry]:
-    """Every image below ``root``: files of a folder, members of ``.tar`` files in it, or of one tar file itself.
-
-    Raises:
-        DgnError: no such folder, a tar file that can't be read, or no image at all.
-    """
-    if not root.exists():
-        raise DgnError(f"no folder or tar file {str(root)!r} for the images")
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-    entries: list[Entry] = []
-    for path in files:
-        if path.suffix.lower() == ".tar":
-            try:
-                state = path.stat()
-                entries += _members(path, state.st_size, state.st_mtime_ns)
-            except (tarfile.TarError, OSError) as error:
-                raise DgnError(f"{str(path)!r} is no readable tar file: {error}") from error
-        elif path.suffix.lower() in SUFFIXES:
-            entries.append(Entry(str(path.relative_to(root) if path != root else path.name), path))
-    if not entries:
-        raise DgnError(f"no images in {str(root)!r} (looked for {', '.join(sorted(SUFFIXES))}, also inside .tar files)")
-    return entries
-
-
-@lru_cache(maxsize=64)
-def _members(path: Path, _size: int, _changed: int) -> tuple[Entry, ...]:
-    """The images of a tar file; a job asks more than once, and a large file is long to read."""
-    with tarfile.open(path) as archive:
-        return tuple(
-            Entry(f"{path.name}/{member.name}", path, member.offset_data, member.size)
-            for member in archive
-            if member.isfile() and os.path.splitext(member.name)[1].lower() in SUFFIXES
-        )
+__all__ = ["Entry", "Listing", "crop", "decode", "flattened", "list_images", "read_image", "reason", "suffixes"]
 
 
 def decode(data: bytes) -> Image.Image:
@@ -82,7 +26,13 @@ def decode(data: bytes) -> Image.Image:
 
     image: Image.Image = Image.open(io.BytesIO(data))
     image.seek(0)
-    image = ImageOps.exif_transpose(image) or image
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return flattened(image)
+
+
+def flattened(image: Image.Image) -> Image.Image:
+    """A picture of any mode in RGB: transparency laid on white, 16-bit and floating grey scaled to 8 bits."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, dtype=np.float64)
         sixteen = image.mode.startswith("I;16") or values.max() > 255
@@ -91,27 +41,39 @@ def decode(data: bytes) -> Image.Image:
     if "A" in image.getbands() or "transparency" in image.info:
         seen = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", seen.size, (255, 255, 255, 255)), seen)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_image(path: Path, size: int | None = None) -> Tensor:
-    """An image file as ``[3, H, W]`` in [0, 1].
+def reason(error: BaseException) -> str:
+    """Why an image could not be decoded, in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is empty, cut short, or in no format that Pillow knows"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return first_line(error)
+
+
+def read_image(path: Path, sight: int | Sight | None = None) -> Tensor:
+    """An image file as ``[C, H, W]`` in [0, 1].
 
     Args:
         path: the file.
-        size: the central square, shrunk or enlarged to so many pixels; None: the whole image as it is.
+        sight: as which network it is seen; the central square, shrunk or enlarged to so many pixels; None: the whole
+            image as it is, in colour.
 
     Raises:
-        DgnError: no such file, or one that can't be decoded.
+        DgnError: no such file, one that can't be decoded, or a network that photographs can't be shown to.
     """
+    sight = Sight((sight, sight)) if isinstance(sight, int) else sight
+    if sight is not None:
+        sight.check()
     try:
         image = decode(path.read_bytes())
+        return (sight or Sight((image.height, image.width))).tensor(image)
     except FileNotFoundError:
         raise DgnError(f"no image {str(path)!r}") from None
     except Exception as error:
-        raise DgnError(f"{str(path)!r} can't be read as an image: {error}") from error
-    pixels = np.array(image) if size is None else np.array(crop(image, size, None))
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        raise DgnError(f"{str(path)!r} can't be read as an image: {reason(error)}") from error
 
 
 def crop(image: Image.Image, size: int, rng: np.random.Generator | None, smallest: float = 0.75) -> np.ndarray:
@@ -130,9 +92,5 @@ def crop(image: Image.Image, size: int, rng: np.random.Generator | None, smalles
         mirror = bool(rng.random() < 0.5)
     left, top = int(u * (image.width - side) + 0.5), int(v * (image.height - side) + 0.5)
     box = (left, top, left + side, top + side)
-    if side == size:
-        square = image.crop(box)
-    else:
-        square = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-    array = np.asarray(square)
+    array = np.asarray(resample(image, box, (size, size)))
     return array[:, ::-1] if mirror else array

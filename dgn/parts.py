@@ -15,8 +15,10 @@ from torch import Tensor
 
 from dgn import __version__
 from dgn.errors import DgnError
+from dgn.facts import told
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.runs import to_bytes
+from dgn.settings import AscentSettings
 from dgn.storage import digest
 from dgn.synthesis import Plan, Synthesis
 
@@ -100,6 +102,15 @@ class Parts:
         )
 
 
+SINCE = ("temperature", "inner", "pull", "churn", "shift", "start_time")
+"""Settings of the rule ``sample``, which earlier versions had not: under others they decide nothing, so that runs of
+those versions go on."""
+
+
+def _settings(settings: AscentSettings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name not in SINCE or settings.rule == "sample"}
+
+
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
     """SHA-256 of everything that decides a plan's results but the number of threads, and the processor: a job that
     another one continues goes on in the precision that it began in.
@@ -113,8 +124,9 @@ def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
         "network": [plan.network.name, list(plan.network.input_size), network_digest],
         "prior": [plan.prior.name, list(plan.prior.size), plan.prior.coordinates, digest(plan.prior.weights())],
         "rows": hashlib.sha256(repr([(unit.name, unit.terms, seed) for unit, seed in plan.rows]).encode()).hexdigest(),
-        "settings": {**asdict(plan.settings), "precision": plan.asked}, "batch": plan.batch, "frames": plan.frames,
+        "settings": {**_settings(plan.settings), "precision": plan.asked}, "batch": plan.batch, "frames": plan.frames,
         "start": None if plan.start is None else digest({"start": plan.start}),
         "device": plan.network.device.type, "torch": torch.__version__, "dgn": __version__, **more,
+        **({"told": facts_told} if (facts_told := told(plan.network)) else {}),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import queue
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from dgn import adapt
 from dgn.cuts import Cut, Pair, changed, choose_cuts, find_cuts, needed
-from dgn.network import OUTPUT, Network
+from dgn.network import Network
+from dgn.survey import pick
 
 Place = tuple[int, int]
 """Top and left of a patch in pixels of the network's input."""
@@ -60,10 +61,6 @@ class _Span:
     crops: tuple[Pair, ...]
 
 
-_known: WeakKeyDictionary[Network, dict[tuple[str, ...], tuple[Network, list[Cut], float]]] = WeakKeyDictionary()
-"""What was found out about networks, at the price of some twenty images; each image's check says if it still holds."""
-
-
 class PatchReader:
     """Reads layers for copies of an image in which one patch is covered.
 
@@ -88,8 +85,14 @@ class PatchReader:
         self, network: Network, layers: Sequence[str], image: Tensor, cover: Tensor, places: Sequence[Place], size: Pair
     ) -> None:
         self.layers, self.size, self.places = tuple(layers), size, list(places)
-        with torch.no_grad():
+        self.sources = {layer: network.source(layer) for layer in layers}
+        self.turn = network.turn
+        with self.turn, torch.no_grad():
+            if "batches" not in network.known:  # so that it is known how the module takes them
+                network.features(torch.stack([image, cover]), self.layers)
+                network.known["batches"] = True
             self.image, self.cover = network.prepare(image[None]), network.prepare(cover[None])
+            self.memory_format = network.memory_format
             for base, chain in self._ways(network):
                 self._set(base, chain)
                 if (base is network and len(chain) == 1) or self._agrees(network, image, cover):
@@ -99,11 +102,14 @@ class PatchReader:
     def _ways(self, network: Network) -> Iterator[tuple[Network, list[Cut]]]:
         """What can be tried, fastest first; the last is the network itself on whole images."""
         start = [Cut("", network.channels, network.input_size)]
-        known = _known.setdefault(network, {})
-        if len(self.places) >= FEW or self.layers in known:
-            if self.layers not in known:
-                known[self.layers] = (network.fast(self.layers), *_cuts(network, self.layers))
-            fast, cuts, rest = known[self.layers]
+        key = ("cuts", network.device, network.input_size, self.layers)
+        if len(self.places) >= FEW or key in network.known:
+            if (
+                key not in network.known
+            ):  # at the price of some twenty images; each image's check says if it still holds
+                network.known[key] = _cuts(network, self.layers)
+            cuts, rest = network.known[key]
+            fast = network.fast(self.layers)
             spans = [[(at, at + self.size[axis]) for at in sorted({place[axis] for place in self.places})]
                      for axis in (0, 1)]  # fmt: skip
             chain, gain = choose_cuts(cuts, rest, (spans[0], spans[1])) if cuts else (start, 1.0)
@@ -151,12 +157,12 @@ class PatchReader:
         return _Span(tuple(touched), tuple(crops))
 
     def read(
-        self, value: Callable[[dict[str, Tensor]], Tensor], batch: int, note: Callable[[int], object] | None = None
+        self, value: Callable[[dict[str, Tensor], int], Tensor], batch: int, note: Callable[[int], object] | None = None
     ) -> Tensor:
         """One number a patch, ``[places]``, in their order.
 
         Args:
-            value: from layers ``[N, ...]`` to numbers ``[N]``; called in several threads.
+            value: from the layers' outputs for N images, and N, to numbers ``[N]``; called in several threads.
             batch: patches a forward pass.
             note: called with the number of patches done.
         """
@@ -171,12 +177,12 @@ class PatchReader:
                  for part in torch.tensor(group).tensor_split(-(-len(group) // batch))]  # fmt: skip
         values = torch.zeros(len(self.places))
         done = 0
-        with _workers(self, min(self.threads, MOST_WORKERS, len(parts))) as submit:
+        with self.turn, _workers(self, min(self.threads, MOST_WORKERS, len(parts))) as submit:
 
             def work(worker: _Worker, part: list[int]) -> tuple[list[int], list[float]]:
                 places = [self.places[n] for n in part]
                 read = worker.run([(spans[0][top], spans[1][left]) for top, left in places])
-                return part, value(read).float().tolist()
+                return part, value(read, len(part)).float().tolist()
 
             for part, numbers in submit(work, parts):
                 values[part] = torch.tensor(numbers)
@@ -223,7 +229,7 @@ def _workers(reader: PatchReader, count: int) -> Iterator[Any]:
     """A function that gives parts to so many threads, each with its own copy of the module, but for the weights."""
     shared = {id(tensor): tensor for tensor in [*reader.module.parameters(), *reader.module.buffers()]}
     try:
-        modules = [reader.module, *(copy.deepcopy(reader.module, dict(shared)) for _ in range(count - 1))]
+        modules = [reader.module, *(adapt.copied(reader.module, dict(shared)) for _ in range(count - 1))]
     except Exception:
         modules = [reader.module]
     if len(modules) == 1:
@@ -273,17 +279,17 @@ class _Worker:
         self.starts: list[tuple[int, int]] = []
         self.expected: Pair = (0, 0)
         self.read: dict[str, Tensor] = {}
+        self.calls: Counter[str] = Counter()
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
-        modules = dict(self.module.named_modules())
+        modules = adapt.parts(self.module)
         handles = []
         for level, cut in enumerate(self.reader.chain):
             if level:
-                handles.append(modules[cut.layer].register_forward_hook(self._join(level)))
-        for layer in self.reader.layers:
-            if layer in modules:
-                handles.append(modules[layer].register_forward_hook(self._tap(layer)))
+                handles.append(adapt.hook(modules[cut.layer], self._join(level)))
+        for module in {source.module for source in self.reader.sources.values()} - {""}:
+            handles.append(adapt.hook(modules[module], self._tap(module)))
         try:
             yield
         finally:
@@ -292,23 +298,25 @@ class _Worker:
 
     def run(self, spans: list[tuple[_Span, _Span]] | None) -> dict[str, Tensor]:
         """The layers for patches; for None those of the image, whose maps are kept."""
-        self.spans, self.read = spans, {}
-        try:
-            output = self.module(self.reader.image if spans is None else self._build(0, None))
-            if OUTPUT in self.reader.layers:
-                self.read.setdefault(OUTPUT, output if isinstance(output, Tensor) else _first(output))
-        except _Done:
-            pass
+        self.spans, self.read, self.calls = spans, {}, Counter()
+        with suppress(_Done):
+            self._take("", self.module(self.reader.image if spans is None else self._build(0, None)))
         return self.read
 
-    def _tap(self, layer: str) -> Any:
+    def _tap(self, module: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if layer not in self.read:
-                self.read[layer] = (output if isinstance(output, Tensor) else _first(output)).clone()
+            self._take(module, output)
             if len(self.read) == len(self.reader.layers):
                 raise _Done
 
         return hook
+
+    def _take(self, module: str, output: Any) -> None:
+        """Keep what is read of this call of a module."""
+        self.calls[module] += 1
+        for layer, source in self.reader.sources.items():
+            if (source.module, source.call) == (module, self.calls[module]):
+                self.read[layer] = pick(output, source.path).clone()
 
     def _join(self, level: int) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor | None:
@@ -336,7 +344,7 @@ class _Worker:
             ]
         if fresh is not None and (fresh.shape[2], fresh.shape[3]) != self.expected:
             raise _Misfit
-        built = clean.new_empty((count, clean.shape[1], *size)).contiguous(memory_format=torch.channels_last)
+        built = clean.new_empty((count, clean.shape[1], *size)).contiguous(memory_format=reader.memory_format)
         for n, ((rows, columns), (y, x)) in enumerate(zip(spans, starts, strict=True)):
             built[n] = clean[0, :, y : y + size[0], x : x + size[1]]
             (top, bottom), (left, right) = rows.touched[level], columns.touched[level]
@@ -355,9 +363,3 @@ class _Worker:
             step = reader.chain[level + 1].stride
             self.expected = (size[0] // step[0], size[1] // step[1])
         return built
-
-
-def _first(output: Any) -> Any:
-    """The first tensor of a tuple, list or mapping."""
-    values = list(output.values()) if isinstance(output, dict) else output
-    return next(item for item in values if isinstance(item, Tensor))

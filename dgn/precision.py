@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +44,6 @@ def autocast(device: torch.device, precision: str = "auto", *, trains: bool = Fa
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-_known: WeakKeyDictionary[Network, dict[tuple[str, tuple[int, int], tuple[str, ...]], bool]] = WeakKeyDictionary()
-"""Whether a network bears bf16, by device, input size and layers."""
-
-
 def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> str:
     """:func:`resolve` for a network's loop. ``"auto"`` is float32, too, if the network's fast copy can't be run and
     differentiated in bf16 (it goes to NumPy, say), if its layers are more than :data:`AGREES` apart on noise, or if
@@ -62,10 +57,12 @@ def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> 
     chosen = resolve(network.device, precision)
     if chosen == precision or chosen == "fp32":
         return chosen
-    known, key = _known.setdefault(network, {}), (network.device.type, network.input_size, tuple(layers))
-    if key not in known:
-        known[key] = _bears(network.fast(layers), layers)
-    return chosen if known[key] else "fp32"
+    if network.dtype != torch.float32:  # autocast leaves double alone, and half is less than half as exact as it is
+        return "fp32"
+    key = ("bears bf16", network.device.type, network.input_size, tuple(layers))
+    if key not in network.known:
+        network.known[key] = _bears(network.fast(layers), layers)
+    return chosen if network.known[key] else "fp32"
 
 
 @torch.inference_mode(False)

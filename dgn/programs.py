@@ -65,13 +65,14 @@ def load_export(path: Path) -> torch.export.ExportedProgram:
         raise DgnError(f"{str(path)!r} is no torch.export program") from error
     if reason:
         raise DgnError(f"{str(path)!r} is no plain torch.export program: it holds {reason}; dgn does not open it")
+    quiet = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # torch.export logs a traceback before it raises
     try:
         return torch.export.load(io.BytesIO(data))
     except Exception as error:
         raise DgnError(f"{str(path)!r} is no torch.export program that this PyTorch can load") from error
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(quiet)
 
 
 def load_script(path: Path) -> nn.Module:

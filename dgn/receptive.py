@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from dgn.errors import DgnError
+from dgn.guest import guest, without_cudnn
 from dgn.network import Network
 
 Box = tuple[int, int, int, int]
@@ -18,19 +21,21 @@ class ReceptiveFields:
     edge is found by bisection, so paddings, branches and dilations need no bookkeeping, and zero weights count.
     """
 
+    @guest
     def __init__(self, network: Network) -> None:
         self.network = network
         self._edges: dict[tuple[str, int, int], tuple[int, int]] = {}
 
+    @guest
     def box(self, layer: str, position: tuple[int, int]) -> Box:
-        """The field of one position ``(y, x)`` of a layer ``C x H x W``.
+        """The field of one position ``(y, x)`` of a layer's grid.
 
         Raises:
-            DgnError: a layer without positions.
+            DgnError: a layer without a grid of positions.
         """
-        shape = self.network.layer_shape(layer)
-        if len(shape) != 3:
-            raise DgnError(f"layer {layer!r} of shape {shape} has no positions, so no receptive fields")
+        layout = self.network.layout(layer)
+        if layout.grid is None:
+            raise DgnError(f"layer {layer!r} ({layout.kind}) has no grid of positions, so no receptive fields")
         (top, bottom), (left, right) = (self._along(layer, axis, position) for axis in (0, 1))
         return top, left, bottom, right
 
@@ -64,6 +69,8 @@ class ReceptiveFields:
                 images[end, :, where, :] = torch.nan
             else:
                 images[end, :, :, where] = torch.nan
-        with torch.backends.cudnn.flags(enabled=False):  # its fast convolutions carry not-a-number across whole tiles
-            values = network.features(images, [layer])[layer][:, :, position[0], position[1]]
+        with without_cudnn():  # its fast convolutions carry not-a-number across whole tiles
+            maps = network.canonical(layer, network.features(images, [layer])[layer], len(images))
+        at: tuple[Any, ...] = (..., *network.layout(layer).where(position))
+        values = maps[at]
         return [bool(row.isnan().any()) for row in values]

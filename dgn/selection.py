@@ -8,12 +8,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dgn.errors import DgnError
+from dgn.facts import check_classes
+from dgn.guest import guest
 from dgn.network import OUTPUT, Network
-from dgn.units import Unit, count_units, parse_units
+from dgn.units import Unit, class_unit, count_units, parse_units
 
 _RANGE = re.compile(r"^(?:(.+):)?(\d+)-(\d+)$")
 
 
+@guest
 def select_units(specs: str | int | Unit | Iterable[str | int | Unit], network: Network) -> list[Unit]:
     """Units from their written form, each once, in the order in which they appear first.
 
@@ -81,17 +84,18 @@ def _range(layer: str, first: int, last: int | None, network: Network) -> list[s
     if first > last or last >= features:
         where = "the output" if layer == OUTPUT else f"layer {layer!r}"
         raise DgnError(f"the range {first}-{last} is none of {where}, whose units are 0 to {features - 1}")
-    return [index if layer == OUTPUT else f"{layer}:{index}" for index in range(first, last + 1)]
+    return [class_unit(i, network) if layer == OUTPUT else f"{layer}:{i}" for i in range(first, last + 1)]
 
 
 def _matching(pattern: str, network: Network) -> list[str | int | Unit]:
     if not network.class_names:
         raise DgnError(f"network {network.name!r} names no classes for the pattern {pattern!r}; write them by index")
+    check_classes(network)
     wanted = pattern.lower().replace("_", " ")
     found = [index for index, name in enumerate(network.class_names) if fnmatchcase(name.lower(), wanted)]
     if not found:
         raise DgnError(f"no class of network {network.name!r} matches {pattern!r}; dgn units find=TEXT lists classes")
-    return list(found)
+    return [class_unit(index, network) for index in found]
 
 
 def _from_file(name: str, network: Network, depth: int) -> list[str | int | Unit]:

@@ -9,7 +9,7 @@ from typing import Any
 from dgn.ascent.named import Part
 from dgn.errors import DgnError, nearest
 
-COUNTS = ("steps", "screen", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
+COUNTS = ("steps", "inner", "screen", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
 """Settings that are whole numbers."""
 
 Phase = tuple[tuple[str, Any], ...]
@@ -21,8 +21,16 @@ class AscentSettings:
     """Settings of one ascent.
 
     Attributes:
-        rule: ``"adam"``, ``"nguyen2016"``, ``"ppgn"`` or ``"cmaes"`` (no gradients).
-        steps: forward passes; the image of the last one is what is returned.
+        rule: ``"sample"`` (guided denoising, for priors that can denoise), ``"adam"``, ``"nguyen2016"``, ``"ppgn"`` or
+            ``"cmaes"`` (no gradients).
+        steps: forward passes (of ``sample``: of ``inner`` passes each); the image of the last one is what is returned.
+        temperature: of ``sample``, in standard deviations of the unit's activation over real images: how far images
+            may be tilted from natural ones (a tenth: as if the mean activation were to rise by ten of them).
+        inner: of ``sample``: pulls a step. Each costs a forward pass.
+        pull: of ``sample``: the longest pull at the beginning, in standard deviations of a code's elements.
+        churn: of ``sample``: fresh noise at each step, from none (0) to that of ancestral sampling (1).
+        shift: of ``sample``: above 1, more of the steps fall where the image is still noise.
+        start_time: of ``sample``, with a start that is no noise: where between noise (0) and it (1) to begin.
         lr, lr_end: learning rate at the first step and the value it falls to linearly.
         decay: the code is multiplied by this after every step (1: no decay).
         sigmas: width of the code's range in standard deviations; None for the prior's own.
@@ -69,6 +77,12 @@ class AscentSettings:
 
     rule: str = "adam"
     steps: int = 200
+    temperature: float = 0.01
+    inner: int = 3
+    pull: float = 1.8
+    churn: float = 1.0
+    shift: float = 1.0
+    start_time: float = 0.0
     lr: float = 0.05
     lr_end: float = 0.0
     decay: float = 1.0
@@ -173,8 +187,14 @@ class AscentSettings:
         for name in COUNTS:
             if not isinstance(getattr(self, name), int):
                 raise DgnError(f"{name} is {getattr(self, name)!r}, expected a whole number")
-        for name, count in (("steps", self.steps), ("starts", self.starts), ("race_steps", self.race_steps),
-                            ("views", self.views), ("octaves", self.octaves)):  # fmt: skip
+        for name, count in (
+            ("steps", self.steps),
+            ("inner", self.inner),
+            ("starts", self.starts),
+            ("race_steps", self.race_steps),
+            ("views", self.views),
+            ("octaves", self.octaves),
+        ):
             if count < 1:
                 raise DgnError(f"{name} is {count}, expected a whole number above 0")
         for name, count in (("screen", self.screen), ("refine_steps", self.refine_steps)):
@@ -199,6 +219,15 @@ class AscentSettings:
             raise DgnError(f"octave_scale is {self.octave_scale}, expected a factor above 1")
         if self.octaves > 1 and self.phases:
             raise DgnError("octaves and phases exclude each other: give grow in the phases")
+        for name, amount in (("temperature", self.temperature), ("pull", self.pull), ("shift", self.shift)):
+            if not 0 < amount < math.inf:
+                raise DgnError(f"{name} is {amount}, expected a number above 0")
+        if not 0 <= self.churn <= 1:
+            raise DgnError(f"churn is {self.churn}, expected a share from 0 to 1")
+        if not 0 <= self.start_time < 1:
+            raise DgnError(
+                f"start_time is {self.start_time}, expected a time from 0 (noise) up to 1 (the start itself)"
+            )
         if self.population < 2:
             raise DgnError(f"population is {self.population}, expected 2 or more")
         if not 0 < self.decay <= 1:

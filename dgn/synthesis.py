@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from dgn.arguments import seed_list
 from dgn.ascent.loop import OnStep
-from dgn.ascent.rules import IN_RAW_CODE, find_rule
-from dgn.ascent.starts import Screening, given_start, random_starts
+from dgn.ascent.rules import find_rule, written_for
+from dgn.ascent.sampling import Deviations
+from dgn.ascent.starts import SCREENED_TOGETHER, Screening, as_start, given_start, random_starts
 from dgn.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.errors import DgnError, first_line
+from dgn.fit import canvas_size, central, written
+from dgn.guest import guest
+from dgn.memory import free_memory, out_of_memory
 from dgn.network import Network
 from dgn.precision import choose
-from dgn.priors import Prior, load_prior
+from dgn.priors import CANVASES, Prior, load_prior
 from dgn.settings import AscentSettings, preset
+from dgn.steady import steadiness
 from dgn.units import Unit, layers_of, parse_units
 
 
@@ -88,10 +94,20 @@ SILENT = (
 
 
 def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **changes: Any) -> AscentSettings:
-    """Settings for a prior: its own, a preset's (``"nguyen2016"``) or given ones, with changes that are not None."""
+    """Settings for a prior: its own, a preset's (``"nguyen2016"``) or given ones, with changes that are not None.
+
+    A change to the rule ``sample`` leaves a prior that has nothing to sample from its own rule.
+
+    Raises:
+        DgnError: unknown preset or rule; settings that sample, for such a prior.
+    """
     if isinstance(ascent, str):
         ascent = preset(ascent)
-    settings = (ascent or prior.ascent).with_changes(changes)
+    if changes.get("rule") == "sample" and prior.sampled() is None:
+        changes["rule"] = None  # it keeps its own
+    settings = (ascent or prior.settings_for(changes.get("rule"))).with_changes(changes)
+    if settings.rule == "sample" and prior.sampled() is None:
+        raise DgnError(f"prior {prior.name!r} has no distribution to sample from: use another ascent.rule")
     find_rule(settings.rule)
     return settings
 
@@ -107,6 +123,7 @@ class Plan:
         batch: samples that climb together at first.
         start: None, one code for all ``[1, ...]``, or what the user gave for each row.
         screening: chooses the starts, where the settings ask for it.
+        deviations: of the units' activations, for the rule ``sample``.
         frames: images to keep on the way.
         notes: what a reader of the images should know.
         asked: the precision that was asked for, where ``settings`` have the one that was chosen.
@@ -120,10 +137,12 @@ class Plan:
     batch: int
     start: Tensor | None
     screening: Screening | None
+    deviations: Deviations | None
     frames: int
     notes: list[str]
     asked: str
 
+    @guest
     def climb(
         self,
         first: int,
@@ -136,21 +155,30 @@ class Plan:
         sized = at_size(self.prior, canvas_sizes(self.prior, self.settings)[0])
         if self.start is not None:
             each = self.start[first : first + count] if len(self.start) > 1 else self.start
-            starts = [given_start(sized, each, len(rows))]
+            starts = [given_start(sized, each, len(rows), self.network.fit)]
         elif self.screening is not None:
             starts = self.screening.starts(rows, on_read)
         else:
             starts = random_starts(sized, [seed for _, seed in rows], self.settings)
         frames = Frames(self.frames, self.settings)
         images, activations, found, history, frozen, kept, on_the_way = climb_batch(
-            self.network, rows, self.prior, self.settings, starts, frames, on_step
-        )
+            self.network, rows, self.prior, self.settings, starts, frames, on_step,
+            self._deviations(rows),
+        )  # fmt: skip
         return Synthesis(
             images, activations, found, history, [unit for unit, _ in rows], [seed for _, seed in rows], frozen,
             self.prior.name, self.settings, kept, frames.steps, on_the_way,
             "code" if self.prior.refines else self.prior.coordinates, self.notes,
         )  # fmt: skip
 
+    def _deviations(self, rows: list[tuple[Unit, int]]) -> Tensor | None:
+        if self.deviations is None:
+            return None
+        if self.screening and len(self.screening.centres) >= SCREENED_TOGETHER:
+            return self.screening.deviations(rows)
+        return self.deviations.of([unit for unit, _ in rows])
+
+    @guest
     def pieces(
         self,
         *,
@@ -184,7 +212,7 @@ class Plan:
                     raise
                 full = str(error).strip().partition("\n")[0]
             if piece is None:  # outside of the handler: what the traceback holds is free now
-                _free_memory()
+                free_memory()
                 count = min(batch, len(self.rows) - first)
                 if count <= self.group:
                     raise DgnError(
@@ -207,6 +235,7 @@ def default_batch(device: torch.device) -> int:
     return 256 if device.type == "cuda" else 32
 
 
+@guest
 def plan(
     network: Network,
     units: str | int | Unit | Iterable[str | int | Unit],
@@ -214,9 +243,9 @@ def plan(
     *,
     ascent: str | AscentSettings | None = None,
     seed: int = 0,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     batch: int | None = None,
-    start: Tensor | None = None,
+    start: Tensor | np.ndarray | None = None,
     frames: int = 0,
     **changes: Any,
 ) -> Plan:
@@ -227,7 +256,8 @@ def plan(
     """
     parsed = parse_units(units, network)
     if not isinstance(prior, Prior):
-        prior = load_prior(prior, channels=network.channels)
+        size = canvas_size(None, network.input_size) if str(prior) in CANVASES else None
+        prior = load_prior(prior, size=size, channels=network.channels)
     if prior.channels != network.channels:
         raise DgnError(
             f"prior {prior.name!r} makes images of {prior.channels} channels, network {network.name!r} takes "
@@ -237,18 +267,17 @@ def plan(
     settings = choose_ascent(prior, ascent, **changes)
     refused = next((size for size in settings.input_sizes if not network.takes(size)), None)
     if refused is not None:
-        if settings.input_size != prior.ascent.input_size:
+        if settings.input_size != prior.settings_for(settings.rule).input_size:
             raise DgnError(
                 f"network {network.name!r} can't see images of {refused} px; "
-                f"its own size is input_size={network.input_size[0]}"
+                f"its own size is input_size={written(network.input_size)}"
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     asked = settings.precision
     # A search that ranks many nearly equal candidates goes astray where these are rounded, and some priors' ascents do.
     whole = asked == "auto" and (settings.rule == "cmaes" or not prior.bears_bf16)
     settings = replace(settings, precision="fp32" if whole else choose(network, layers_of(parsed), asked))
-    if settings.rule in IN_RAW_CODE:
-        prior = prior.raw()
+    prior = written_for(prior, settings.rule)
     check_ability(prior, settings)
     if not prior.refines:
         settings = replace(settings, refine_steps=0)
@@ -258,13 +287,18 @@ def plan(
         raise DgnError(
             f"prior {prior.name!r} has {len(prior.centres)} centres for {settings.starts} starts: lower ascent.starts"
         )
-    if settings.rule == "cmaes":
+    if settings.rule in ("cmaes", "sample"):
         settings = replace(settings, starts=1, refine_steps=0)
-    seeds = [seed] if seeds is None else [int(value) for value in seeds]
+    seeds = seed_list(seed, seeds)
     batch = default_batch(network.device) if batch is None else batch
-    if not seeds or batch < 1:
-        raise DgnError("give at least one seed, and a batch above 0")
-    notes = _before_the_code(network, parsed, prior)
+    if batch < 1:
+        raise DgnError(f"batch is {batch}, expected a whole number above 0")
+    steady = steadiness(network, layers_of(parsed))
+    notes = [*_before_the_code(network, parsed, prior), *_out_of_shape(network, prior), *steady.notes(network)]
+    usual = AscentSettings()
+    if settings.rule == "sample" and (settings.lr, settings.lr_end) != (usual.lr, usual.lr_end):
+        notes.append(f"prior {prior.name!r} is sampled, which has no ascent.lr: give ascent.rule=adam to climb by it")
+    batch = steady.batch(batch)
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
     if settings.diversity:
@@ -276,9 +310,14 @@ def plan(
         batch -= batch % group
     if start is not None:
         settings = replace(settings, starts=1, screen=0)
-        start = _checked_start(at_size(prior, canvas_sizes(prior, settings)[0]), start, len(rows))
+        start = _checked_start(at_size(prior, canvas_sizes(prior, settings)[0]), start, len(rows), network.fit)
+    if start is None and (settings.screen == 0 or settings.start_time == 0):
+        settings = replace(settings, start_time=0.0, screen=0 if settings.rule == "sample" else settings.screen)
+    elif settings.rule == "sample" and settings.start_time == 0:
+        raise DgnError("ascent.start_time=0 is noise, whatever the start: give a time above 0, or leave the start out")
     screening = Screening(network, prior, parsed, settings) if settings.screen else None
-    return Plan(network, prior, settings, rows, group, batch, start, screening, frames, notes, asked)
+    deviations = Deviations(network, prior, parsed, settings) if settings.rule == "sample" else None
+    return Plan(network, prior, settings, rows, group, batch, start, screening, deviations, frames, notes, asked)
 
 
 def as_begun(job: Plan, precision: str | None) -> Plan:
@@ -288,18 +327,20 @@ def as_begun(job: Plan, precision: str | None) -> Plan:
     return replace(job, settings=replace(job.settings, precision=precision))
 
 
-def _checked_start(prior: Prior, start: Tensor, count: int) -> Tensor:
+def _checked_start(prior: Prior, start: Tensor | np.ndarray, count: int, fit: str) -> Tensor:
     """One code for all rows, ``[1, ...]``, or what was given for each row, to be encoded batch by batch."""
     shape = tuple(prior.start(1).shape[1:])
+    start = as_start(prior, start)
     each = tuple(start.shape[1:]) == shape or (tuple(start.shape) != shape and start.dim() == 4)
     if not each or len(start) == 1:
-        return given_start(prior, start, 1)
+        return given_start(prior, start, 1, fit)
     if len(start) == count:
-        given_start(prior, start[:1], 1)
+        given_start(prior, start[:1], 1, fit)
         return start
-    return given_start(prior, start, count)  # says what is wrong
+    return given_start(prior, start, count, fit)  # says what is wrong
 
 
+@guest
 def synthesize(
     network: Network,
     units: str | int | Unit | Iterable[str | int | Unit],
@@ -307,9 +348,9 @@ def synthesize(
     *,
     ascent: str | AscentSettings | None = None,
     seed: int = 0,
-    seeds: Sequence[int] | None = None,
+    seeds: int | Sequence[int] | None = None,
     batch: int | None = None,
-    start: Tensor | None = None,
+    start: Tensor | np.ndarray | None = None,
     frames: int = 0,
     on_step: OnStep | None = None,
     **changes: Any,
@@ -324,12 +365,13 @@ def synthesize(
         units: see :func:`dgn.parse_units`.
         prior: a name, a path or a :class:`Prior`.
         ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
-        seed, seeds: of the start code and the transformations; ``seeds`` gives several images a unit.
+        seed, seeds: of the start code and the transformations; ``seeds`` (a list, or how many from ``seed``
+            on) gives several images a unit.
         batch: samples that climb together; None for :func:`default_batch`. A row's result does not depend on it beyond
             float error, which rules that cross a code's whole range in one step (``nguyen2016`` at its own rate) can
             amplify over many steps.
-        start: where to begin: an image ``[C, H, W]`` in [0, 1], which the prior encodes, a code of the prior, or one of
-            these for each row, ``[N, ...]``; None for random codes. A given start runs no races.
+        start: where to begin: an image ``[C, H, W]`` in [0, 1] (or uint8), which the prior encodes, a code of the
+            prior, or one of these for each row, ``[N, ...]``; None for random codes. A given start runs no races.
         frames: images to keep on the way of the main ascent, evenly spaced, first and last included.
         on_step: called after every forward pass with (step, steps in all, activations of the piece, its images).
         changes: single ascent settings, e.g. ``steps=200``, ``lr=0.05``, ``keep="best"``.
@@ -388,13 +430,6 @@ def join(parts: Sequence[Synthesis]) -> Synthesis:
     )
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is full: that of a GPU, or the CPU allocator's."""
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
-        return True
-    return any(sign in str(error) for sign in _MEMORY_IS_FULL)
-
-
 def in_batches(look: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Tensor:
     """What a function makes of images, a batch after the other; one that does not fit into memory is halved, and so are
     those after it.
@@ -418,7 +453,7 @@ def in_batches(look: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> 
                 raise
             full = first_line(error)
         if piece is None:  # outside of the handler, as above
-            _free_memory()
+            free_memory()
             if batch == 1:
                 raise DgnError(f"one image does not fit into this memory: give network.input_size=PIXELS ({full})")
             batch //= 2
@@ -428,20 +463,17 @@ def in_batches(look: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> 
     return torch.cat(found)
 
 
-_MEMORY_IS_FULL = (
-    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory", "CUDA out of memory",
-    "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-)  # fmt: skip
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+NOT_SAMPLED = ("decay", "between", "centre_mask", "reencode", "epsilon1", "epsilon3", "octaves", "phases", "keep")
+"""Settings of the rules that climb alone."""
 
 
 def check_ability(prior: Prior, settings: AscentSettings) -> None:
-    """Raise :class:`DgnError` where the settings ask of the prior what it can't do."""
+    """Raise :class:`DgnError` where the settings ask of the prior, or of the rule, what it can't do."""
+    if settings.rule == "sample":
+        usual = AscentSettings()
+        for name in NOT_SAMPLED:
+            if getattr(settings, name) != getattr(usual, name):
+                raise DgnError(f"rule=sample knows no {name}: leave ascent.{name} out, or give ascent.rule=adam")
     stages = [stage for _, stage in settings.stages()]
     for name, wanted in (
         ("reencode", any(stage.reencode for stage in stages)), ("epsilon1", any(stage.epsilon1 for stage in stages)),
@@ -470,4 +502,18 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
     return [
         f"{', '.join(early)}: before {prior.code_layer[1]}, whose code prior {prior.name!r} inverts; the prior adds "
         "structure of its own there: compare prior=fourier"
+    ]
+
+
+def _out_of_shape(network: Network, prior: Prior) -> list[str]:
+    """A line where the prior's images have other proportions than the network's input."""
+    made, seen = prior.size, network.input_size
+    if central(made, seen)[2:] == made:
+        return []
+    how = {
+        "crop": "it sees their central part", "fit": "it sees them with a border", "stretch": "it sees them stretched"
+    }[network.fit]  # fmt: skip
+    return [
+        f"prior {prior.name!r} makes images of {made[0]} x {made[1]} px, network {network.name!r} takes "
+        f"{seen[0]} x {seen[1]}: {how} (network.fit={network.fit})"
     ]

@@ -69,6 +69,10 @@ class Tracker:
             return
 
         def start() -> None:
+            strange = _in_its_way(folder / "wandb")
+            if strange:
+                _say(f"Weights & Biases did not start: {strange} is not what it wrote; the job goes on")
+                return
             for attempt in dict.fromkeys((mode, "offline")):
                 try:
                     import wandb
@@ -226,6 +230,15 @@ class Tracker:
         writer.close()
         self.cost = spent + time.monotonic() - began  # the job waits: the clock's time, the thread's is within it
         self._run = None
+
+
+def _in_its_way(folder: Path) -> str:
+    """What Weights & Biases would replace in its folder of a run, and did not write: it makes links of these names."""
+    links = (folder / name for name in ("latest-run", "debug.log", "debug-internal.log", "debug-core.log"))
+    places = [path for path in links if os.path.lexists(path) and not path.is_symlink()]
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        places = [folder]
+    return repr(str(places[0])) if places else ""
 
 
 def check_mode(mode: str) -> None:

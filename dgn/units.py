@@ -7,22 +7,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
+from dgn.facts import check_classes
+from dgn.guest import guest
+from dgn.layout import Layout, Position
 from dgn.network import OUTPUT, Fit, Network
+from dgn.scores import applied, form_of
 from dgn.storage import read_tensors
-
-Position = tuple[int, int] | Literal["center"] | None
 
 WHOLE = -(10**9)
 """The index that stands for a whole layer, ``LAYER:*``."""
-
-_MOST_PREFIX_TOKENS = 5
-"""A class token, a distillation token or class and four registers stand before the patches."""
 
 _SIGN = re.compile(r"\s+([+-])\s+")
 _DIRECTION = re.compile(r"^([^:]+):(.+\.safetensors)(?:\^(\d+(?:\.\d+)?))?$")
@@ -37,7 +36,7 @@ class Term:
     Attributes:
         layer, index, position, weight: the index is :data:`WHOLE` for the mean square over the whole layer.
         form: ``""`` for the number itself, ``"log"`` or ``"p"`` for its log-probability or probability among all
-            of the layer.
+            of the layer, with the kind of scores behind it where they are no softmax's; see :mod:`dgn.scores`.
         direction: numbers, one a feature, that are multiplied with the layer's in place of one feature.
         cosine: with a direction, the power of the cosine that the product is multiplied by (0: the product alone).
     """
@@ -71,9 +70,11 @@ class Unit:
             return None if term.direction or term.index == WHOLE else term.index
         return None
 
-    def as_log(self) -> Unit:
-        """A class's log-probability; other units as they are."""
-        return self if self.class_index is None else replace(self, terms=(replace(self.terms[0], form="log"),))
+    def as_log(self, network: Network) -> Unit:
+        """A class's log-probability, where the network's outputs tell one; other units as they are."""
+        if self.class_index is None or network.scores == "none":
+            return self
+        return replace(self, terms=(replace(self.terms[0], form=form_of("log", network, OUTPUT)),))
 
     @property
     def file_name(self) -> str:
@@ -100,14 +101,17 @@ def file_name(text: str) -> str:
     return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
+@guest
 def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: Network) -> list[Unit]:
     """Units from their written form.
 
     Args:
         specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
-            ``LAYER:INDEX@center`` for one position of a map (without it the spatial mean); ``LAYER:*`` for the mean
+            ``LAYER:INDEX@center`` for one position of a map or of the tokens' grid (without it the mean over all
+            positions), ``LAYER:INDEX@I`` for one position of a sequence or one token; ``LAYER:*`` for the mean
             square over a whole layer; ``log(UNIT)`` and ``p(UNIT)`` for the log-probability and the probability of a
-            unit among all of its layer (softmax); ``LAYER:FILE.safetensors`` or ``LAYER:FILE.safetensors^2`` for a
+            unit among all of its layer (a softmax; of the output, what :attr:`dgn.Network.scores` says);
+            ``LAYER:FILE.safetensors`` or ``LAYER:FILE.safetensors^2`` for a
             direction, the file's one vector, times a power of the cosine; weighted sums of these,
             ``0.5*candle + 0.5*convertible - 0.2*lampshade``, with blanks around the signs.
         network: whose layers and classes are meant.
@@ -127,6 +131,7 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
     return units
 
 
+@guest
 def direction(
     network: Network,
     layer: str,
@@ -149,7 +154,7 @@ def direction(
     Raises:
         DgnError: unknown layer, or a vector of another length.
     """
-    features, _ = _axes(network.layer_shape(layer))
+    features = network.layout(layer).count
     values = tuple(float(value) for value in vector)
     if len(values) != features or not any(values):
         raise DgnError(f"a direction in {layer!r} has {features} numbers, not all zero; got {len(values)}")
@@ -159,19 +164,22 @@ def direction(
     return parse_units(unit, network)[0]
 
 
+@guest
 def count_units(network: Network, layer: str) -> int:
     """How many units a layer has.
 
     Raises:
-        DgnError: unknown layer, or one of a shape without units.
+        DgnError: unknown layer, or one whose features can't be told from its positions.
     """
-    return _axes(network.layer_shape(layer))[0]
+    return network.layout(layer).count
 
 
+@guest
 def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
     """Classes whose name contains ``text`` (any case), as (index, name)."""
     if not network.class_names:
         raise DgnError(f"network {network.name!r} names no classes; write them by index")
+    check_classes(network)
     return [(i, name) for i, name in enumerate(network.class_names) if text.lower() in name.lower()]
 
 
@@ -180,29 +188,55 @@ def _parse_unit(spec: str, network: Network) -> Unit:
         raise DgnError("an empty unit; try units=[goldfish]")
     index = _class_index(spec, network)
     if index is not None:
-        name = network.class_names[index] if index < len(network.class_names) else spec
-        if network.class_names.count(name) > 1:
-            name = f"{name} ({index})"
-        return Unit(name, (Term(OUTPUT, index),))
+        return class_unit(index, network)
+    return Unit(spec, tuple(_parse_summand(*one, network) for one in _summands(spec, network)))
+
+
+def class_unit(index: int, network: Network) -> Unit:
+    """A unit of the output, called as its class is; of several classes of a name, with its index behind it."""
+    name = network.class_names[index] if 0 <= index < len(network.class_names) else str(index)
+    if network.class_names.count(name) > 1:
+        name = f"{name} ({index})"
+    return Unit(name, (Term(OUTPUT, index),))
+
+
+def _summands(spec: str, network: Network) -> list[tuple[float, str]]:
+    """A sum's parts with their weights. A sign inside of a class's name does not part it."""
     pieces = _SIGN.split(spec)
-    terms = []
-    for sign, piece in zip(["+", *pieces[1::2]], pieces[0::2], strict=True):
-        weight, rest = (1.0 if sign == "+" else -1.0), piece.strip()
-        match = _WEIGHT.match(rest)
-        if match:
-            weight, rest = weight * float(match[1].replace(" ", "")), match[2].strip()
-        elif rest.startswith("-") and len(rest) > 1 and _class_index(rest, network) is None:
-            weight, rest = -weight, rest[1:].strip()
-        form, inner = "", _FORM.match(rest)
-        if inner and _class_index(rest, network) is None:
-            form, rest = inner[1], inner[2].strip()
-        inner = _DIRECTION.match(rest)
-        if inner and not form:
-            terms.append(replace(_direction(inner[1], inner[2], inner[3], network), weight=weight))
-            continue
-        layer, number, position = _parse_term(rest, network)
-        terms.append(Term(layer, number, position, weight, form))
-    return Unit(spec, tuple(terms))
+    found = []
+    at = 0
+    while at < len(pieces):
+        sign = 1.0 if at == 0 or pieces[at - 1] == "+" else -1.0
+        for end in range(len(pieces), at, -2):
+            text = "".join(f" {piece} " if n % 2 else piece for n, piece in enumerate(pieces[at:end])).strip()
+            weight, rest = _weighted(text, network)
+            if end == at + 1 or _class_index(rest, network) is not None:
+                found.append((sign * weight, rest))
+                at = end + 1
+                break
+    return found
+
+
+def _weighted(text: str, network: Network) -> tuple[float, str]:
+    """A summand's weight and what is left; a class's name that begins like a weight has none."""
+    if _class_index(text, network) is not None:
+        return 1.0, text
+    match = _WEIGHT.match(text)
+    if match:
+        return float(match[1].replace(" ", "")), match[2].strip()
+    return (-1.0, text[1:].strip()) if text.startswith("-") and len(text) > 1 else (1.0, text)
+
+
+def _parse_summand(weight: float, text: str, network: Network) -> Term:
+    form, inner = "", _FORM.match(text)
+    if inner and _class_index(text, network) is None:
+        form, text = inner[1], inner[2].strip()
+    inner = _DIRECTION.match(text)
+    if inner and not form and _class_index(text, network) is None:
+        return replace(_direction(inner[1], inner[2], inner[3], network), weight=weight)
+    layer, number, position = _parse_term(text, network)
+    form = form_of(form, network, layer) if form else ""
+    return Term(layer, number, position, weight, form)
 
 
 def _direction(layer: str, file: str, power: str | None, network: Network) -> Term:
@@ -232,7 +266,9 @@ def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
     try:
         return layer, int(number), _parse_position(where)
     except ValueError:
-        raise DgnError(f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X or LAYER:INDEX@center") from None
+        raise DgnError(
+            f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X, LAYER:INDEX@I or LAYER:INDEX@center"
+        ) from None
 
 
 def _parse_position(text: str) -> Position:
@@ -240,16 +276,29 @@ def _parse_position(text: str) -> Position:
         return None
     if text == "center":
         return "center"
-    y, x = (int(part) for part in text.split(","))
-    return y, x
+    return tuple(int(part) for part in text.split(","))
 
 
 def _class_index(text: str, network: Network) -> int | None:
-    """The index of an output unit written by index or by name; None where it is neither."""
+    """The index of an output unit written by index or by name; None where it is neither.
+
+    Raises:
+        DgnError: several classes are called so; or it is a class's name and the index or the unit of another.
+    """
     if re.fullmatch(r"-?\d+", text):
+        named = [index for index, name in enumerate(network.class_names) if name == text]
+        if named and named != [int(text)]:
+            raise DgnError(
+                f"{text!r} is the name of class {named[0]} and the index of another: write {OUTPUT}:{text} for the "
+                f"index, '{text} ({named[0]})' for the name"
+            )
         return int(text)
+    if ":" in text and text in network.class_names and _is_unit(text, network):
+        at = network.class_names.index(text)
+        raise DgnError(f"{text!r} is the name of class {at} and a unit of a layer: write {OUTPUT}:{at} for the class")
     match = re.fullmatch(r"(.+) \((\d+)\)", text)
     if match and int(match[2]) < len(network.class_names) and network.class_names[int(match[2])] == match[1]:
+        check_classes(network)
         return int(match[2])
     for names, wanted in (
         (network.class_names, text),
@@ -257,6 +306,7 @@ def _class_index(text: str, network: Network) -> int | None:
     ):
         found = [index for index, name in enumerate(names) if name == wanted]
         if len(found) == 1:
+            check_classes(network)
             return found[0]
         if found:
             raise DgnError(
@@ -266,37 +316,24 @@ def _class_index(text: str, network: Network) -> int | None:
     return None
 
 
-def _axes(shape: tuple[int, ...]) -> tuple[int, tuple[int, int] | None]:
-    """Number of features of a layer's shape (without batch), and its grid of positions where it has one.
-
-    ``C``; ``C x H x W``; ``N x C`` (tokens: a square number of them is the grid, after up to five prefix tokens).
-    """
-    if len(shape) == 1:
-        return shape[0], None
-    if len(shape) == 2:
-        side = int(shape[0] ** 0.5)
-        return shape[1], (side, side) if shape[0] - side * side <= _MOST_PREFIX_TOKENS else None
-    if len(shape) == 3:
-        return shape[0], (shape[1], shape[2])
-    raise DgnError(f"a layer of shape {shape} has no units: expected C, C x H x W or N x C")
+def _is_unit(text: str, network: Network) -> bool:
+    """Whether a text is ``LAYER:INDEX`` of a layer that there is."""
+    layer, _, rest = text.rpartition(":")
+    return layer in network.layers and bool(re.fullmatch(r"\d+(@.*)?|\*", rest))
 
 
 def _check_term(term: Term, network: Network) -> None:
-    shape = network.layer_shape(term.layer)
-    features, grid = _axes(shape)
     where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
-    if term.index == WHOLE and not term.form and not term.direction:
-        return
     if term.index == WHOLE:
-        raise DgnError(f"{term.form or 'a direction'} of a whole layer means nothing: give {term.layer}:INDEX")
-    if not 0 <= term.index < features:
-        raise DgnError(f"unit {term.index} is out of range: {where} has {features} units, 0 to {features - 1}")
-    if term.position is None:
+        network.layer_shape(term.layer)
+        if term.form or term.direction:
+            what = term.form.partition(" ")[0] or "a direction"
+            raise DgnError(f"{what} of a whole layer means nothing: give {term.layer}:INDEX")
         return
-    if grid is None:
-        raise DgnError(f"unit {term.index} of {where} has no positions: leave out @{term.position}")
-    if term.position != "center" and not (0 <= term.position[0] < grid[0] and 0 <= term.position[1] < grid[1]):
-        raise DgnError(f"position {term.position} is out of range: {where} has {grid[0]} x {grid[1]} positions")
+    layout = network.layout(term.layer)
+    if not 0 <= term.index < layout.count:
+        raise DgnError(f"unit {term.index} is out of range: {where} has {layout.count} units, 0 to {layout.count - 1}")
+    layout.check(term.position, f"unit {term.index}: {where}" if term.position == "center" else where)
 
 
 def layers_of(units: Iterable[Unit]) -> tuple[str, ...]:
@@ -308,12 +345,14 @@ class Reader:
     """Reads one unit per sample out of layers, all samples of a batch at once.
 
     Args:
+        network: whose layers are read, at whatever input size.
         units: the unit of each sample, in order of the batch.
+        device: where the layers' outputs are; None for the network's.
     """
 
-    def __init__(self, units: Sequence[Unit], device: torch.device | str = "cpu") -> None:
-        self.layers = layers_of(units)
-        self.count = len(units)
+    def __init__(self, network: Network, units: Sequence[Unit], device: torch.device | str | None = None) -> None:
+        device = network.device if device is None else device
+        self.network, self.layers, self.count = network, layers_of(units), len(units)
         groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
         self._special: list[tuple[int, Term, Tensor]] = []
         self._at: list[Tensor] = []
@@ -332,19 +371,32 @@ class Reader:
             self._groups.append((layer, position, form, rows, indices, weights.float()))
 
     def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Activations ``[N]`` (float32) from the layers' outputs, ``[N, ...]`` each."""
+        """Activations ``[N]`` (float32) from the layers' outputs, as :meth:`dgn.Network.features` gives them."""
         parts = []
         for layer, position, form, rows, indices, weights in self._groups:
-            output = features[layer]
+            layout = self.network.layout(layer)
+            output = layout.canonical(features[layer], self.count)
             if form:
-                output = output.float().log_softmax(2 if output.dim() == 3 else 1)
-                output = output.exp() if form == "p" else output
-            value = _read(output, rows, indices, position).float() * weights
+                output = applied(output, form, 1)
+            value = _at_position(output[rows, indices], position, layout).float() * weights
             parts.append(value.new_zeros(self.count).index_add(0, rows, value))
         for (row, term, vector), at in zip(self._special, self._at, strict=True):
-            value = _special(features[term.layer][row : row + 1], term, vector) * term.weight
-            parts.append(value.new_zeros(self.count).index_add(0, at, value))
+            output = self.network.samples_first(term.layer, features[term.layer], self.count)[row]
+            value = output.float().square().mean() if term.index == WHOLE else self._direction(output, term, vector)
+            value = value * term.weight
+            parts.append(value.new_zeros(self.count).index_add(0, at, value[None]))
         return torch.stack(parts).sum(0)
+
+    def _direction(self, output: Tensor, term: Term, vector: Tensor) -> Tensor:
+        """A direction's product with a layer of one sample."""
+        layout = self.network.layout(term.layer)
+        maps = output.movedim(layout.features, 0) if layout.shape else output[None]
+        values = _at_position(maps, term.position, layout).float()
+        dot = (values * vector).sum()
+        if term.cosine:
+            cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)
+            dot = dot * cosine.clamp(min=0.1) ** term.cosine
+        return dot
 
 
 class BatchReader:
@@ -364,14 +416,15 @@ class BatchReader:
         for row, unit in enumerate(units):
             term = unit.terms[0]
             plain = len(unit.terms) == 1 and not term.form and not term.direction and term.index != WHOLE
-            if plain and len(network.layer_shape(term.layer)) in (1, 3):
+            if plain:
                 self._plain.setdefault(term.layer, []).append(row)
             else:
                 self._other.append(row)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """``[N, U]`` twice; a peak of -1 is none."""
+        """``[N, U]`` twice: activations, and the cell of the layer's grid (row by row) where each is highest; a peak of
+        -1 is none."""
         features = self.network.features(images, self.layers, self.fit)
         values = images.new_zeros(len(images), len(self.units))
         peaks = torch.full(values.shape, -1, dtype=torch.long, device=images.device)
@@ -380,46 +433,31 @@ class BatchReader:
             index = torch.tensor([term.index for term in terms], device=images.device)
             weight = torch.tensor([term.weight for term in terms], device=images.device)
             at = torch.tensor(rows, device=images.device)
-            output = features[layer].float()[:, index]
-            if output.dim() == 2:
-                values[:, at] = output * weight
-                continue
-            height, width = output.shape[2:]
-            mean = output.mean((2, 3))
-            peak = (output * weight[:, None, None]).flatten(2).argmax(2)
+            layout = self.network.layout(layer)
+            output = layout.canonical(features[layer], len(images)).float()[:, index]
+            mean = output.flatten(2).mean(2) if output.dim() > 2 else output
             for column, term in enumerate(terms):
                 if term.position is not None:
-                    y, x = (height // 2, width // 2) if term.position == "center" else term.position
-                    mean[:, column], peak[:, column] = output[:, column, y, x], y * width + x
-            values[:, at], peaks[:, at] = mean * weight, peak
+                    mean[:, column] = _at_position(output[:, column], term.position, layout)
+            values[:, at] = mean * weight
+            grid = layout.cells(output)
+            if grid is not None:
+                peak = (grid * weight[:, None]).argmax(2)
+                for column, term in enumerate(terms):
+                    cell = layout.cell_of(term.position)
+                    if cell is not None:
+                        peak[:, column] = cell
+                peaks[:, at] = peak
         for row in self._other:
-            values[:, row] = Reader([self.units[row]] * len(images), device=images.device)(features)
+            values[:, row] = Reader(self.network, [self.units[row]] * len(images), images.device)(features)
         return values, peaks
 
 
-def _special(output: Tensor, term: Term, vector: Tensor) -> Tensor:
-    """``[1]``: a whole layer's mean square, or a direction's product with the layer."""
-    if term.index == WHOLE:
-        return output.float().square().flatten(1).mean(1)
-    features, _ = _axes(tuple(output.shape[1:]))
-    indices = torch.arange(features, device=output.device)
-    values = _read(output, torch.zeros_like(indices), indices, term.position).float()
-    dot = (values * vector).sum()
-    if term.cosine:
-        cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)
-        dot = dot * cosine.clamp(min=0.1) ** term.cosine
-    return dot[None]
-
-
-def _read(output: Tensor, rows: Tensor, indices: Tensor, position: Position) -> Tensor:
-    """``[len(rows)]``: feature ``indices[i]`` of sample ``rows[i]`` at the position, or averaged over positions."""
-    _, grid = _axes(tuple(output.shape[1:]))
-    if output.dim() == 2:
-        return output[rows, indices]
-    maps = output[rows, indices] if output.dim() == 4 else output[rows, :, indices]
-    if position is None or grid is None:
-        return maps.float().flatten(1).mean(1)  # a mean in half precision would be one of 256 steps
-    y, x = (grid[0] // 2, grid[1] // 2) if position == "center" else position
-    if output.dim() == 4:
-        return maps[:, y, x]
-    return maps[:, output.shape[1] - grid[0] * grid[1] + y * grid[1] + x]
+def _at_position(values: Tensor, position: Position, layout: Layout) -> Tensor:
+    """``[N, *places]`` at a position, or averaged over all of them: ``[N]``."""
+    if values.dim() == 1:
+        return values
+    if position is None:
+        return values.float().flatten(1).mean(1)  # a mean in half precision would be one of 256 steps
+    at: tuple[Any, ...] = (slice(None), *layout.where(position, values.shape[1:]))
+    return values[at]

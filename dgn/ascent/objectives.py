@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +40,9 @@ class Objective:
         device: torch.device | str,
     ) -> None:
         self.settings = settings
-        self.read = Reader(units, device=device)
-        self.aim = Reader([unit.as_log() for unit in units], device=device) if settings.rule == "ppgn" else self.read
+        self.read = Reader(network, units, device)
+        logs = [unit.as_log(network) for unit in units]
+        self.aim = Reader(network, logs, device) if settings.rule == "ppgn" else self.read
         self.layers = self.read.layers
         names = [unit.name for unit in units]
         if settings.diversity:
@@ -73,11 +76,10 @@ class Objective:
 
         Olah et al. 2017, "Feature Visualization", diversity term; for a layer ``[N, C]`` the features themselves.
         """
-        if features.dim() > 2:
-            maps = features.float().flatten(2) if features.dim() == 4 else features.float().transpose(1, 2)
+        flat = self.network.canonical(self._layer, features, len(self._others)).float()
+        if flat.dim() > 2:
+            maps = flat.flatten(2)
             flat = (maps @ maps.transpose(1, 2)).flatten(1)
-        else:
-            flat = features.float()
         cosine = F.normalize(flat, dim=1) @ F.normalize(flat, dim=1).T
         return (cosine * self._others).sum(1) / self._others.sum(1).clamp(min=1)
 
@@ -86,7 +88,12 @@ def _with_a_map(network: Network, layer: str) -> str:
     """A layer itself; for one without positions the last that has some: logits are alike whatever the image shows."""
     if len(network.layer_shape(layer)) > 1:
         return layer
-    return next((name for name, shape in reversed(network.layers.items()) if len(shape) == 3 and shape[1] > 1), layer)
+    for name, shape in reversed(network.layers.items()):
+        if len(shape) == 3:
+            with suppress(DgnError):  # one whose axes can't be told is passed over
+                if math.prod(network.layout(name).positions) > 1:
+                    return name
+    return layer
 
 
 def pieces(network: Network, count: int, settings: AscentSettings, device: torch.device) -> list[slice]:

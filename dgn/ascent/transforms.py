@@ -168,7 +168,8 @@ def _warp(images: Tensor, zoom: Tensor, move: Tensor, angle: Tensor | None = Non
         across, down = zoom[:, None] * x + move[:, :1], zoom[:, None] * y + move[:, 1:]
         return sample(images.float(), reflected(down), reflected(across))
     cosine, sine = ((zoom * part)[:, None, None] for part in (angle.cos(), angle.sin()))
-    across = cosine * x - sine * y[:, None] + move[:, 0, None, None]
-    down = sine * x + cosine * y[:, None] + move[:, 1, None, None]
+    shape = images.shape[3] / images.shape[2]  # x and y are in half sides, which may be of two lengths
+    across = cosine * x - sine / shape * y[:, None] + move[:, 0, None, None]
+    down = sine * shape * x + cosine * y[:, None] + move[:, 1, None, None]
     grid = reflected(torch.stack([across, down], 3))  # before the sampling, whose own reflection is slower
     return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)

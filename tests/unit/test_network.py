@@ -50,10 +50,14 @@ def test_no_hook_is_left_when_the_module_fails(network: Network) -> None:
         raise RuntimeError("in the middle")
 
     handle = network.module.late.register_forward_pre_hook(fail)
-    with pytest.raises(RuntimeError, match="in the middle"):
-        network.features(torch.rand(1, 3, 16, 16), ["stem", "late"])
     with pytest.raises(DgnError, match="failed on an image of 16 x 16 px: in the middle"):
         _ = network.layers
+    assert hooks(network.module) == 0
+    handle.remove()
+    assert "late" in network.layers
+    handle = network.module.late.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        network.features(torch.rand(1, 3, 16, 16), ["stem", "late"])
     assert hooks(network.module) == 0
     handle.remove()
     assert network.features(torch.rand(1, 3, 16, 16), ["late"])["late"].shape == (1, 12, 4, 4)
@@ -99,6 +103,7 @@ def test_no_hook_is_left_behind(network: Network) -> None:
 
 def test_forward_stops_at_the_deepest_layer(network: Network) -> None:
     calls: list[str] = []
+    assert network.layers  # found by whole passes, once
     for name, part in network.module.named_modules():
         part.register_forward_pre_hook(lambda _m, _i, name=name: calls.append(name))
     network.features(torch.rand(1, 3, 16, 16), ["stem", "block.conv"])
@@ -220,7 +225,9 @@ def test_efficientnet_lite0_with_its_own_weights_named_by_path(tmp_path: Path) -
     assert not torch.allclose(network(images), trained(images))
 
 
-@pytest.mark.parametrize("options", [{"input_size": 0}, {"mean": [0.5], "std": [0.0]}, {"mean": [0.5] * 2}])
+@pytest.mark.parametrize(
+    "options", [{"input_size": 0}, {"mean": [0.5], "std": [0.0]}, {"mean": [0.5] * 2, "std": [0.5] * 3}]
+)
 def test_sizes_and_normalisation_that_make_no_sense(options: dict[str, Any], cnn: SmallCNN) -> None:
     with pytest.raises(DgnError, match=r"expected pixels above 0|one value a channel"):
         Network(cnn, **{"input_size": 16, **options})
@@ -228,8 +235,14 @@ def test_sizes_and_normalisation_that_make_no_sense(options: dict[str, Any], cnn
 
 def test_timm_vit_reads_tokens() -> None:
     network = load_network("timm/test_vit", weights="none")
-    layer = next(name for name, shape in network.layers.items() if name.endswith("blocks.0"))
-    assert len(network.layers[layer]) == 2
+    patches = network.module.patch_embed.num_patches + 1  # and the class token
+    assert network.layers["blocks.0"] == (patches, network.module.embed_dim)
+    kept: list[Tensor] = []
+    images = torch.rand(2, 3, *network.input_size)
+    handle = network.module.get_submodule("blocks.0").register_forward_hook(lambda _m, _i, y: kept.append(y))
+    network(images)
+    handle.remove()
+    torch.testing.assert_close(network.features(images, ["blocks.0"])["blocks.0"], kept[0])
 
 
 @pytest.mark.parametrize(

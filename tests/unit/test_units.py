@@ -61,7 +61,7 @@ def test_reader_equals_reading_one_by_one(network: Network) -> None:
     specs = ["ant", "stem:3", "block.norm:1@2,5", "late:7@center", "0.5*ant + 2*stem:3@1,1 - bee"]
     units = parse_units(specs, network)
     images = torch.rand(5, 3, 16, 16)
-    read = Reader(units)
+    read = Reader(network, units)
     features = network.features(images, read.layers)
     got = read(features)
     out, stem, norm, late = (features[name] for name in ("output", "stem", "block.norm", "late"))
@@ -112,7 +112,7 @@ def test_reader_over_random_sums_of_every_layer(network: Network) -> None:
                 spots += ["center", (rng.randrange(shape[1]), rng.randrange(shape[2]))]
             terms.append(Term(layer, rng.randrange(shape[0]), rng.choice(spots), rng.uniform(-2, 2)))
         units.append(Unit(f"mix {row}", tuple(terms)))
-    read = Reader(units)
+    read = Reader(network, units)
     features = network.features(torch.rand(24, 3, 16, 16), read.layers)
     expected = torch.zeros(24)
     for row, unit in enumerate(units):
@@ -130,11 +130,11 @@ def test_reader_gradients_stay_in_their_sample(network: Network) -> None:
     """Each sample's gradient is that of its own unit alone."""
     units = parse_units(["ant", "stem:3 - 2*late:1@0,0", "bee"], network)
     images = torch.rand(3, 3, 16, 16, requires_grad=True)
-    read = Reader(units)
+    read = Reader(network, units)
     (together,) = torch.autograd.grad(read(network.features(images, read.layers)).sum(), images)
     for row, unit in enumerate(units):
         one = images[row : row + 1].detach().requires_grad_()
-        alone = Reader([unit])
+        alone = Reader(network, [unit])
         (expected,) = torch.autograd.grad(alone(network.features(one, alone.layers)).sum(), one)
         torch.testing.assert_close(together[row], expected[0], rtol=1e-4, atol=1e-7)
 
@@ -146,7 +146,7 @@ def test_tokens_have_their_features_last(tokens: Network) -> None:
     mix = features["mix"]
     assert mix.shape == (3, 17, 6)
     expected = torch.stack([mix[0, :, 2].mean(), mix[1, 1 + 4 + 3, 5], mix[2, 1 + 2 * 4 + 2, 0]])
-    torch.testing.assert_close(Reader(units)(features), expected)
+    torch.testing.assert_close(Reader(tokens, units)(features), expected)
     with pytest.raises(DgnError, match="0 to 5"):
         parse_units("mix:6", tokens)
 

@@ -1,0 +1,196 @@
+"""What people hand over, as a frozen copy that takes batches of images: any kind of ``nn.Module`` and of numbers."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import suppress
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+from dgn.errors import DgnError, first_line
+
+_COMPILED = "_torchdynamo_orig_callable"
+"""Where a function that ``torch.compile`` has made keeps what it was made from."""
+
+
+class _CutOff(TorchFunctionMode):
+    """Tensors that something computed (an activation that is kept, an old weight norm's weight) are copied, too, and
+    buffers that have no shape yet.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            if is_lazy(tensor) and id(tensor) not in memo:
+                kind: Any = type(tensor)
+                memo[id(tensor)] = kind(tensor.requires_grad, tensor.data.device, tensor.data.dtype)
+            elif not is_lazy(tensor) and not tensor.is_leaf and id(tensor) not in memo:
+                memo[id(tensor)] = tensor.detach().clone()
+            if id(tensor) in memo:
+                return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy. What Python can't copy (locks, open files, generators) is shared.
+
+    Args:
+        module: any.
+        memo: what is to stand for which object, by its id; see :func:`copy.deepcopy`.
+    """
+    given = {} if memo is None else memo
+    with _CutOff():
+        try:
+            memo = dict(given)
+            own = copy.deepcopy(module, memo)
+        except Exception:
+            memo = dict(given)
+            for part in module.modules():
+                for key, value in vars(part).items():
+                    if key not in ("_parameters", "_buffers", "_modules") and not _copies(value, memo):
+                        memo[id(value)] = value
+            own = copy.deepcopy(module, memo)
+        for part in own.modules():
+            forward = vars(part).get("forward")
+            compiled = getattr(part.forward, _COMPILED, None)
+            if compiled is not None:
+                part.forward = MethodType(getattr(compiled, "__func__", compiled), part)  # type: ignore[method-assign]
+            elif isinstance(forward, FunctionType):
+                part.forward = _rebound(forward, memo)  # type: ignore[method-assign]
+    return own
+
+
+def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
+    """A function that somebody put in the place of ``forward``, with the copies of what it refers to."""
+    cells = []
+    for cell in function.__closure__ or ():
+        try:
+            cells.append(CellType(copy.deepcopy(cell.cell_contents, memo)))
+        except Exception:  # empty, or something that is shared
+            cells.append(cell)
+    code, names = function.__code__, function.__globals__
+    used = {key: names[key] for key in code.co_names if key in names}
+    own = {key: value for key, value in used.items() if id(getattr(value, "__self__", value)) in memo}
+    names = {**names, **copy.deepcopy(own, memo)} if own else names
+    rebound = FunctionType(code, names, function.__name__, function.__defaults__, tuple(cells))
+    rebound.__kwdefaults__ = function.__kwdefaults__
+    return rebound
+
+
+def _copies(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        return False
+    return True
+
+
+class _Through(nn.Module):
+    """In the place of a wrapper that spreads batches over devices: the module in it, under the same name."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args: Any, **named: Any) -> Any:
+        return self.module(*args, **named)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """A compiled module as it was before, without DataParallel; itself for any other."""
+    if type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module):
+        return unwrapped(module._orig_mod)  # type: ignore[arg-type]
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return _Through(unwrapped(module.module))
+    return module
+
+
+def frozen(module: nn.Module, name: str) -> nn.Module:
+    """A copy in evaluation mode without gradients and without changes in place; the caller's module stays as it is.
+
+    Args:
+        module: any.
+        name: of the network, for errors.
+
+    Raises:
+        DgnError: no module, one without numbers (on the ``meta`` device), or one that can't be copied.
+    """
+    if not isinstance(module, nn.Module):
+        raise DgnError(f"the module of network {name!r} is {type(module).__name__!r}, expected a torch.nn.Module")
+    if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
+        raise DgnError(
+            f"the module of network {name!r} is on the 'meta' device and holds no numbers: load its weights first, "
+            "module.to_empty(device='cpu') and module.load_state_dict(...)"
+        )
+    try:
+        own = copied(unwrapped(module))
+    except Exception as error:
+        raise DgnError(f"the module of network {name!r} can't be copied: {first_line(error)}") from error
+    for part in list(own.modules()):
+        for key, child in list(part._modules.items()) if not isinstance(part, torch.jit.ScriptModule) else ():
+            if child is not None and unwrapped(child) is not child:
+                part._modules[key] = unwrapped(child)
+    with suppress(NotImplementedError):  # an exported program has no modes
+        own.eval()
+    for parameter in own.parameters():  # a ScriptModule refuses requires_grad_ for all at once
+        if not is_lazy(parameter):
+            parameter.requires_grad_(False)
+            parameter.grad = None
+    for part in parts(own).values():
+        if getattr(part, "inplace", False) is True and not isinstance(part, torch.jit.ScriptModule):
+            part.inplace = False  # type: ignore[assignment]  # a layer is read before its activation function
+    return own
+
+
+def parts(module: nn.Module) -> dict[str, nn.Module]:
+    """The modules that can be watched, by name, the root as ``""``; a TorchScript program's insides can't."""
+    found: dict[str, nn.Module] = {}
+    hidden: tuple[str, ...] = ()
+    for name, part in module.named_modules():
+        if (hidden and name.startswith(hidden)) or "parametrizations" in name.split("."):
+            continue  # the latter see weights, not images
+        found[name] = part
+        if isinstance(part, torch.jit.ScriptModule):
+            hidden = (*hidden, f"{name}." if name else "")
+    return found
+
+
+def hidden_layer(module: nn.Module, layer: str) -> str:
+    """What to say of a layer that is there and can't be watched; empty for any other."""
+    if layer in parts(module) or layer not in dict(module.named_modules()):
+        return ""
+    return (
+        f"; {layer!r} is inside a TorchScript program, of which the output alone can be read: give the module that it "
+        "was made from"
+    )
+
+
+def hook(part: nn.Module, function: Any) -> Any:
+    """A forward hook, also on a TorchScript program, which has the method hidden."""
+    return nn.Module.register_forward_hook(part, function)
+
+
+def is_waiting(module: nn.Module) -> bool:
+    """Whether some of its weights get their shapes from the first images (lazy modules)."""
+    return any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()])
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where its weights are."""
+    for tensor in [*module.parameters(), *module.buffers()]:
+        return tensor.device
+    return torch.device("cpu")
+
+
+def input_channels(module: nn.Module) -> int:
+    """Of its first convolution; 3 where there is none."""
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d) and not is_lazy(part.weight):
+            return int(part.weight.shape[1]) * part.groups
+    return 3

@@ -1,0 +1,114 @@
+"""How a module is called: in which numbers and which layout it takes its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgn.errors import DgnError
+from dgn.memory import out_of_memory
+
+
+class Reached(Exception):
+    """Raised inside a hook once every layer that was asked for has been read: nothing deeper is computed."""
+
+
+@dataclass
+class Manner:
+    """How a module takes its images; views of a network share it.
+
+    Attributes:
+        dtype: in which numbers.
+        last: with the channels last in memory, which convolutions like; else contiguous, as ``x.view`` needs it.
+    """
+
+    dtype: torch.dtype = torch.float32
+    last: bool = True
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Manner:
+        """As its first weights are."""
+        return cls(next(_dtypes(module), torch.float32))
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """For :meth:`torch.Tensor.contiguous`."""
+        return torch.channels_last if self.last else torch.contiguous_format
+
+    def lay_out(self, module: nn.Module) -> None:
+        """The module's weights in memory as its images are: else these make a convolution's output channels-last."""
+        if any(parameter.dim() == 4 for parameter in module.parameters()):
+            module.to(memory_format=self.memory_format)  # type: ignore[call-overload]
+
+
+def _other_manners(manner: Manner, module: nn.Module) -> Iterator[None]:
+    """What else can be tried, the likeliest first: at each turn the manner, and the weights' layout, are another.
+
+    They stay so where the caller goes no further; else they are in the end as they were.
+    """
+    before = (manner.dtype, manner.last)
+    laid_out = any(weight.dim() == 4 and not weight.is_contiguous() for weight in module.parameters())
+    tries = [(manner.dtype, not manner.last)]
+    for dtype in dict.fromkeys([*_dtypes(module), torch.float32]):
+        tries += [(dtype, last) for last in (True, False) if dtype != manner.dtype]
+    for manner.dtype, manner.last in [*tries, before]:
+        if laid_out:
+            manner.lay_out(module)
+        if (manner.dtype, manner.last) != before:
+            yield
+
+
+def _dtypes(module: nn.Module) -> Iterator[torch.dtype]:
+    for tensor in [*module.parameters(), *module.buffers()]:
+        if tensor.is_floating_point():
+            yield tensor.dtype
+
+
+def call(
+    module: nn.Module, prepare: Callable[[], Tensor], manner: Manner, again: Callable[[], object], name: str
+) -> Any:
+    """What a module makes of images. Where it fails on them, they are given to it in other manners, too; what works is
+    remembered.
+
+    Args:
+        module: frozen.
+        prepare: makes the batch in the manner of the moment.
+        manner: of the module; is changed.
+        again: called before each further try, to forget what hooks have read.
+        name: of the network, for errors.
+    """
+    try:
+        return module(prepare())
+    except (Reached, DgnError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        for _ in _other_manners(manner, module):
+            again()
+            try:
+                return module(prepare())
+            except Reached:
+                raise
+            except Exception:
+                pass
+        _refuse_single(module, prepare, name)
+        raise
+
+
+def _refuse_single(module: nn.Module, prepare: Callable[[], Tensor], name: str) -> None:
+    """Say it where a module that failed on a batch takes an image alone."""
+    try:
+        with suppress(Reached), torch.no_grad():
+            module(prepare()[0])
+    except Exception:  # so it is something else
+        return
+    raise DgnError(
+        f"network {name!r} takes one image [C, H, W] at a time, expected one that takes batches [N, C, H, W]: "
+        "give dgn.Network a module whose forward(x) is torch.stack([module(image) for image in x])"
+    )
