@@ -14,6 +14,7 @@ from dgn.ascent.named import Part
 from dgn.ascent.objectives import Objective, pieces
 from dgn.ascent.operators import OPERATORS, centre_mask
 from dgn.ascent.rules import State, find_rule
+from dgn.ascent.sampling import sample
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
 from dgn.network import Network
@@ -51,6 +52,7 @@ def climb(
     settings: AscentSettings,
     seeds: Sequence[int],
     *,
+    deviations: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> Climb:
     """Move each sample's code up its own unit's activation.
@@ -65,6 +67,7 @@ def climb(
         prior, code: how images are written down, and the start codes ``[N, ...]``.
         settings: rule, steps, rates, transformations.
         seeds: of the transformations, one a sample.
+        deviations: ``[N]``, for the rule ``sample``: see :class:`dgn.ascent.sampling.Deviations`.
         on_step: see :data:`OnStep`.
 
     Raises:
@@ -92,9 +95,28 @@ def climb(
             activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
         return images, activation, climbed
 
+    def ascend(code: Tensor, step: int, wanted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+        """Activations, gradients (zeros where none are wanted) and images of all samples, piece by piece."""
+        found = []
+        for part, objectives, draws in parts:  # a sample's gradient is its own: a piece is done with before the next
+            h = code[part].detach().requires_grad_()
+            images, activation, climbed = look(h, objectives[step % len(seen)], draws)
+            g = _gradient(climbed, h) if wanted else None
+            found.append((activation.detach(), g, images.detach() if on_step else images.new_zeros(0)))
+            del images, activation, climbed  # and with them what the gradient needed
+        if wanted and all(g is None for _, g, _ in found):
+            names = ", ".join(dict.fromkeys(repr(unit.name) for unit in units))
+            raise DgnError(f"no gradient flows from {names} to the image: its layer is not differentiable")
+        gradients = [
+            torch.zeros_like(code[p]) if g is None else g for (p, *_), (_, g, _) in zip(parts, found, strict=True)
+        ]
+        return torch.cat([a for a, _, _ in found]), torch.cat(gradients), torch.cat([one for _, _, one in found])
+
     one = [1] * (code.dim() - 1)
     history = torch.zeros(steps, count, device=code.device)
     frozen_at = torch.full((count,), -1, dtype=torch.long, device=code.device)
+    if settings.rule == "sample":
+        return _sample(prior, code, settings, seeds, deviations, ascend, history, frozen_at, on_step)
     if settings.rule == "cmaes":
         return _search(prior, code, settings, seeds, units, seen, look, history, frozen_at, on_step)
     best, best_code = torch.full((count,), -torch.inf, device=code.device), code.clone()
@@ -102,28 +124,16 @@ def climb(
     for i in range(steps):
         if settings.centre_mask and mask is None and i >= settings.centre_from * steps:
             mask = centre_mask(prior.size, settings.centre_mask, code.device)
-        last, found = i == steps - 1, []
-        for part, objectives, draws in parts:  # a sample's gradient is its own: a piece is done with before the next
-            h = code[part].detach().requires_grad_()
-            images, activation, climbed = look(h, objectives[i % len(seen)], draws)
-            g = None if last else _gradient(climbed, h)
-            found.append((activation.detach(), g, images.detach() if on_step else None))
-            del images, activation, climbed  # and with them what the gradient needed
-        history[i] = torch.cat([one for one, _, _ in found])
+        last = i == steps - 1
+        history[i], g, images = ascend(code, i, wanted=not last)
         if settings.keep == "best":
             better = (history[i] > best) & history[i].isfinite()
             best = torch.where(better, history[i], best)
             best_code = torch.where(_spread(better, code), code, best_code)
         if on_step:
-            on_step(i, steps, history[i], torch.cat([one for _, _, one in found if one is not None]))
+            on_step(i, steps, history[i], images)
         if last:
             break
-        if all(g is None for _, g, _ in found):
-            names = ", ".join(dict.fromkeys(repr(unit.name) for unit in units))
-            raise DgnError(f"no gradient flows from {names} to the image: its layer is not differentiable")
-        g = torch.cat(
-            [torch.zeros_like(code[p]) if g is None else g for (p, *_), (_, g, _) in zip(parts, found, strict=True)]
-        )
         flat = g.flatten(1)
         moves = (flat != 0).any(1) | (settings.epsilon1 > 0)  # the reconstruction pulls without a gradient too
         sound = flat.isfinite().all(1) & moves & history[i].isfinite()
@@ -214,6 +224,44 @@ def _search(
             on_step(step, settings.steps, activations, prior.decode(best))
 
     return Climb(cmaes(prior, code, settings, seeds, see, note), history, frozen_at)
+
+
+Ascend = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
+"""Codes and the step -> activations, gradients and images of all samples."""
+
+
+@torch.no_grad()
+def _sample(
+    prior: Prior,
+    code: Tensor,
+    settings: AscentSettings,
+    seeds: Sequence[int],
+    deviations: Tensor | None,
+    ascend: Ascend,
+    history: Tensor,
+    frozen_at: Tensor,
+    on_step: OnStep | None,
+) -> Climb:
+    """Guided denoising: a sample that the unit never pulls is one of the prior's own, and counts as frozen."""
+    pulled = frozen_at >= 0
+    shown = code
+
+    def slope(estimate: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        nonlocal shown
+        with torch.enable_grad():
+            activation, gradient, shown = ascend(estimate, step)
+        sound = gradient.flatten(1).isfinite().all(1) & activation.isfinite() & (gradient.flatten(1) != 0).any(1)
+        pulled.logical_or_(sound)
+        return activation, torch.where(_spread(sound, gradient), gradient, torch.zeros_like(gradient))
+
+    def note(step: int, activation: Tensor) -> None:
+        history[step] = activation
+        if on_step:
+            on_step(step, settings.steps, activation, shown)
+
+    assert deviations is not None
+    found = sample(prior, code, settings, seeds, deviations.to(code.device), slope, note)
+    return Climb(found, history, torch.where(pulled, frozen_at, torch.zeros_like(frozen_at)))
 
 
 def _spread(mask: Tensor, like: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
+from dgn.priors.base import Prior
 
 State = dict[str, Tensor]
 Rule = Callable[[Tensor, Tensor, State, float], Tensor]
@@ -33,6 +34,11 @@ def ppgn(h: Tensor, d: Tensor, state: State, lr: float) -> Tensor:
 def cmaes(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
     """A black-box search has no step of its own: see :mod:`dgn.ascent.blackbox`."""
     raise DgnError("cmaes is no rule of single steps")
+
+
+def sample(h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    """Guided denoising has no step of its own: see :mod:`dgn.ascent.sampling`."""
+    raise DgnError("sample is no rule of single steps")
 
 
 def adam(
@@ -60,9 +66,18 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
 
 
 IN_RAW_CODE = frozenset({"nguyen2016", "ppgn"})
-"""Rules whose rate is in the units of the encoder's own code: they climb ``prior.raw()``."""
+"""Rules whose rate is in the units of the encoder's own code."""
 
-RULES: dict[str, Rule] = {"nguyen2016": nguyen2016, "adam": adam, "ppgn": ppgn, "cmaes": cmaes}
+RULES: dict[str, Rule] = {"nguyen2016": nguyen2016, "adam": adam, "ppgn": ppgn, "cmaes": cmaes, "sample": sample}
+
+
+def written_for(prior: Prior, rule: str) -> Prior:
+    """The prior, by its own name, in the code that a rule moves in."""
+    other = prior.raw() if rule in IN_RAW_CODE else prior.sampled() if rule == "sample" else None
+    if other is None:
+        return prior
+    other.name = prior.name
+    return other
 
 
 def find_rule(name: str) -> Rule:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.fit import resized
+from dgn.given import as_images
 from dgn.network import Network
 from dgn.priors.base import Prior
 from dgn.settings import AscentSettings
@@ -44,7 +46,7 @@ class Screening:
         assert prior.centres is not None
         self.prior, self.centres, self.settings = prior, prior.centres, settings
         self._column = {unit: column for column, unit in enumerate(dict.fromkeys(units))}
-        seen = network.at(max(settings.input_sizes, default=network.input_size[0]))
+        seen = network.at(max(settings.input_sizes, default=min(network.input_size)))
         self._read = BatchReader(seen.fast(layers_of(self._column)), list(self._column), settings.fit)  # type: ignore[arg-type]
         self._groups = list(range(len(self.centres))[::SCREENED_TOGETHER])
         self._values: dict[int, Tensor] = {}
@@ -73,6 +75,10 @@ class Screening:
             order = column.argsort(descending=True, stable=True)[: self.settings.starts]
             best.append(self.centres[indices[order].to(self.centres.device)])
         return [_scaled(self.prior, torch.stack(codes), self.settings) for codes in zip(*best, strict=True)]
+
+    def deviations(self, rows: Sequence[tuple[Unit, int]]) -> Tensor:
+        """Standard deviation of each sample's unit over the centres that its seed reads, ``[N]``."""
+        return above_zero(torch.stack([self._of(seed)[1][:, self._column[unit]].float().std() for unit, seed in rows]))
 
     def _firsts(self, seed: int) -> list[int]:
         """The first centre of each group that a seed reads."""
@@ -104,32 +110,53 @@ class Screening:
         return self._values[first]
 
 
+def above_zero(deviations: Tensor) -> Tensor:
+    """1 for a unit whose activation never changes."""
+    return torch.where(deviations > 0, deviations, torch.ones_like(deviations))
+
+
 def _scaled(prior: Prior, code: Tensor, settings: AscentSettings) -> Tensor:
     """Start codes moved away from (or towards) the mean code by ``settings.start_scale``."""
     return code if settings.start_scale == 1 else prior.project(prior.decay(code, settings.start_scale))
 
 
-def given_start(prior: Prior, start: Tensor, count: int) -> Tensor:
+def as_start(prior: Prior, start: Tensor | np.ndarray) -> Tensor:
+    """A start as it was given, if it is codes of the prior; images as floats in [0, 1], ``[N, C, H, W]``.
+
+    Raises:
+        DgnError: images with values outside of [0, 1].
+    """
+    given = torch.as_tensor(start)
+    shape = tuple(prior.start(1).shape[1:])
+    codes = tuple(given.shape) == shape or tuple(given.shape[1:]) == shape
+    if codes and not prior.writes_pixels and given.dtype != torch.uint8:
+        return given
+    if given.dim() not in (3, 4) or prior.channels not in (given.shape[-3], given.shape[-1]):
+        return given
+    adopted = given.shape[-3] != prior.channels and prior.adopt(given if given.dim() == 4 else given[None]) is not None
+    return given if adopted else as_images(start, "the start image", prior.channels)
+
+
+def given_start(prior: Prior, start: Tensor | np.ndarray, count: int, fit: str = "crop") -> Tensor:
     """Start codes from images or codes; one for all samples, or one each.
 
     Args:
         prior: that will climb.
-        start: ``[C, H, W]`` or ``[N, C, H, W]`` in [0, 1] (images, which the prior encodes), or codes of this prior.
+        start: ``[C, H, W]`` or ``[N, C, H, W]`` in [0, 1] (images, which the prior encodes; uint8 too), or codes of
+            this prior.
         count: samples.
+        fit: how images of other proportions meet the prior's, see :data:`dgn.fit.FITS`.
 
     Raises:
-        DgnError: neither codes of this prior nor images; another number than 1 or ``count``; no encoder.
+        DgnError: neither codes of this prior nor images in [0, 1]; another number than 1 or ``count``; no encoder.
     """
     like = prior.start(1)
     shape = tuple(like.shape[1:])
-    given = start.to(like)
+    given = as_start(prior, start).to(like)
     if tuple(given.shape) == shape or tuple(given.shape[1:]) == shape:
         code = given if given.dim() == like.dim() else given[None]
-    elif given.dim() in (3, 4) and given.shape[-3] == prior.channels:
-        images = (given if given.dim() == 4 else given[None]).clamp(0, 1)
-        if tuple(images.shape[2:]) != prior.size:
-            images = F.interpolate(images, size=prior.size, mode="bilinear", antialias=True, align_corners=False)
-        code = prior.encode(images)
+    elif given.dim() == 4 and given.shape[1] == prior.channels:
+        code = prior.encode(resized(given, prior.size, fit))
     elif (adopted := prior.adopt(given if given.dim() == 4 else given[None])) is not None:
         code = adopted
     else:

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 
 from dgn.errors import DgnError, nearest
+from dgn.fit import parse_size
+from dgn.guest import guest
 from dgn.priors.base import Prior
 from dgn.resources import resource
 
@@ -20,10 +22,11 @@ def shipped_priors() -> list[str]:
     return sorted(path.parent.name for path in resource("pretrained").glob("*/generator.safetensors"))
 
 
+@guest
 def load_prior(
     name: str | Path = "dgn",
     *,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     space: str = "auto",
     channels: int = 3,
     weights: str | None = None,
@@ -36,7 +39,8 @@ def load_prior(
         name: ``"dgn"`` (the shipped generator), ``"pixel"``, ``"fourier"``, ``"maco"``, the name of a folder in
             ``pretrained/``, the path of a generator's checkpoint or its folder, or somebody else's generator:
             ``"deepsim"``, ``"biggan"``, ``"autoencoder"``, ``"exported"``, ``"module"`` (see :mod:`dgn.priors.hub`).
-        size: height and width in pixels of the images; None for the prior's own (128).
+        size: height and width in pixels of the images, of pixels and spectra also ``(H, W)``; None for the prior's own
+            (128).
         space: of a generator, ``"components"``, ``"code"`` or ``"auto"``.
         channels: of a pixel or Fourier prior's images.
         weights, options, module: of somebody else's generator: its file or folder, its loader's keywords, or itself.
@@ -49,6 +53,11 @@ def load_prior(
     from dgn.priors.hub import KINDS, load_hub
     from dgn.priors.pixel import PixelPrior
 
+    if isinstance(name, nn.Module):
+        raise DgnError(
+            f"prior is a bare {type(name).__name__}, expected a name or a dgn.Prior: wrap it, "
+            'dgn.load_prior("module", module=module, options={"code_shape": [...]})'
+        )
     text = str(name)
     if text == "pixel":
         return PixelPrior(128 if size is None else size, channels)
@@ -56,22 +65,39 @@ def load_prior(
         return FourierPrior(128 if size is None else size, channels)
     if text == "maco":
         return MacoPrior(128 if size is None else size, channels)
+    if size is not None and not isinstance(size, int):
+        height, width = parse_size(size)
+        if height != width:
+            raise DgnError(f"prior {text!r} makes square images: give its size as one number, not {height} x {width}")
+        size = height
     if text in KINDS:
         return load_hub(text, weights, options or {}, size=size, module=module)
-    shipped = shipped_priors()
-    if text == "dgn":
-        if not shipped:
-            raise DgnError(f"no shipped generator in {str(resource('pretrained'))!r}; train one with: dgn train")
-        return load_deep(resource("pretrained") / DEFAULT, size, space)
-    if text in shipped:
-        return load_deep(resource("pretrained") / text, size, space, name=text)
-    if Path(text).exists():
-        path = Path(text)
-        return load_deep(path, size, space, name=(path if path.is_dir() else path.parent).name)
-    known = ["dgn", "pixel", "fourier", "maco", *KINDS, *shipped]
+    path = generator_path(text)
+    if path is not None:
+        return load_deep(
+            path, size, space, name="dgn" if text == "dgn" else (path if path.is_dir() else path.parent).name
+        )
+    known = ["dgn", "pixel", "fourier", "maco", *KINDS, *shipped_priors()]
     hint = nearest(text, known) or f"; expected one of {', '.join(known)}, or the path of a checkpoint"
     raise DgnError(f"no prior {text!r}{hint}")
 
+
+def generator_path(name: str) -> Path | None:
+    """Where a generator lies: the folder of a shipped one, or the path that was given; None: there is none.
+
+    Raises:
+        DgnError: dgn came without its own.
+    """
+    shipped = shipped_priors()
+    if name == "dgn" and not shipped:
+        raise DgnError(f"no shipped generator in {str(resource('pretrained'))!r}; train one with: dgn train")
+    if name == "dgn" or name in shipped:
+        return resource("pretrained") / (DEFAULT if name == "dgn" else name)
+    return Path(name) if Path(name).exists() else None
+
+
+CANVASES = ("pixel", "fourier", "maco")
+"""Priors whose images can have any proportions: by default those of the network's input."""
 
 DEFAULT = "spatial64"
 """The shipped generator that ``"dgn"`` stands for."""

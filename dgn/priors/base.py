@@ -19,19 +19,24 @@ class Prior(ABC):
     Attributes:
         name: in tables and file names.
         channels, size: of the images it makes, ``[N, channels, *size]``.
-        ascent: the settings with which it is known to climb well; what a user leaves open is taken from here.
+        ascent: the settings with which it is known to do well; what a user leaves open is taken from here.
+        otherwise: of a prior that can be sampled, the same for the rules that are not ``ascent``'s: for ``sample``
+            where that one climbs, for climbing where that one samples.
     """
 
     name: str
     channels: int
     size: tuple[int, int]
     ascent: AscentSettings
+    otherwise: AscentSettings | None = None
     coordinates: str = "own"
     """What its codes are written in; codes in others are not mixed with them."""
     encodes: bool = True
     """Whether :meth:`encode` works."""
     code_layer: tuple[str, str] | None = None
     """Of a generator: the network and the layer that it inverts."""
+    writes_pixels: bool = False
+    """Whether a code is the image itself."""
     refines: bool = False
     """Whether :meth:`refine` gives a finer prior."""
     centres: Tensor | None = None
@@ -40,6 +45,19 @@ class Prior(ABC):
     """Whether its ascents were seen to get as far with the network in bf16: ``precision="auto"`` may then mean it."""
     size_step: int = 1
     """Sizes that :meth:`resized` can make are multiples of this."""
+
+    def in_proportion(self, height: int) -> tuple[int, int]:
+        """Height and width of images of another height with its own proportions, a multiple of :attr:`size_step`."""
+        step = self.size_step
+        return height, height if self.size[0] == self.size[1] else max(
+            step, round(self.size[1] * height / self.size[0] / step) * step
+        )  # fmt: skip
+
+    def settings_for(self, rule: str | None) -> AscentSettings:
+        """The settings with which it is known to do well by a rule; None for its own."""
+        if rule is None or self.otherwise is None or (rule == "sample") == (self.ascent.rule == "sample"):
+            return self.ascent
+        return self.otherwise
 
     @abstractmethod
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
@@ -86,12 +104,12 @@ class Prior(ABC):
         return None
 
     def resized(self, size: int) -> Prior:
-        """The same prior for images of another size, in pixels; itself at its own.
+        """The same prior for images of another height, in pixels, in proportion; itself at its own.
 
         Raises:
             DgnError: it has one size only.
         """
-        if self.size == (size, size):
+        if self.size[0] == size:
             return self
         raise DgnError(f"prior {self.name!r} has one size only: use octaves=1, and phases without grow")
 
@@ -103,6 +121,30 @@ class Prior(ABC):
     def raw(self) -> Prior:
         """The same images written in the encoder's own code, in which the rule of 2016 steps; itself without one."""
         return self
+
+    def sampled(self) -> Prior | None:
+        """The same images written in a code that can be denoised, for the rule ``sample``; None: there is none."""
+        return None
+
+    def denoise(self, code: Tensor, t: float) -> Tensor:
+        """Of codes mixed with noise the codes to be expected, ``E[x | x_t]``.
+
+        Args:
+            code: ``x_t = (1 - t) noise + t x``, ``[n, ...]``; the noise is N(0, 1) in each element.
+            t: from 0 up to 1.
+
+        Raises:
+            DgnError: the prior has no distribution of codes.
+        """
+        raise DgnError(f"prior {self.name!r} has no distribution to sample from: use another ascent.rule")
+
+    def covary(self, direction: Tensor, t: float) -> Tensor:
+        """``Cov[x | x_t]`` times a direction ``[n, ...]`` (about): how far codes still may go there at ``t``."""
+        raise DgnError(f"prior {self.name!r} has no distribution to sample from: use another ascent.rule")
+
+    def real_codes(self, n: int) -> Tensor:
+        """``n`` codes like those of real images, always the same, ``[n, ...]``."""
+        raise DgnError(f"prior {self.name!r} has no distribution to sample from: use another ascent.rule")
 
     def reencode(self, code: Tensor) -> Tensor:
         """The code of the code's own image (PPGN's reconstruction, Nguyen et al. 2017), for priors with an encoder.

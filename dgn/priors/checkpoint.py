@@ -17,11 +17,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.storage import digest, write_atomic
 
 FORMAT = "dgn-generator-1"
 COMPONENTS_FORMAT = "dgn-components-1"
+FLOW_FORMAT = "dgn-flow-1"
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], meta: dict[str, Any], kind: str) -> None:
@@ -122,6 +124,56 @@ def load_components(path: Path) -> tuple[Components, dict[str, Any]]:
     except (KeyError, TypeError, ValueError) as error:
         raise DgnError(f"{str(path)!r} holds no complete principal components") from error
     return components, meta
+
+
+def save_flow(path: Path, flow: Flow, components: Components, meta: dict[str, Any]) -> None:
+    """Write a flow: matrices as 8-bit integers with one scale a row, the rest in float32; and which components it is
+    on top of."""
+    tensors = {}
+    for name, tensor in flow.state_dict().items():
+        if tensor.dim() == 2 and len(tensor) >= 64:
+            peak = tensor.abs().amax(1, keepdim=True).clamp(min=1e-12)
+            tensors[name] = (tensor / peak * 127).round().to(torch.int8)
+            tensors[f"{name}:scale"] = (peak / 127).float()
+        else:
+            tensors[name] = tensor.float()
+    more = {"flow": flow.config.to_dict(), "components": digest(_identity(components))}
+    save_tensors(path, tensors, {**meta, **more}, FLOW_FORMAT)
+
+
+def load_flow(path: Path, components: Components) -> tuple[Flow, dict[str, Any]]:
+    """A flow in eval mode, frozen, in float32, as :func:`save_flow` wrote it.
+
+    Raises:
+        DgnError: it is on top of other components.
+    """
+    tensors, meta = load_tensors(path, FLOW_FORMAT)
+    if meta.get("components") != digest(_identity(components)):
+        raise DgnError(f"the flow {str(path)!r} was trained with other components than those beside it; train it anew")
+    try:
+        shape = tuple(int(value) for value in meta["flow"]["code_shape"])
+        flow = Flow(FlowConfig(**{**meta["flow"], "code_shape": shape}))
+        state = {
+            name: tensor.float() * tensors.get(f"{name}:scale", torch.ones(()))
+            for name, tensor in tensors.items()
+            if not name.endswith(":scale")
+        }
+        flow.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError, MemoryError, OverflowError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise DgnError(f"the weights in {str(path)!r} don't fit their own configuration: {first}") from error
+    return flow.eval().requires_grad_(False), meta
+
+
+def _identity(components: Components) -> dict[str, Tensor]:
+    """What a flow depends on; not the centres."""
+    rest = torch.tensor(components.rest)
+    return {
+        "mean": components.mean.cpu(),
+        "scale": components.scale.cpu(),
+        "basis": components.basis.cpu(),
+        "rest": rest,
+    }
 
 
 def _as_float32(tensor: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from dgn.errors import DgnError
 from dgn.network import Network
 from dgn.network_sources import load_network
 from dgn.priors.base import Prior, seeded_normal
-from dgn.priors.checkpoint import load_components, load_generator
+from dgn.priors.checkpoint import load_components, load_flow, load_generator
+from dgn.priors.flow import Flow
 from dgn.priors.generator import Components, Generator, encode
 from dgn.settings import AscentSettings
 
@@ -36,6 +37,13 @@ COMPONENTS_ASCENT = AscentSettings(
     refine_lr=0.04,
     reencode=0.5,
 )
+
+
+SAMPLER = AscentSettings(
+    rule="sample", steps=18, temperature=0.01, inner=3, pull=1.8, churn=1.0, jitter=0.08, scale=0.15, noise=0.03,
+    input_size=160, screen=512, start_time=0.4,
+)  # fmt: skip
+"""Found by measurement; see docs/results/sampler.md."""
 
 
 class GeneratorPrior(Prior):
@@ -114,8 +122,9 @@ class GeneratorPrior(Prior):
         if self.encoder is None:
             return super().encode(images)
         config = self.generator.config
-        seen = self.encoder.at(self.size[0] * config.encoder_size // config.image_size)
-        raw = encode(seen.features(images, [config.layer])[config.layer].float(), config.code)
+        side = self.size[0] * config.encoder_size // config.image_size
+        seen = self.encoder.at((side, side))
+        raw = encode(seen.maps(images, [config.layer])[config.layer].float(), config.code)
         return raw if self._raw else self.generator.normalise(raw)
 
     @torch.no_grad()
@@ -135,6 +144,12 @@ class GeneratorPrior(Prior):
         """The code's cells enlarged: the generator needs no encoder for it."""
         assert isinstance(to, GeneratorPrior)
         return F.interpolate(code, size=to.code_shape[1:], mode="bicubic", align_corners=False)
+
+    def adopt(self, code: Tensor) -> Tensor | None:
+        """A spatial code of another size, its cells shrunk or enlarged to this one's."""
+        if self.generator.config.code != "spatial" or code.dim() != 4 or code.shape[1] != self.code_shape[0]:
+            return None
+        return F.interpolate(code, size=self.code_shape[1:], mode="bicubic", align_corners=False)
 
     def weights(self) -> dict[str, Tensor]:
         return self.generator.state_dict()
@@ -178,16 +193,18 @@ class ComponentsPrior(Prior):
             raise DgnError(
                 f"components of codes {components.shape} don't fit a generator of codes {generator.config.code_shape}"
             )
+        self.flow: Flow | None = None
         self.layout = GeneratorPrior(generator, generator.config.image_size, name=name, encoder=encoder)
         self.final = GeneratorPrior(generator, size, name=name, encoder=encoder)
         self.components, self.radius, self.refine_radius = components, radius, refine_radius
         self.name, self.channels, self.size = name, 3, self.layout.size
         self.coordinates, self.encodes, self.code_layer = "components", encoder is not None, self.layout.code_layer
-        self.ascent = COMPONENTS_ASCENT
+        self.ascent, self.otherwise = SAMPLER, COMPONENTS_ASCENT
         if encoder is None:
-            self.ascent = replace(self.ascent, reencode=0.0)
+            self.otherwise = replace(self.otherwise, reencode=0.0)
         if not len(components.centres):
-            self.ascent = replace(self.ascent, screen=0, starts=4)
+            self.ascent = replace(self.ascent, screen=0, steps=30)
+            self.otherwise = replace(self.otherwise, screen=0, starts=4)
 
     @property
     def centres(self) -> Tensor | None:  # type: ignore[override]
@@ -246,6 +263,13 @@ class ComponentsPrior(Prior):
         )  # fmt: skip
         return fine, centre
 
+    def sampled(self) -> Prior:
+        """The spatial code at the size of the layout, with the components' Gaussian."""
+        from dgn.priors.gaussian import FlowPrior, GaussianPrior
+
+        given = self.layout, self.components, self.final.size[0], self.settings_for("sample")
+        return GaussianPrior(*given) if self.flow is None else FlowPrior(*given, self.flow)
+
     def raw(self) -> GeneratorPrior:
         """The spatial code at the final size: the paper knows no components."""
         return self.final.raw()
@@ -257,6 +281,8 @@ class ComponentsPrior(Prior):
     def to(self, device: torch.device | str) -> ComponentsPrior:
         self.layout.to(device)
         self.components = self.components.to(device)
+        if self.flow is not None:
+            self.flow.to(device)
         return self
 
 
@@ -264,7 +290,8 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     """A generator prior from a checkpoint, or from the folder that holds one.
 
     Args:
-        path: ``generator.safetensors`` or its folder; ``components.safetensors`` is looked for beside it.
+        path: ``generator.safetensors`` or its folder; ``components.safetensors`` and ``flow.safetensors`` are looked
+            for beside it.
         size: pixels of the images (default: 128 for a spatial code with components, else the training size).
         space: ``"components"``, ``"code"``, or ``"auto"`` (components where the checkpoint has them).
     """
@@ -281,4 +308,8 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     if space == "code" or not beside.is_file():
         return GeneratorPrior(generator, size, name=name, encoder=encoder)
     components, _ = load_components(beside)
-    return ComponentsPrior(generator, components, size or 2 * generator.config.image_size, name=name, encoder=encoder)
+    prior = ComponentsPrior(generator, components, size or 2 * generator.config.image_size, name=name, encoder=encoder)
+    learned = file.with_name("flow.safetensors")
+    if learned.is_file():
+        prior.flow, _ = load_flow(learned, components)
+    return prior

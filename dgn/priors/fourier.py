@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.fit import parse_size
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_tensors
 from dgn.resources import resource
@@ -31,14 +32,14 @@ class ImageStatistics:
     def __init__(self, mean: Tensor, colours: Tensor, magnitude: Tensor) -> None:
         self.mean, self.colours, self.magnitude = mean.float(), colours.float(), magnitude.float()
 
-    def spectrum(self, size: int) -> Tensor:
-        """The magnitude at a size, ``[3, size, size // 2 + 1]``: as measured at its own, else its radial mean.
+    def spectrum(self, size: tuple[int, int]) -> Tensor:
+        """The magnitude at a size, ``[3, H, W // 2 + 1]``: as measured at its own, else its radial mean.
 
-        Frequencies are counted in cycles an image, so a larger image is the same scene in finer detail; beyond the
-        measured ones the magnitude falls on as ``1 / f``.
+        Frequencies are counted in cycles a short side, so a larger image is the same scene in finer detail, a longer
+        one more of it; beyond the measured ones the magnitude falls on as ``1 / f``.
         """
         measured = self.magnitude.shape[1]
-        if size == measured:
+        if size == (measured, measured):
             return self.magnitude
         radius = _frequencies(size)
         shown = radius.clamp(max=measured / 2)
@@ -46,7 +47,7 @@ class ImageStatistics:
         low = shown.floor().long().clamp(max=along.shape[1] - 2)
         part = shown - low
         value = along[:, low] * (1 - part) + along[:, low + 1] * part
-        return value * (shown / radius.clamp(min=1)).where(radius > measured / 2, torch.ones(())) * size / measured
+        return value * (shown / radius.clamp(min=1)).where(radius > measured / 2, torch.ones(())) * min(size) / measured
 
 
 @cache
@@ -70,7 +71,7 @@ class FourierPrior(Prior):
     ``image = sigmoid(colours @ irfft2(code / f))``: code ``[n, 2, 3, H, W // 2 + 1]``, real and imaginary parts.
 
     Args:
-        size: height and width in pixels, even.
+        size: height and width in pixels, even, as one number or two.
         channels: 3; other images have no colours to decorrelate and take the identity.
         decay: the power of ``1 / f``.
         std: standard deviation of the start code.
@@ -81,13 +82,16 @@ class FourierPrior(Prior):
         rule="adam", steps=200, lr=0.05, lr_end=0.01, jitter=0.05, scale=0.08, noise=0.03
     )  # fmt: skip
 
-    def __init__(self, size: int = 128, channels: int = 3, *, decay: float = 1.0, std: float = 0.01) -> None:
-        if size < 2 or size % 2 or channels < 1:
+    def __init__(
+        self, size: int | tuple[int, int] = 128, channels: int = 3, *, decay: float = 1.0, std: float = 0.01
+    ) -> None:
+        self.size = parse_size(size)
+        if any(side % 2 for side in self.size) or channels < 1:
             raise DgnError(f"a Fourier prior of {size} px and {channels} channels: expected an even size above 0")
-        self.name, self.size, self.channels = "fourier", (size, size), channels
+        self.name, self.channels = "fourier", channels
         self.size_step, self.decay_power, self.std = 2, decay, std
-        scale = 1 / _frequencies(size).clamp(min=1) ** decay
-        self._scale = scale * (size * size) ** 0.5
+        scale = 1 / _frequencies(self.size).clamp(min=1) ** decay
+        self._scale = scale * (min(self.size) * min(self.size)) ** 0.5
         root = natural_images().colours
         self._colours = root / root.norm(dim=0).max() if channels == 3 else torch.eye(channels)
         self._inverse = torch.linalg.inv(self._colours)
@@ -108,9 +112,11 @@ class FourierPrior(Prior):
         return torch.stack([spectrum.real, spectrum.imag], 1)
 
     def resized(self, size: int) -> FourierPrior:
-        if self.size == (size, size):
+        if self.size[0] == size:
             return self
-        other = FourierPrior(size, self.channels, decay=self.decay_power, std=self.std).to(self._scale.device)
+        other = FourierPrior(self.in_proportion(size), self.channels, decay=self.decay_power, std=self.std).to(
+            self._scale.device
+        )
         other.name, other.ascent = self.name, self.ascent
         return other
 
@@ -127,7 +133,7 @@ class MacoPrior(Prior):
     ``image = mean + colours @ irfft2(magnitude * e^(i code))``, clipped to [0, 1]; code ``[n, 3, H, W // 2 + 1]``.
 
     Args:
-        size: height and width in pixels, even.
+        size: height and width in pixels, even, as one number or two.
         statistics: None for those that come with dgn.
     """
 
@@ -136,12 +142,15 @@ class MacoPrior(Prior):
         rule="adam", steps=256, lr=1.0, lr_end=0.05, input_size=160, noise=0.05, views=2
     ).with_changes({"transforms": [{"crop": {"smallest": 0.4, "largest": 0.9}}]})
 
-    def __init__(self, size: int = 128, channels: int = 3, *, statistics: ImageStatistics | None = None) -> None:
-        if channels != 3 or size < 2 or size % 2:
+    def __init__(
+        self, size: int | tuple[int, int] = 128, channels: int = 3, *, statistics: ImageStatistics | None = None
+    ) -> None:
+        self.size = parse_size(size)
+        if channels != 3 or any(side % 2 for side in self.size):
             raise DgnError(f"MACO makes colour images of an even size: {channels} channels and {size} px don't do")
-        self.name, self.size, self.channels, self.size_step = "maco", (size, size), 3, 2
+        self.name, self.channels, self.size_step = "maco", 3, 2
         self.statistics = statistics or natural_images()
-        self._magnitude = self.statistics.spectrum(size)
+        self._magnitude = self.statistics.spectrum(self.size)
         self._mean, self._colours = self.statistics.mean[:, None, None], self.statistics.colours
         self._inverse = torch.linalg.inv(self._colours)
 
@@ -162,9 +171,9 @@ class MacoPrior(Prior):
         return torch.fft.rfft2(white, norm="ortho").angle()
 
     def resized(self, size: int) -> MacoPrior:
-        if self.size == (size, size):
+        if self.size[0] == size:
             return self
-        other = MacoPrior(size, statistics=self.statistics).to(self._magnitude.device)
+        other = MacoPrior(self.in_proportion(size), statistics=self.statistics).to(self._magnitude.device)
         other.name, other.ascent = self.name, self.ascent
         return other
 
@@ -178,16 +187,17 @@ class MacoPrior(Prior):
         return self
 
 
-def _frequencies(size: int) -> Tensor:
-    """Cycles an image at each place of a real 2-D spectrum, ``[size, size // 2 + 1]``."""
-    y, x = torch.fft.fftfreq(size) * size, torch.fft.rfftfreq(size) * size
+def _frequencies(size: tuple[int, int]) -> Tensor:
+    """Cycles a short side at each place of a real 2-D spectrum, ``[H, W // 2 + 1]``."""
+    short = min(size)
+    y, x = torch.fft.fftfreq(size[0]) * short, torch.fft.rfftfreq(size[1]) * short
     return (y[:, None].square() + x.square()).sqrt()
 
 
 def _radial(magnitude: Tensor) -> Tensor:
     """Mean magnitude at 0, 1, 2, ... cycles an image, ``[3, S // 2 + 2]``; the corners beyond count as the last."""
     size = magnitude.shape[1]
-    ring = _frequencies(size).round().long().clamp(max=size // 2 + 1)
+    ring = _frequencies((size, size)).round().long().clamp(max=size // 2 + 1)
     flat = ring.flatten()
     count = torch.zeros(size // 2 + 2).index_add(0, flat, torch.ones(len(flat)))
     total = torch.zeros(len(magnitude), size // 2 + 2).index_add(1, flat, magnitude.flatten(1))

@@ -187,6 +187,12 @@ class Components:
     explained: float = field(default=0.0)
     centres: Tensor = field(default_factory=lambda: torch.zeros(0))
 
+    @property
+    def rest(self) -> float:
+        """Variance of a normalised code in each direction that no component has: what they leave, shared out evenly."""
+        held, others = float(self.scale.square().sum()), len(self.mean) - len(self.scale)
+        return held * (1 / self.explained - 1) / others if others and 0 < self.explained < 1 else 0.0
+
     def to(self, device: torch.device | str) -> Components:
         """The same on a device."""
         mean, scale, basis, centres = (part.to(device) for part in (self.mean, self.scale, self.basis, self.centres))

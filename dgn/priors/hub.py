@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dgn import adapt
 from dgn.errors import DgnError, nearest
 from dgn.priors.base import Prior, seeded_normal
 from dgn.programs import load_export, load_script
@@ -397,7 +398,7 @@ def load_hub(
         if kind == "module":
             if module is None:
                 raise DgnError("prior=module needs module._target_=PACKAGE.CLASS and options.code_shape=[...]")
-            return ModulePrior(module, _code_shape(kind, given), size=size, **given)
+            return ModulePrior(adapt.copied(module), _code_shape(kind, given), size=size, **given)
         if weights is None:
             raise DgnError(f"the prior {kind!r} needs its weights; give prior.NAME.weights=PATH")
         path = Path(weights)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.fit import parse_size
 from dgn.priors.base import Prior, seeded_normal
 from dgn.settings import AscentSettings
 
@@ -16,18 +17,19 @@ class PixelPrior(Prior):
     """Raw pixels: the code is the image itself, clipped to [0, 1] after every step.
 
     Args:
-        size: height and width in pixels.
+        size: height and width in pixels, as one number or two.
         channels: of the image.
         noise: standard deviation of the grey start's noise.
     """
 
     bears_bf16 = True
+    writes_pixels = True
     ascent = AscentSettings(rule="adam", steps=100, lr=0.05, lr_end=0.005)
 
-    def __init__(self, size: int = 128, channels: int = 3, noise: float = 0.01) -> None:
-        if size < 1 or channels < 1:
-            raise DgnError(f"a pixel prior of {size} px and {channels} channels: expected both above 0")
-        self.name, self.size, self.channels, self.noise = "pixel", (size, size), channels, noise
+    def __init__(self, size: int | tuple[int, int] = 128, channels: int = 3, noise: float = 0.01) -> None:
+        if channels < 1:
+            raise DgnError(f"a pixel prior of {channels} channels: expected a number above 0")
+        self.name, self.size, self.channels, self.noise = "pixel", parse_size(size), channels, noise
         self.device: torch.device | str = "cpu"
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
@@ -41,9 +43,9 @@ class PixelPrior(Prior):
         return images
 
     def resized(self, size: int) -> PixelPrior:
-        if self.size == (size, size):
+        if self.size[0] == size:
             return self
-        other = PixelPrior(size, self.channels, self.noise).to(self.device)
+        other = PixelPrior(self.in_proportion(size), self.channels, self.noise).to(self.device)
         other.name, other.ascent = self.name, self.ascent
         return other
 

@@ -102,7 +102,7 @@ def test_nguyen2016_deviations_are_seen(
     generator = small_generator(positive=positive)
     prior = (DecayThenClip if wrong == "order" else GeneratorPrior)(generator)
     if wrong == "normalised":
-        monkeypatch.setattr("dgn.synthesis.IN_RAW_CODE", ())
+        monkeypatch.setattr("dgn.ascent.rules.IN_RAW_CODE", ())
     expected = [reference(generator, Network(cnn, 12).module, index, 3, STEPS)[0] for index in (2, 4)]
     changed = {"largest": by_largest, "length": by_length, "batch": by_whole_batch}
     if wrong in changed:
@@ -198,10 +198,10 @@ def test_freezing_in_the_refinement_counts_from_the_first_step(network: Network)
     """A unit that dies only in the second ascent is reported at its step of the whole; earlier ones keep theirs."""
     prior = ComponentsPrior(small_generator(), components(), 32)
     dark = Network(Fading(), 8)
-    result = synthesize(dark, [0, 1], prior, starts=1, steps=4, refine_steps=5, **FP32)
+    result = synthesize(dark, [0, 1], prior, rule="adam", starts=1, steps=4, refine_steps=5, **FP32)
     assert result.frozen_at.tolist() == [0, -1] and len(result.warnings) == 1
     late = Network(Counting(after=4), 8)
-    result = synthesize(late, [0], prior, input_size=8, starts=1, steps=4, refine_steps=5, **FP32)
+    result = synthesize(late, [0], prior, rule="adam", input_size=8, starts=1, steps=4, refine_steps=5, **FP32)
     assert result.frozen_at.tolist() == [4] and "froze at step 4" in result.warnings[0]
 
 
@@ -276,7 +276,7 @@ def components() -> Components:
 def test_refinement_stays_near_its_layout(network: Network) -> None:
     generator, parts = small_generator(), components()
     prior = ComponentsPrior(generator, parts, 32, refine_radius=0.5)
-    result = synthesize(network, ["ant", "bee"], prior, starts=1, steps=5, refine_steps=6, **FP32)
+    result = synthesize(network, ["ant", "bee"], prior, rule="adam", starts=1, steps=5, refine_steps=6, **FP32)
     assert result.images.shape == (2, 3, 32, 32) and result.codes.shape == (2, 4, 8, 8)
     assert result.history.shape == (11, 2)
     torch.testing.assert_close(GeneratorPrior(generator, 32).decode(result.codes), result.images)
@@ -286,12 +286,12 @@ def test_refinement_stays_near_its_layout(network: Network) -> None:
     for push in (-10, 10):
         moved = fine.project(centre + push)
         assert bool(((moved - centre).abs() <= 0.5 + 1e-6).all())
-    coarse = synthesize(network, ["ant", "bee"], prior, starts=1, steps=5, refine_steps=0, **FP32)
+    coarse = synthesize(network, ["ant", "bee"], prior, rule="adam", starts=1, steps=5, refine_steps=0, **FP32)
     _, layout = prior.refine(coarse.codes)
     step = (result.codes - layout).abs()
     assert 1e-3 < float(step.max()) <= 0.5 + 1e-6
     torch.testing.assert_close(result.history[:5], coarse.history)
-    slow = {"starts": 1, "steps": 5, "refine_lr": 0.02, "sigmas": None, **FP32}
+    slow = {"rule": "adam", "starts": 1, "steps": 5, "refine_lr": 0.02, "sigmas": None, **FP32}
     once = synthesize(network, ["ant", "bee"], prior, refine_steps=2, **slow).codes - layout
     assert float(once.abs().max()) == pytest.approx(0.02, rel=1e-2)  # Adam's first step is its rate
     narrow = synthesize(network, ["ant", "bee"], prior, refine_steps=6, refine_radius=0.01, **slow).codes - layout
@@ -330,7 +330,7 @@ def test_bad_settings_name_the_nearest(network: Network) -> None:
 
 def test_the_start_lies_at_a_multiple_of_the_priors_own_distance_from_the_mean(network: Network) -> None:
     prior = ComponentsPrior(small_generator(), components(), 32)
-    start = {"steps": 1, "refine_steps": 0, "starts": 1, "reencode": 0.0, **FP32}
+    start = {"rule": "adam", "steps": 1, "refine_steps": 0, "starts": 1, "reencode": 0.0, **FP32}
     usual = synthesize(network, [0], prior, seeds=[3, 4], **start).codes
     torch.testing.assert_close(usual, prior.start(2, [3, 4]))
     mean = synthesize(network, [0], prior, seeds=[3, 4], start_scale=0, **start).codes

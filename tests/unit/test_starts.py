@@ -189,11 +189,12 @@ def test_centres_that_are_not_finite_are_not_chosen() -> None:
 
 def test_an_ascent_begins_at_its_centre(network: Network) -> None:
     prior = with_centres()
-    assert prior.ascent.screen and prior.ascent.starts == 1
-    short = {"steps": 1, "refine_steps": 0, "input_size": 48, "reencode": 0.0, **FP32}
+    climbing = prior.settings_for("adam")
+    assert climbing.screen and climbing.starts == 1 and prior.ascent.screen
+    short = {"rule": "adam", "steps": 1, "refine_steps": 0, "input_size": 48, "reencode": 0.0, **FP32}
     units = parse_units(["ant", "bee"], network)
     result = synthesize(network, units, prior, seeds=[0, 1], screen=64, **short)
-    settings = prior.ascent.with_changes({**short, "screen": 64})
+    settings = climbing.with_changes({**short, "screen": 64})
     rows = [(unit, seed) for unit in units for seed in (0, 1)]
     (expected,) = Screening(network, prior, units, settings).starts(rows)
     torch.testing.assert_close(result.codes, expected)
@@ -203,7 +204,9 @@ def test_an_ascent_begins_at_its_centre(network: Network) -> None:
     torch.testing.assert_close(given.codes, torch.full((4, 10), 0.5))
     random = synthesize(network, units, prior, seeds=[0, 1], screen=0, **short)
     torch.testing.assert_close(random.codes, prior.start(4, [0, 1, 0, 1]))
-    paper = synthesize(network, units, prior, rule="nguyen2016", lr=0.1, **short)  # in a code that has no centres
+    paper = synthesize(
+        network, units, prior, lr=0.1, **{**short, "rule": "nguyen2016"}
+    )  # in a code that has no centres
     assert paper.settings.screen == 0 and paper.coordinates == "raw code"
 
 
@@ -216,7 +219,7 @@ def test_a_small_last_group_has_enough_starts(network: Network) -> None:
     assert len(screening.starts([(units[0], seed) for seed in seeds])) == 5
     assert {len(screening._of(seed)[0]) for seed in seeds} == {32, 35}
     with pytest.raises(dgn.DgnError, match="has 4 centres for 5 starts"):
-        synthesize(network, ["ant"], with_centres(4), screen=10, starts=5)
+        synthesize(network, ["ant"], with_centres(4), rule="adam", screen=10, starts=5)
 
 
 def test_screening_that_cannot_be(network: Network) -> None:
@@ -227,7 +230,8 @@ def test_screening_that_cannot_be(network: Network) -> None:
         synthesize(network, ["ant"], with_centres(), screen=-1)
     old = replace(with_centres().components, centres=torch.zeros(0))
     prior = ComponentsPrior(small_generator(), old, 32)
-    assert prior.centres is None and prior.ascent.screen == 0 and prior.ascent.starts == 4
+    climbing = prior.settings_for("adam")
+    assert prior.centres is None and prior.ascent.screen == climbing.screen == 0 and climbing.starts == 4
 
 
 class NanAbove(nn.Module):
