@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dgn.errors import DgnError
-from dgn.images import Entry, crop, decode
+from dgn.images import Entry, crop, decode, reason
 
 
 class StepBatches(Dataset[tuple[Tensor, list[str]]]):
@@ -35,6 +35,7 @@ class StepBatches(Dataset[tuple[Tensor, list[str]]]):
         rng = np.random.default_rng((self.seed, 2, step)) if self.random else None
         out = np.empty((self.batch, self.size, self.size, 3), np.uint8)
         broken: list[str] = []
+        why = ""
         for row in range(self.batch):
             index = self._index(step * self.batch + row)
             for _ in range(len(self.entries)):
@@ -42,11 +43,14 @@ class StepBatches(Dataset[tuple[Tensor, list[str]]]):
                 try:
                     out[row] = crop(decode(entry.read()), self.size, rng)
                     break
-                except Exception:
+                except Exception as error:
+                    why = why or reason(error)
                     broken.append(entry.name)
                     index = (index + 1) % len(self.entries)
             else:
-                raise DgnError(f"none of the {len(self.entries)} images can be decoded (the first: {broken[0]!r})")
+                raise DgnError(
+                    f"none of the {len(self.entries)} images can be decoded; the first, {broken[0]!r}: {why}"
+                )
         return torch.from_numpy(out).permute(0, 3, 1, 2), broken
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dgn.errors import DgnError
+from dgn.training.loop import rate
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,4 @@ class TrainSettings:
 
     def rate(self, step: int) -> float:
         """The learning rate's factor at ``step``: linear warm-up, constant, linear cool-down to 1/50."""
-        down = self.steps * (1 - self.cooldown)
-        factor = min(1.0, (step + 1) / max(self.warmup, 1))
-        if step > down:
-            factor *= 0.02 + 0.98 * max(0.0, (self.steps - step) / max(self.steps - down, 1.0))
-        return factor
+        return rate(step, self.steps, self.warmup, self.cooldown)

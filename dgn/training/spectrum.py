@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dgn.images import crop, decode, list_images
+from dgn.guest import guest
+from dgn.images import crop, decode, list_images, reason
 from dgn.priors.checkpoint import save_tensors
 from dgn.priors.fourier import FORMAT, ImageStatistics, natural_spread
 
 
+@guest
 def measure_images(root: Path, *, size: int = 128, most: int = 5000, progress: bool = True) -> ImageStatistics:
     """Mean colour, square root of the colour covariance, and mean magnitude of the spectrum in white colours.
 
@@ -27,7 +29,11 @@ def measure_images(root: Path, *, size: int = 128, most: int = 5000, progress: b
     large: list[np.ndarray] = []
     small: list[np.ndarray] = []
     for index in tqdm(order, desc="images", disable=not progress):
-        image = decode(entries[int(index)].read())
+        try:
+            image = decode(entries[int(index)].read())
+        except Exception as error:
+            tqdm.write(f"left out: {entries[int(index)].name!r}: {reason(error)}")
+            continue
         kind = large if min(image.size) >= size else small
         if len(kind) < most:
             kind.append(crop(image, size, None).copy())

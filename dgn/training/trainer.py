@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dgn.errors import DgnError
+from dgn.guest import guest
 from dgn.images import Entry, list_images
 from dgn.network import Network, feature_layer
 from dgn.network_sources import load_network
@@ -35,6 +32,7 @@ from dgn.runs import png, to_image
 from dgn.storage import write_atomic
 from dgn.training.ascents import AscentPool
 from dgn.training.data import StepBatches, stream
+from dgn.training.loop import Log, drive, follow, losses_csv, optimiser_tensors, part, restore_optimiser
 from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.statistics import measure_centres, measure_code, measure_components
@@ -43,6 +41,7 @@ STATE_FORMAT = "dgn-training-1"
 LOSSES = ("pixel", "feature", "semantic", "code", "adversary", "discriminator", "lr", "images_per_second")
 
 
+@guest
 def train(
     data: Path,
     out: Path,
@@ -53,7 +52,7 @@ def train(
     compile: bool = False,
     checkpoint_minutes: float = 5.0,
     progress: bool = True,
-    log: Callable[[int, dict[str, float], Path | None], None] | None = None,
+    log: Log | None = None,
 ) -> Path:
     """Train a generator, or go on with the training that ``out`` holds.
 
@@ -78,58 +77,18 @@ def train(
     settings.check()
     training = _Training(settings, data, out, device, compile)
     training.resume()
-    batches = StepBatches(training.entries, settings.image_size, settings.batch, settings.seed)
-    bar = tqdm(total=settings.steps, initial=training.step, disable=not progress, unit="step", smoothing=0.05)
-    saved = time.monotonic()
-    started, started_step = time.monotonic(), training.step
-    with _stop_signals() as stopped, bar:
-        for batch, broken in stream(batches, training.step, settings.steps, workers):
+    source = StepBatches(training.entries, settings.image_size, settings.batch, settings.seed)
+
+    def batches() -> Iterator[Tensor]:
+        for batch, broken in stream(source, training.step, settings.steps, workers):
             training.broken.update(broken)
-            losses = training.update(batch)
-            bar.update()
-            if training.step % 20 == 0 or training.step == settings.steps:
-                rate = (training.step - started_step) * settings.batch / (time.monotonic() - started)
-                values = {name: float(value) for name, value in losses.items()} | {"images_per_second": rate}
-                if not all(torch.tensor(list(values.values())).isfinite()):
-                    raise DgnError(f"the losses are no longer finite at step {training.step}; lower lr and resume")
-                training.rows.append({"step": training.step, **values})
-                bar.set_postfix({name: f"{values[name]:.3f}" for name in ("pixel", "feature", "code")})
-                if log:
-                    log(training.step, values, None)
-            due = time.monotonic() - saved > checkpoint_minutes * 60
-            if due or stopped.is_set or training.step == settings.steps:
-                training.seconds += time.monotonic() - started - training.seconds_counted
-                training.seconds_counted = time.monotonic() - started
-                picture = training.save()
-                saved = time.monotonic()
-                if log:
-                    log(training.step, {}, picture)
-            if stopped.is_set:
-                raise DgnError(f"stopped at step {training.step} of {settings.steps}; the same command resumes")
+            yield batch
+
+    drive(
+        training, batches(), settings.steps, settings.batch, shown=("pixel", "feature", "code"),
+        checkpoint_minutes=checkpoint_minutes, progress=progress, log=log,
+    )  # fmt: skip
     return training.finish(progress)
-
-
-class _Stop:
-    is_set = False
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """SIGINT and SIGTERM ask for a checkpoint after the step in flight."""
-    stop = _Stop()
-
-    def ask(_signal: int, _frame: Any) -> None:
-        stop.is_set = True
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread
-        before = {}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Training:
@@ -143,16 +102,16 @@ class _Training:
         order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(settings.seed)).tolist()
         self.held_out: list[Entry] = [entries[index] for index in order[:held]] or entries[:1]
         self.entries: list[Entry] = [entries[index] for index in order[held:]]
-        self.broken: set[str] = set()
+        self.broken: set[str] = set(entries.unread)
         self.rows: list[dict[str, float]] = []
-        self.step, self.seconds, self.seconds_counted = 0, 0.0, 0.0
+        self.step, self.seconds = 0, 0.0
 
         network = load_network(settings.network, device=self.device)
         if network.channels != 3:
             raise DgnError(f"a generator makes RGB images; network {network.name!r} takes {network.channels} channels")
-        self.encoder: Network = network.at(settings.encoder_size)
-        self.comparator: Network = network.at(settings.image_size)
-        shape = self.encoder.layer_shape(settings.layer)
+        self.encoder: Network = network.at((settings.encoder_size, settings.encoder_size))
+        self.comparator: Network = network.at((settings.image_size, settings.image_size))
+        shape = self.encoder.map_shape(settings.layer)
         code = encode(torch.zeros(1, *shape), self.kind)
         config = GeneratorConfig(
             settings.network, settings.layer, settings.encoder_size, settings.image_size, self.kind,
@@ -161,7 +120,7 @@ class _Training:
         torch.manual_seed(settings.seed)
         self.generator = self._place(Generator(config))
         self.average = self._place(Generator(config)).eval().requires_grad_(False)
-        shapes = [self.comparator.layer_shape(layer) for layer in settings.adversary_layers]
+        shapes = [self.comparator.map_shape(layer) for layer in settings.adversary_layers]
         self.discriminator = self._place(Discriminator(shapes))
         self.optimisers = {
             "generator": torch.optim.Adam(self.generator.parameters(), settings.lr, betas=(0.5, 0.99)),
@@ -195,17 +154,17 @@ class _Training:
 
     def _encoded(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """Raw float32 codes, and the encoder's features of further layers."""
-        read = self.encoder.features(images, list(dict.fromkeys([self.settings.layer, *layers])))
+        read = self.encoder.maps(images, [self.settings.layer, *layers])
         return encode(read[self.settings.layer].float(), self.kind), [read[layer] for layer in layers]
 
     def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Raw codes, and the spatial mean of the encoder's late features."""
         code, (late,) = self._encoded(images, [feature_layer(self.encoder)])
-        return code, late.flatten(2).mean(2) if late.dim() == 4 else late.flatten(1)
+        return code, late.flatten(2).mean(2) if late.dim() > 2 else late
 
     def _compared(self, images: Tensor) -> list[Tensor]:
         layers = self.settings.comparator_layers
-        read = self.comparator.features(images, layers) if layers else {}
+        read = self.comparator.maps(images, layers) if layers else {}
         return [read[layer] for layer in layers]
 
     def _judged(self, features: list[Tensor]) -> list[Tensor]:
@@ -302,7 +261,7 @@ class _Training:
         self.optimisers["generator"].zero_grad(set_to_none=True)
         loss.backward()
         self.optimisers["generator"].step()
-        self._follow(min(settings.ema, (1 + step) / (10 + step)))
+        follow(self.average, self.generator, min(settings.ema, (1 + step) / (10 + step)))
         self.step += 1
         rate = pixel.new_tensor(settings.lr * settings.rate(step))
         parts = (pixel, feature, semantic, cycle, adversary, discriminator, rate)
@@ -315,14 +274,6 @@ class _Training:
         loss.backward()
         self.optimisers["discriminator"].step()
         return loss
-
-    @torch.no_grad()
-    def _follow(self, decay: float) -> None:
-        """Move the averaged weights towards the current ones."""
-        mine, theirs = list(self.average.parameters()), [p.detach() for p in self.generator.parameters()]
-        torch._foreach_lerp_(mine, theirs, 1 - decay)
-        for a, b in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            a.copy_(b)
 
     # --- keeping ---------------------------------------------------------------------------------------------
 
@@ -351,30 +302,25 @@ class _Training:
                 f"{str(self.out)!r} was trained on {meta['images']} images, the data now holds {len(self.entries)}"
             )
         for name in ("generator", "average", "discriminator"):
-            getattr(self, name).load_state_dict(_part(tensors, name))
+            getattr(self, name).load_state_dict(part(tensors, name))
         for name, optimiser in self.optimisers.items():
-            state: dict[int, dict[str, Tensor]] = {}
-            for key, value in _part(tensors, f"adam.{name}").items():
-                index, field = key.split(".", 1)
-                state.setdefault(int(index), {})[field] = value
-            optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        self.scales = [value.to(self.device) for value in _part(tensors, "scale").values()]
-        self.semantic_scales = [value.to(self.device) for value in _part(tensors, "semantic_scale").values()]
+            restore_optimiser(f"adam.{name}", optimiser, tensors)
+        self.scales = [value.to(self.device) for value in part(tensors, "scale").values()]
+        self.semantic_scales = [value.to(self.device) for value in part(tensors, "semantic_scale").values()]
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         self.rows, self.broken = meta["rows"], set(meta["broken"])
         self._pool()
         if self.pool:
-            self.pool.restore(_part(tensors, "pool"))
+            self.pool.restore(part(tensors, "pool"))
 
-    def save(self) -> Path:
-        """Write the state, the averaged generator, the losses and a picture of held-out images; returns the picture."""
+    def save(self) -> tuple[dict[str, float], Path | None]:
+        """Write the state, the averaged generator, the losses and a picture of held-out images."""
         tensors: dict[str, Tensor] = {f"scale.{index:03}": scale for index, scale in enumerate(self.scales)}
         tensors |= {f"semantic_scale.{index:03}": scale for index, scale in enumerate(self.semantic_scales)}
         for name in ("generator", "average", "discriminator"):
             tensors |= {f"{name}.{key}": value for key, value in getattr(self, name).state_dict().items()}
         for name, optimiser in self.optimisers.items():
-            for index, state in optimiser.state_dict()["state"].items():
-                tensors |= {f"adam.{name}.{index}.{key}": value for key, value in state.items()}
+            tensors |= optimiser_tensors(f"adam.{name}", optimiser)
         if self.pool:
             tensors |= {f"pool.{key}": value for key, value in self.pool.state().items()}
         meta = {
@@ -383,12 +329,8 @@ class _Training:
         }  # fmt: skip
         save_tensors(self._state_path, tensors, meta, STATE_FORMAT)
         save_generator(self.out / "generator.safetensors", self.average, self._meta())
-        table = io.StringIO()
-        writer = csv.DictWriter(table, ["step", *LOSSES])
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_atomic(self.out / "losses.csv", table.getvalue().encode())
-        return self._sample()
+        write_atomic(self.out / "losses.csv", losses_csv(self.rows, LOSSES))
+        return {}, self._sample()
 
     def _meta(self) -> dict[str, Any]:
         return {"settings": asdict(self.settings), "step": self.step, "seconds": round(self.seconds, 1)}
@@ -482,11 +424,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.requires_grad_(True)
-
-
-def _part(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with ``name.``, in order of their names."""
-    return {key[len(name) + 1 :]: tensors[key] for key in sorted(tensors) if key.startswith(name + ".")}
 
 
 def _rows(features: list[Tensor], first: int, last: int | None = None) -> list[Tensor]:
