@@ -13,6 +13,7 @@ from dgn.evaluation.judges import Judge, Verdict
 from dgn.evaluation.metrics import (
     Interval,
     code_ranks,
+    identified,
     kid,
     mean_interval,
     ms_ssim,
@@ -20,14 +21,21 @@ from dgn.evaluation.metrics import (
     pair_distance,
 )
 from dgn.evaluation.real import RealImages
+from dgn.fit import canvas_size, resized, to_channels
+from dgn.given import as_images
+from dgn.guest import guest
 from dgn.network import Network
 from dgn.priors.generator import Generator, encode
+from dgn.steady import steadiness
 from dgn.units import Reader, Unit, layers_of
 
 COMMON_SIZE = 128
-"""Pixels of the real examples, and at which MS-SSIM compares images; judges see each image at their own size."""
+"""Pixels of the short side of the real examples, and at which MS-SSIM compares images; judges see each image at their
+own size."""
 PAIRED = 5
 """Real images of a class whose pairs are the yardstick of diversity."""
+EXAMPLES = 9
+"""Best real images of a hidden unit, by which its images are told from other units'."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +72,11 @@ METRICS: dict[str, Metric] = {
     "activation_over_mean": Metric("activation, standard deviations over the real mean", "", digits=1),
     "top1": Metric("transfer, top-1", "higher", percent=True),
     "top5": Metric("transfer, top-5", "higher", percent=True),
+    "identified": Metric("identified among its layer's units", "higher", percent=True),
     "nearest": Metric("distance to the nearest real image", "lower"),
     "kid": Metric("KID", "lower", digits=4),
+    "copies": Metric("copies of training images", "lower", percent=True),
+    "training": Metric("distance to the nearest training image, quantile of real ones'", "real", percent=True),
     "diversity": Metric("distance between seeds or facets", "real"),
     "ms_ssim": Metric("MS-SSIM between seeds or facets", "real", digits=2),
     "seconds": Metric("seconds an image", "lower", digits=2),
@@ -79,7 +90,7 @@ METRICS: dict[str, Metric] = {
 
 @dataclass
 class Made:
-    """Images of one method: ``[N, 3, H, W]`` in [0, 1], with the unit and seed of each, and what they cost."""
+    """Images of one method: ``[N, C, H, W]`` in [0, 1], with the unit and seed of each, and what they cost."""
 
     method: str
     images: Tensor
@@ -108,12 +119,14 @@ class Reference:
         return torch.tensor([i for i, label in enumerate(self.real.classes) if label in wanted], dtype=torch.long)
 
 
+@guest
 @torch.no_grad()
 def activations_of(network: Network, images: Tensor, unit: Unit, batch: int = 32) -> Tensor:
     """The unit's activation of each image, ``[N]``."""
     return activations_of_all(network, images, [unit], batch)[unit.name]
 
 
+@guest
 @torch.no_grad()
 def activations_of_all(
     network: Network,
@@ -124,11 +137,13 @@ def activations_of_all(
 ) -> dict[str, Tensor]:
     """Every unit's activation of each image, ``[N]`` a unit, in one pass over the images."""
     layers = layers_of(units)
+    batch = steadiness(network, layers).batch(batch)
+    images = to_channels(as_images(images, "the images").float(), network.channels)
     parts: dict[str, list[Tensor]] = {unit.name: [] for unit in units}
     for piece in images.split(batch):
         read = network.features(piece.to(network.device), layers)
         for unit in units:
-            parts[unit.name].append(Reader([unit] * len(piece), device=network.device)(read).cpu())
+            parts[unit.name].append(Reader(network, [unit] * len(piece))(read).cpu())
         if note:
             note(len(piece))
     return {name: torch.cat(values) for name, values in parts.items()}
@@ -143,15 +158,16 @@ def best_examples(reference: Reference, units: Sequence[Unit], count: int) -> Ma
     return Made("real", images, [u for u, _ in rows], [s for _, s in rows], real_index=flat.tolist())
 
 
+@guest
 def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Reference) -> list[Figure]:
     """All figures of one method.
 
-    Activation of the images over the unit's best real example and in standard deviations over its mean on real images;
-    transfer, the share of images a judge names as their class (Fel et al. 2023); cosine distance to the nearest real
-    image and KID against real images of the same classes, in the judge's feature space (for KID, scaled so that the
-    mean square of its features on real images is 1); cosine distance between seeds
-    of one unit there, and MS-SSIM (of real examples: between real images of the class); cost. Transfer is left out for
-    a judge with another number of classes.
+    Activation of the images over the unit's best real example and in standard deviations over its mean on real images.
+    By each judge: transfer, the share of images that it names as their class (Fel et al. 2023; not by a judge with
+    another number of classes); identification, the share of a hidden unit's images that are nearer to its own best real
+    examples than to those of any other unit of its layer; cosine distance to the nearest real image; KID against real
+    images of the same classes (features scaled so that their mean square is 1 on real images); cosine distance between
+    seeds of one unit. MS-SSIM between seeds (of real examples: between real images of the class); cost.
     """
     figures: list[Figure] = []
     groups = [unit.name for unit in made.units]
@@ -189,6 +205,9 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
                 hits[[label < 0 for label in classes]] = torch.nan
                 add_mean(f"top{k}", hits, judge.name)
         skip = torch.tensor(made.real_index) if made.real_index else None
+        found = _identified(made, verdict, seen, reference, skip)
+        if bool(found.isfinite().any()):
+            add_mean("identified", found, judge.name)
         distance = nearest_distance(verdict.features, seen.features, skip=skip)
         add_mean("nearest", distance, judge.name)
         places = torch.arange(len(seen.features))
@@ -199,12 +218,12 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
         if len(places) > 1 and len(groups) > 1:
             # The kernel depends on the features' scale, which differs between judges: real ones get mean square 1.
             unit_scale = seen.features.double().square().mean().sqrt()
-            found = kid(verdict.features / unit_scale, seen.features[places] / unit_scale, groups)
-            add("kid", found, len(groups), judge.name)
+            apart = kid(verdict.features / unit_scale, seen.features[places] / unit_scale, groups)
+            add("kid", apart, len(groups), judge.name)
         if pairs:
             features = seen.features if made.real_index else verdict.features
-            apart = torch.stack([pair_distance(features[[a, b]])[0] for _, a, b in pairs])
-            add("diversity", mean_interval(apart, paired), len(pairs), judge.name)
+            between = torch.stack([pair_distance(features[[a, b]])[0] for _, a, b in pairs])
+            add("diversity", mean_interval(between, paired), len(pairs), judge.name)
     if pairs:
         images = reference.real.images if made.real_index else made.images
         used = sorted({row for _, *both in pairs for row in both})
@@ -217,6 +236,24 @@ def measure(made: Made, network: Network, judges: Sequence[Judge], reference: Re
     if made.memory:
         add("memory", (made.memory,) * 3, len(groups))
     return figures
+
+
+def _identified(made: Made, verdict: Verdict, seen: Verdict, reference: Reference, skip: Tensor | None) -> Tensor:
+    """:func:`identified`, among the hidden units of one layer; NaN for classes, and where a layer has one unit."""
+    found = torch.full((len(made.units),), torch.nan, dtype=torch.float64)
+    layers: dict[tuple[str, ...], list[int]] = {}
+    for row, unit in enumerate(made.units):
+        if unit.class_index is None:
+            layers.setdefault(tuple(sorted({term.layer for term in unit.terms})), []).append(row)
+    for rows in layers.values():
+        names = list(dict.fromkeys(made.units[row].name for row in rows))
+        if len(names) > 1:
+            count = min(EXAMPLES, len(seen.features))
+            examples = torch.stack([reference.activations[name].topk(count).indices for name in names])
+            own = [names.index(made.units[row].name) for row in rows]
+            chosen = None if skip is None else skip[rows]
+            found[rows] = identified(verdict.features[rows], own, seen.features, examples, skip=chosen)
+    return found
 
 
 def differences(first: Made, others: Sequence[Made]) -> list[Figure]:
@@ -252,6 +289,7 @@ def _by_unit(units: Sequence[Unit], values: Tensor) -> dict[str, Tensor]:
     return {name: mean for name, mean in means.items() if bool(mean.isfinite())}
 
 
+@guest
 def measure_photographs(photos: RealImages, judges: Sequence[Judge], classes: Sequence[int] = ()) -> list[Figure]:
     """The judges' own accuracy on labelled photographs, all and those of some classes: the ceiling of transfer.
 
@@ -274,6 +312,7 @@ def measure_photographs(photos: RealImages, judges: Sequence[Judge], classes: Se
     return figures
 
 
+@guest
 @torch.no_grad()
 def measure_reconstruction(
     method: str, generator: Generator, encoder: Network, judge: Judge, images: Tensor, batch: int = 32
@@ -285,7 +324,7 @@ def measure_reconstruction(
         generator: with a code of ``encoder``.
         encoder: the network whose layer it inverts, at its own input size.
         judge: in whose feature space the distance is taken.
-        images: ``[N, 3, S, S]`` in [0, 1]; shrunk to the generator's size.
+        images: ``[N, C, H, W]`` in [0, 1]; central squares, shrunk to the generator's size.
 
     Returns:
         PSNR in dB, cosine distance of the judge's features, mean squared distance of the re-encoded normalised code,
@@ -293,10 +332,10 @@ def measure_reconstruction(
     """
     config = generator.config
     psnr, code_distance, codes, again, made = [], [], [], [], []
-    small = F.interpolate(images, size=config.image_size, mode="bilinear", antialias=True)
+    small = resized(to_channels(images, 3), (config.image_size, config.image_size))
 
     def code_of(x: Tensor) -> Tensor:
-        features = encoder.features(x, [config.layer])[config.layer]
+        features = encoder.maps(x, [config.layer])[config.layer]
         return generator.normalise(encode(features.float(), config.code))
 
     for x in small.split(batch):
@@ -352,7 +391,7 @@ def _cell(figure: Figure | None, sign: str) -> str:
 
 
 def _common(images: Tensor) -> Tensor:
-    return F.interpolate(images, size=COMMON_SIZE, mode="bilinear", antialias=True)
+    return resized(images, canvas_size(COMMON_SIZE, (images.shape[2], images.shape[3])))
 
 
 def _pairs(groups: Sequence[str]) -> list[tuple[str, int, int]]:

@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.fit import to_channels
+from dgn.given import as_images
+from dgn.guest import guest
 from dgn.network import OUTPUT, Network, feature_layer
 from dgn.network_sources import load_network
+from dgn.steady import steadiness
 
 
 @dataclass
@@ -46,20 +50,25 @@ class Judge:
         """Whether its outputs can be the classes of the network under study: there are as many."""
         return self.network.layers[OUTPUT] == network.layers.get(OUTPUT)
 
+    @guest
     @torch.no_grad()
     def see(self, images: Tensor, batch: int = 32, note: Callable[[int], object] | None = None) -> Verdict:
-        """Logits and features of images ``[N, C, H, W]`` in [0, 1], any size; ``note`` hears of each batch."""
+        """Logits and features of images ``[N, C, H, W]`` in [0, 1], any size, grey or in colour; ``note`` hears of each
+        batch."""
         logits, features = [], []
+        batch = steadiness(self.network, [self.layer, OUTPUT]).batch(batch)
+        images = to_channels(as_images(images, "the images").float(), self.network.channels)
         for piece in images.split(batch):
             read = self.network.features(piece.to(self.network.device), list(dict.fromkeys([self.layer, OUTPUT])))
             logits.append(read[OUTPUT].float().cpu())
-            value = read[self.layer].float()
-            features.append((value.flatten(2).mean(2) if value.dim() == 4 else value.flatten(1)).cpu())
+            maps = self.network.canonical(self.layer, read[self.layer].float(), len(piece))
+            features.append((maps.flatten(2).mean(2) if maps.dim() > 2 else maps).cpu())
             if note:
                 note(len(piece))
         return Verdict(torch.cat(logits), torch.cat(features))
 
 
+@guest
 def load_judge(name: str, *, device: torch.device | str = "cpu") -> Judge:
     """A judge by its network's name or the path of a ``torch.export`` program; see :func:`dgn.load_network`."""
     network = load_network(name, device=device)

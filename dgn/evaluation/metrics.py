@@ -34,6 +34,26 @@ def nearest_distance(x: Tensor, real: Tensor, *, skip: Tensor | None = None) -> 
     return distance.amin(1)
 
 
+def identified(x: Tensor, own: Sequence[int], real: Tensor, examples: Tensor, *, skip: Tensor | None = None) -> Tensor:
+    """Which rows are more like their own unit's examples than like those of any other unit: 1 or 0, ``[N]``.
+
+    Like is the mean cosine over a unit's examples, of features less their mean over all real images (what all images
+    share says nothing of a unit).
+
+    Args:
+        x: features ``[N, D]`` of what units want to see.
+        own: of each row, its unit.
+        real: features ``[M, D]``.
+        examples: ``[U, K]``, each unit's best among ``real``.
+        skip: ``[N]``, for rows that are themselves among ``real``: the index that does not count as an example.
+    """
+    mean = real.double().mean(0)
+    alike = 1 - cosine_distance(x.double() - mean, real.double() - mean)[:, examples]
+    if skip is not None:
+        alike[examples[None] == skip[:, None, None]] = torch.nan
+    return (alike.nanmean(2).nan_to_num(-torch.inf).argmax(1) == torch.tensor(own)).double()
+
+
 def pair_distance(x: Tensor) -> Tensor:
     """Cosine distance of every pair of rows, ``[N (N - 1) / 2]``."""
     first, second = torch.triu_indices(len(x), len(x), 1)

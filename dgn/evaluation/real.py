@@ -7,22 +7,37 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.images import Entry, crop, decode, list_images
+from dgn.fit import Sight
+from dgn.guest import guest
+from dgn.images import Entry, decode, list_images
+
+SHORT = 224
+"""Pixels of the short side of the photographs that judges see."""
 
 
 @dataclass
 class RealImages:
-    """Central squares ``[N, 3, S, S]`` in [0, 1], their class indices (-1: unknown) and their names."""
+    """Photographs ``[N, C, H, W]`` in [0, 1], their class indices (-1: unknown) and their names.
+
+    Attributes:
+        broken: names of images, folders and tar files that could not be read.
+        seen: the same at exactly the size at which the network sees them; None where ``images`` are.
+    """
 
     images: Tensor
     classes: list[int]
     names: list[str]
     broken: list[str]
+    seen: Tensor | None = None
+
+    @property
+    def as_seen(self) -> Tensor:
+        """What the network sees of the photographs."""
+        return self.images if self.seen is None else self.seen
 
     def joined(self, other: RealImages) -> RealImages:
         """These, and those of the other that are not among them."""
@@ -33,6 +48,7 @@ class RealImages:
             self.classes + [other.classes[place] for place in new],
             self.names + [other.names[place] for place in new],
             [*dict.fromkeys(self.broken + other.broken)],
+            None if self.seen is None or other.seen is None else torch.cat([self.seen, other.seen[new]]),
         )
 
 
@@ -46,14 +62,16 @@ def class_of(entry: Entry, class_names: Sequence[str]) -> int:
     found = [index for index, name in enumerate(class_names) if name.lower() == plain]
     if len(found) == 1:
         return found[0]
-    return int(folder) if folder.isdigit() and int(folder) < len(class_names) else -1
+    return int(folder) if folder.isdecimal() and int(folder) < len(class_names) else -1
 
 
+@guest
 def load_real(
     root: Path,
     class_names: Sequence[str],
     *,
-    size: int = 224,
+    size: int = SHORT,
+    sight: Sight | None = None,
     classes: Sequence[int] | None = None,
     per_class: int | None = None,
     most: int | None = None,
@@ -64,7 +82,8 @@ def load_real(
     Args:
         root: see :func:`dgn.images.list_images`.
         class_names: of the network; see :func:`class_of`.
-        size: pixels of the squares.
+        size: pixels of the short side, at least, of the photographs that judges see.
+        sight: of the network; None: squares of ``size``.
         classes, per_class: only these classes, and at most so many images of each.
         most: at most so many images in all.
         seed: of the choice among more.
@@ -72,13 +91,17 @@ def load_real(
     Raises:
         DgnError: no image of these classes, or none that can be decoded.
     """
+    sight = Sight((size, size)) if sight is None else sight
+    kept_as = sight.at_least(size)
+    sight.check()
     entries = list_images(root)
     order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed)).tolist()
     wanted = None if classes is None else set(classes)
     labels: dict[str, int] = {}
     taken: dict[int, int] = {}
     images: list[Tensor] = []
-    found = RealImages(torch.zeros(0), [], [], [])
+    seen: list[Tensor] = []
+    found = RealImages(torch.zeros(0), [], [], list(entries.unread))
     for index in order:
         entry = entries[index]
         folder = str(Path(entry.name).parent)
@@ -90,18 +113,23 @@ def load_real(
         if most is not None and len(images) >= most:
             break
         try:
-            pixels = np.array(crop(decode(entry.read()), size, None))
+            image = decode(entry.read())
+            images.append(kept_as.tensor(image))
         except Exception:
             found.broken.append(entry.name)
             continue
-        images.append(torch.from_numpy(pixels).permute(2, 0, 1).float() / 255)
+        if kept_as != sight:
+            seen.append(sight.tensor(image))
         found.classes.append(label)
         found.names.append(entry.name)
         taken[label] = taken.get(label, 0) + 1
     if not images:
         what = "readable image" if wanted is None else "readable image of the classes that are evaluated"
-        raise DgnError(f"no {what} in {str(root)!r}; images lie in folders named by WordNet id, class name or index")
-    found.images = torch.stack(images)
+        names = "" if class_names else "; the network names no classes: give network.classes=FILE"
+        raise DgnError(
+            f"no {what} in {str(root)!r}; images lie in folders named by WordNet id, class name or index{names}"
+        )
+    found.images, found.seen = torch.stack(images), torch.stack(seen) if seen else None
     return found
 
 

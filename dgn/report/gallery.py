@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 from dgn.errors import DgnError
+from dgn.ledger import seal
 from dgn.resources import resource
 
 
@@ -124,7 +125,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
     data = {"title": title, "methods": heads, "units": [{"n": unit, "x": cells} for unit, cells in units.items()]}
     text = json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c").replace("\u2028", "\\u2028")
     template = Path(__file__).with_name("gallery.html").read_text(encoding="utf-8")
-    return template.replace("/*DATA*/", text)
+    return seal(template.replace("/*DATA*/", text))
 
 
 def inside(folder: Path, name: str) -> bool:

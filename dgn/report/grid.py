@@ -8,6 +8,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from dgn.fit import within
+
 INK, FAINT, PAPER = (20, 20, 20), (105, 105, 105), (255, 255, 255)
 
 
@@ -60,8 +62,9 @@ def grid(cells: Sequence[Cell], title: str, *, tile: int = 176, columns: int = 8
                     continue
                 x = left + column * (tile + gap)
                 opened = Image.open(cell.image) if isinstance(cell.image, Path) else cell.image
-                picture = opened.convert("RGB").resize((tile, tile), Image.Resampling.BICUBIC)
-                sheet.paste(picture, (x, y))
+                height, width = within((opened.height, opened.width), (tile, tile))
+                picture = opened.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+                sheet.paste(picture, (x + (tile - width) // 2, y + (tile - height) // 2))
                 caption = _shorten(cell.caption, small, tile)
                 draw.text((x + tile / 2, y + tile + foot / 2 - 1), caption, FAINT, font=small, anchor="mm")
     if len(names) > len(shown):

@@ -61,6 +61,11 @@ def panels(figures: Sequence[Any], metrics: Mapping[str, Any], form: str) -> byt
         axis.tick_params(axis="x", labelsize=7)
         axis.spines[["top", "right"]].set_visible(False)
         axis.axvline(0, color="#333333", lw=0.6)
+    return saved(canvas, form)
+
+
+def saved(canvas: Any, form: str) -> bytes:
+    """A matplotlib figure as bytes of a ``"png"`` or ``"pdf"`` that name neither time nor program."""
     file = io.BytesIO()
     meta: dict[str, Any] = {"Software": None} if form == "png" else {"CreationDate": None, "Producer": None}
     canvas.savefig(file, format=form, dpi=150, metadata=meta)

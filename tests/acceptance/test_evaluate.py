@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
-from test_command_line import dgn
 from torch import nn
 
 from dgn.cli.main import main
 
 SHORT = [
+    "ascent.inner=1",
     "ascent.steps=2", "ascent.screen=32", "ascent.starts=1", "ascent.refine_steps=1", "ascent.input_size=96", "seeds=2",
     "prior.dgn.size=64", "prior.pixel.size=64", "progress=false", "tracking=off",
 ]  # fmt: skip
+
+pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluation is made once, and looked at by all
 
 
 class Tiny(nn.Module):
@@ -48,8 +49,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Tiny().eval(), (torch.zeros(2, 3, 64, 64),), dynamic_shapes=({0: torch.export.Dim("n")},)
     )
     torch.export.save(program, folder / "tiny.pt2")
-    dgn("evaluate", *command(folder), cwd=folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def evaluated(work: Path) -> Path:
+    """The run of an evaluation."""
+    assert main(["evaluate", *command(work), f"blind={work / 'sheets'}"]) == 0
+    return work / "evaluated"
 
 
 def command(folder: Path) -> list[str]:
@@ -69,8 +76,8 @@ def figures(run: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["method"], row["metric"], row["judge"]): row for row in csv.DictReader(file)}
 
 
-def test_the_table_has_every_metric_of_every_method(work: Path) -> None:
-    run = work / "evaluated"
+def test_the_table_has_every_metric_of_every_method(evaluated: Path) -> None:
+    run = evaluated
     found = figures(run)
     for method in ("real", "dgn", "pixel"):
         assert (method, "activation_over_best", "") in found and (method, "ms_ssim", "") in found
@@ -94,25 +101,61 @@ def test_the_table_has_every_metric_of_every_method(work: Path) -> None:
     assert (run / "panels.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_viewer_is_asked_and_scored(evaluated: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One image of each class by each method, and a photograph; with the answers there, nothing else is needed."""
+    sheets = work / "sheets"
+    with (sheets / "key.csv").open() as file:
+        key = [(row["method"], row["class_index"]) for row in csv.DictReader(file)]
+    assert sorted(key) == sorted((m, c) for m in ("dgn", "pixel", "photographs") for c in ("1", "340"))
+    (sheets / "answers.csv").write_text(
+        "number,name,natural\n"
+        + "".join(f"{n},{'fish' if c == '1' else 'moon'},2\n" for n, (_, c) in enumerate(key, 1))
+    )
+    assert main(["evaluate", f"blind={sheets}"]) == 0
+    assert "| dgn | 2 | 0% (0% to 0%) | 50% (0% to 100%) | 2.00" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
     """Nothing is climbed twice, and what did not depend on time is the same to the byte; a lost method is made anew."""
-    run = work / "evaluated"
+    run = work / "again"
+    words = [
+        f"data.root={work / 'real'}",
+        f"judges=[{work / 'tiny.pt2'}]",
+        "prior=[pixel,fourier]",
+        "classes=2",
+        "seeds=1",
+    ]
+    words += [
+        "ascent.steps=2",
+        "prior.pixel.size=64",
+        "prior.fourier.size=64",
+        "progress=false",
+        "threads=1",
+        "tracking=off",
+        f"out={run}",
+    ]
+    assert main(["evaluate", *words]) == 0
     kept = {name: (run / name).read_bytes() for name in ("figures.csv", "table.md", "panels.png", "grid.png")}
     times = {path: path.stat().st_mtime_ns for path in (run / "images").iterdir()}
-    assert {path.name for path in times} == {"dgn.safetensors", "pixel.safetensors"}
-    dgn("evaluate", *command(work), cwd=work)
+    assert {path.name for path in times} == {"fourier.safetensors", "pixel.safetensors"}
+    assert main(["evaluate", *words]) == 0
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert {name: (run / name).read_bytes() for name in kept} == kept
     before = figures(run)
-    damaged = bytearray((run / "images" / "dgn.safetensors").read_bytes())
+    damaged = bytearray((run / "images" / "pixel.safetensors").read_bytes())
     damaged[-5] ^= 1  # its SHA-256 gives it away
-    (run / "images" / "dgn.safetensors").write_bytes(damaged)
-    dgn("evaluate", *command(work), cwd=work)
+    (run / "images" / "pixel.safetensors").write_bytes(damaged)
+    assert main(["evaluate", *words]) == 2  # it might be what somebody else did
+    assert (run / "images" / "pixel.safetensors").read_bytes() == damaged
+    (run / "images" / "pixel.safetensors").unlink()
+    assert main(["evaluate", *words]) == 0
     after = figures(run)
     cost = {"seconds", "memory"}
     assert {k: v for k, v in before.items() if k[1] not in cost} == {k: v for k, v in after.items() if k[1] not in cost}
 
 
+@pytest.mark.slow
 def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
@@ -127,42 +170,18 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: py
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
 
 
-def test_a_method_that_was_killed_goes_on_with_its_next_batch(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dgn.synthesis import Plan
-
-    real, begun = Plan.climb, []
-
-    def climb(self: Plan, first: int, count: int, *more: object) -> object:
-        begun.append(first)
-        if len(begun) == 3:
-            raise KeyboardInterrupt
-        return real(self, first, count, *more)  # type: ignore[arg-type]
-
-    short = [argument for argument in command(work) if not argument.startswith(("prior=", "out=", "seeds="))]
-    short = [argument for argument in short if "prior.dgn" not in argument]
-    short += ["prior=pixel", "prior.pixel.size=32", "seeds=2", "batch=1"]
-    monkeypatch.setattr(Plan, "climb", climb)
-    killed = [*short, f"out={work / 'killed'}"]
-    assert main(["evaluate", *killed]) == 130 and begun == [0, 1, 2]
-    begun += [0]
-    assert main(["evaluate", *killed]) == 0 and begun[4] == 2
-    rest = begun[4:]
-    assert rest == list(range(2, 2 + len(rest)))
-    assert main(["evaluate", *short, f"out={work / 'whole'}"]) == 0
-    images = [load_file(work / name / "images" / "pixel.safetensors")["images"] for name in ("killed", "whole")]
-    assert torch.equal(*images) and len(images[0]) == 2 + len(rest)
-
-
-def test_a_finished_run_is_judged_as_it_is(work: Path) -> None:
-    dgn("synthesize", "units=[goldfish,zebra]", *SHORT, f"out={work / 'made'}", cwd=work)
-    ended = dgn(
-        "evaluate", f"run={work / 'made'}", f"data.root={work / 'real'}", "judges=[efficientnet_lite0]",
-        "progress=false", "tracking=off", f"out={work / 'judged'}", cwd=work,
-    )  # fmt: skip
-    assert ended.stdout.strip().endswith("panels.png")
-    found, direct = figures(work / "judged"), figures(work / "evaluated")
+@pytest.mark.slow
+def test_a_finished_run_is_judged_as_it_is(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["prior=pixel", *(word for word in SHORT if "prior.dgn" not in word)]
+    judged = [f"data.root={work / 'real'}", f"judges=[{work / 'tiny.pt2'}]", "progress=false", "tracking=off"]
+    assert main(["synthesize", "units=[goldfish,zebra]", *given, f"out={work / 'made'}"]) == 0
+    assert main(["evaluate", "units=[goldfish,zebra]", *given, *judged[:2], f"out={work / 'direct'}"]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", f"run={work / 'made'}", *judged, f"out={work / 'judged'}"]) == 0
+    assert capsys.readouterr().out.strip().endswith("panels.png")
+    found, direct = figures(work / "judged"), figures(work / "direct")
     for metric in ("top1", "top5", "nearest", "diversity"):
-        mine, theirs = (each["dgn", metric, "efficientnet_lite0"] for each in (found, direct))
+        mine, theirs = (each["pixel", metric, "tiny"] for each in (found, direct))
         assert float(mine["value"]) == pytest.approx(float(theirs["value"]), abs=1e-4)
 
 
@@ -186,6 +205,7 @@ def test_bad_input_is_one_line(
     assert message in error and "\n" not in error
 
 
+@pytest.mark.slow
 def test_a_judge_of_other_classes_names_nothing(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A thousand classes and one for the background, as in TensorFlow: every name would be the next one's."""
     program = torch.export.export(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,15 +12,29 @@ from conftest import SmallCNN
 from PIL import Image
 from torch import Tensor
 
+import dgn.evaluation.cost
 from dgn.errors import DgnError
 from dgn.evaluation import instrument
+from dgn.evaluation.copies import measure_copies, nearest_images
 from dgn.evaluation.cost import measured
-from dgn.evaluation.instrument import Made, Reference, activations_of_all, best_examples, differences, measure, table
+from dgn.evaluation.instrument import (
+    METRICS,
+    Figure,
+    Made,
+    Reference,
+    activations_of_all,
+    best_examples,
+    differences,
+    measure,
+    table,
+)
 from dgn.evaluation.judges import Judge, Verdict, load_judge
-from dgn.evaluation.metrics import code_ranks, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
+from dgn.evaluation.metrics import code_ranks, identified, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
+from dgn.examples import Squares
 from dgn.network import Network, feature_layer
 from dgn.report.panels import panels
+from dgn.report.trade import trade
 from dgn.units import parse_units
 
 
@@ -80,7 +95,7 @@ def test_mean_interval_draws_units_not_images() -> None:
     assert 0.4 < low < 0.5 < high < 0.6
     assert mean_interval(torch.tensor([1.0, float("nan"), 3.0]))[0] == 2.0
     assert math.isnan(mean_interval(torch.tensor([float("nan")]))[0])
-    assert mean_interval(values) == mean_interval(values)
+    assert mean_interval(values) == mean_interval(values)  # the same draws each time
 
 
 def test_kid_draws_units_not_images() -> None:
@@ -129,6 +144,7 @@ def look(images: Tensor, classes: list[int]) -> tuple[Network, Judge, Reference]
     return network, judge, Reference(real, activations_of_all(network, images, units), {"brightest": judge.see(images)})
 
 
+@pytest.mark.slow
 def test_real_scores_best_and_noise_worst() -> None:
     images, classes = planted(60, 0)
     network, judge, reference = look(images, classes)
@@ -155,7 +171,11 @@ def test_real_scores_best_and_noise_worst() -> None:
     best = best_examples(reference, units, 2)
     assert [reference.real.classes[i] for i in best.real_index] == [0, 0, 1, 1, 2, 2]
     own = {figure.metric: figure.value for figure in measure(best, network, [judge], reference)}
-    assert own["top1"] == 1.0 and own["nearest"] > 0  # not its own nearest neighbour
+    assert own["top1"] == 1.0
+    features = reference.verdicts["brightest"].features
+    apart = 1 - torch.cosine_similarity(features[best.real_index][:, None], features[None], dim=2)
+    apart[range(6), best.real_index] = torch.inf  # not its own nearest neighbour
+    assert own["nearest"] == pytest.approx(float(apart.amin(1).mean()), rel=0.02)
     assert own["activation_over_best"] <= 1.0
 
 
@@ -177,6 +197,75 @@ def test_diversity_of_real_images_is_their_class_s() -> None:
     reference.activations |= activations_of_all(network, images, hidden)
     pair = measure(best_examples(reference, hidden, 2), network, [judge], reference)
     assert {figure.metric: figure.n for figure in pair}["diversity"] == 1
+
+
+def test_units_are_identified_by_their_examples() -> None:
+    """Features that all lean one way; rows near to their own group, to another, to themselves alone."""
+    groups = 5 * torch.eye(3)[torch.arange(12) % 3]
+    real = 20 + torch.cat(
+        [groups + 0.1 * normal(12, 3), torch.randn(30, 3, generator=torch.Generator().manual_seed(9))]
+    )
+    examples = torch.stack([torch.arange(12)[torch.arange(12) % 3 == unit] for unit in range(3)])
+    x = 20 + 5 * torch.eye(3)[[0, 1, 2, 2]]
+    assert identified(x, [0, 1, 2, 0], real, examples).tolist() == [1, 1, 1, 0]
+    real[3] = 20 - groups[0]  # an example of the first unit that is like none of its others
+    assert identified(real[3:4], [0], real, examples).tolist() == [0]
+    alone = torch.tensor([[3], [4]])
+    skipped = identified(real[[3, 4]], [0, 1], real, alone, skip=torch.tensor([3, 4]))
+    assert identified(real[[3, 4]], [0, 1], real, alone).tolist() == [1, 1] and skipped.tolist() == [0, 0]
+
+
+def test_hidden_units_are_identified_in_their_layer() -> None:
+    images, classes = planted(60, 0)
+    network, judge, reference = look(images, classes)
+    units = parse_units(["flat:0", "flat:1", "flat:2", "red"], network)
+    reference.activations |= activations_of_all(network, images, units)
+    best = {unit.name: int(reference.activations[unit.name].argmax()) for unit in units}
+    rows = torch.stack([images[best[unit.name]] for unit in units])
+    own, swapped = Made("own", rows, units, [0] * 4), Made("swapped", rows[[1, 2, 0, 3]], units, [0] * 4)
+    for made, share in ((own, 1.0), (swapped, 0.0)):
+        found = {figure.metric: figure for figure in measure(made, network, [judge], reference)}
+        assert (found["identified"].value, found["identified"].n) == (share, 3)  # the class isn't counted
+    alone = Made("alone", rows[:1], units[:1], [0])
+    assert "identified" not in {figure.metric for figure in measure(alone, network, [judge], reference)}
+
+
+def test_a_copy_is_nearer_than_real_images_are() -> None:
+    """Training images, unlike photographs of the same classes; two of six images are copies, one can't be read."""
+    training, real, fresh = planted(200, 0)[0], planted(300, 1)[0], planted(6, 2)[0]
+    _, judge, _ = look(*planted(6, 0))
+    data = Squares([*training, "no image"], 16)
+    fresh[1], fresh[4] = training[7], training[150]
+    heard: list[int] = []
+    (yardstick, found), broken = nearest_images(judge, [real, fresh], data, note=heard.append)
+    assert sum(heard) == 201 and broken == ["200"]
+    with pytest.raises(DgnError, match="none of the 1 training images"):
+        nearest_images(judge, [fresh], Squares(["no image"], 16))
+    features = [judge.see(x).features for x in (fresh, training)]
+    truth = 1 - torch.cosine_similarity(features[0][:, None].double(), features[1][None].double(), dim=2)
+    torch.testing.assert_close(found.distance, truth.amin(1), atol=1e-6, rtol=0)
+    assert found.index.tolist() == truth.argmin(1).tolist() and found.index[[1, 4]].tolist() == [7, 150]
+    quantiles = found.quantiles(yardstick)
+    assert quantiles[1] == quantiles[4] == 0 and float(quantiles[[0, 2, 3, 5]].min()) > 0.01
+    units = parse_units([0, 1, 2], look(*planted(6, 0))[0]) * 2
+    copies, mean = measure_copies(Made("fresh", fresh, units, [0] * 3 + [1] * 3), "j", found, yardstick)
+    assert (copies.metric, copies.value) == ("copies", pytest.approx(1 / 3))
+    assert (mean.metric, mean.value) == ("training", pytest.approx(float(quantiles.mean())))
+
+
+def test_the_trade_joins_temperatures() -> None:
+    """A panel for each judge and each measure; the same figures give the same bytes; one method alone is no picture."""
+    figures = [
+        Figure(method, metric, judge, value + shift, value + shift - 0.1, value + shift + 0.1, 9)
+        for shift, method in enumerate(("real", "cold", "warm", "maco"))
+        for metric, judge, value in (("activation_over_mean", "", 3.0), ("kid", "j", 0.5), ("nearest", "j", 0.2))
+    ]
+    lines = {"dgn, sampled": [("cold", "T 0.01"), ("warm", "T 0.1")]}
+    picture = trade(figures, METRICS, lines, "png")
+    assert picture is not None and picture == trade(figures, METRICS, lines, "png")
+    assert picture != trade(figures, METRICS, {}, "png")
+    assert str(trade(figures, METRICS, lines, "pdf"))[2:7] == "%PDF-"
+    assert trade(figures[:3], METRICS, {}, "png") is None
 
 
 def test_a_judge_of_other_classes_measures_no_transfer() -> None:
@@ -252,10 +341,19 @@ def test_labelled_images(tmp_path: Path) -> None:
         load_real(tmp_path, names, classes=[1])
 
 
-def test_cost_sees_time_and_memory() -> None:
+def test_cost_sees_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block's own seconds; 200 MB that are gone when it ends; 0 where the system does not say."""
+    moments = iter([5.0, 7.5, 8.0, 8.0])
+    monkeypatch.setattr(dgn.evaluation.cost, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
     with measured() as cost:
-        block = torch.ones(50_000_000)
-    assert cost.seconds > 0 and (cost.memory == 0 or cost.memory > 0.9 * block.numel() * 4)
+        assert float(torch.ones(50_000_000).sum()) == 50_000_000
+    assert cost.seconds == 2.5
+    if Path("/proc/self/clear_refs").exists():
+        assert 0.9 * 200e6 < cost.memory < 1.5 * 200e6
+    monkeypatch.setattr(dgn.evaluation.cost, "_reset_peak", lambda: False)
+    with measured() as cost:
+        pass
+    assert (cost.seconds, cost.memory) == (0.0, 0.0)
 
 
 def test_table_and_figure_are_reproducible() -> None:

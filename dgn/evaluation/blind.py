@@ -1,0 +1,244 @@
+"""Naming without being told: numbered sheets for a viewer who knows neither classes nor methods, and the scores."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.evaluation.metrics import Interval, mean_interval
+from dgn.fit import resized
+from dgn.report.grid import FAINT, INK, PAPER
+from dgn.runs import to_image
+
+REST = "other thing"
+"""The kind of what is of no kind."""
+TILE, COLUMNS, ON_A_SHEET = 200, 5, 20
+"""Pixels of an image on a sheet, images side by side, and images in all."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image that a viewer is shown: its number, its sheet, whose it is, and of which ImageNet class."""
+
+    number: int
+    sheet: int
+    method: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a viewer wrote of an image: what it shows, and how natural it looks, from 1 (noise) to 5 (a photograph)."""
+
+    name: str
+    natural: float
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What people call things.
+
+    Attributes:
+        names: of each ImageNet class, its own.
+        above: of each class, the names of what lies between it and its kind.
+        kind: of each class.
+        words: of each kind, what people say for it.
+    """
+
+    names: list[set[str]]
+    above: list[set[str]]
+    kind: list[str]
+    words: dict[str, set[str]]
+
+
+def lay_out(methods: Mapping[str, Sequence[int]], seed: int = 0) -> list[Shown]:
+    """Images shuffled over methods and classes, and shared out over sheets: no class twice on one.
+
+    Args:
+        methods: of each method the ImageNet classes of its images.
+        seed: of the shuffle.
+
+    Raises:
+        DgnError: a method has two images of one class.
+    """
+    images = [(method, label) for method, labels in methods.items() for label in labels]
+    if len(set(images)) < len(images):
+        raise DgnError("a viewer may see one image of a class by one method: give seeds=1")
+    random.Random(seed).shuffle(images)
+    sheets: list[list[tuple[str, int]]] = []
+    for image in images:
+        free = next(
+            (s for s in sheets if len(s) < ON_A_SHEET and all(label != image[1] for _, label in s)), None
+        )  # fmt: skip
+        if free is None:
+            sheets.append(free := [])
+        free.append(image)
+    order = [(sheet, *image) for sheet, images in enumerate(sheets, 1) for image in images]
+    return [Shown(number, sheet, method, label) for number, (sheet, method, label) in enumerate(order, 1)]
+
+
+def draw(shown: Sequence[Shown], images: Sequence[Tensor]) -> Image.Image:
+    """One sheet: images ``[C, H, W]`` in [0, 1], all of one size, with their numbers."""
+    font, gap, head = ImageFont.load_default(20), 12, 30
+    rows = -(-len(shown) // COLUMNS)
+    across = min(COLUMNS, len(shown))
+    sheet = Image.new("RGB", (gap + across * (TILE + gap), gap + rows * (TILE + head)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for place, (one, image) in enumerate(zip(shown, images, strict=True)):
+        x, y = gap + place % COLUMNS * (TILE + gap), place // COLUMNS * (TILE + head)
+        pen.text((x + TILE / 2, y + head / 2 + 2), str(one.number), INK, font=font, anchor="mm")
+        picture = to_image(resized(image[None], (TILE, TILE))[0].clamp(0, 1)).convert("RGB")
+        sheet.paste(picture, (x, y + head))
+        pen.rectangle((x - 1, y + head - 1, x + TILE, y + head + TILE), outline=FAINT)
+    return sheet
+
+
+def key_text(shown: Sequence[Shown]) -> str:
+    """``key.csv``: to be opened afterwards."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("number", "sheet", "method", "class_index"))
+    writer.writerows((one.number, one.sheet, one.method, one.label) for one in shown)
+    return text.getvalue()
+
+
+def read_key(path: Path) -> list[Shown]:
+    """What :func:`key_text` wrote.
+
+    Raises:
+        DgnError: it can't be read.
+    """
+    try:
+        with path.open(newline="") as file:
+            return [
+                Shown(int(row["number"]), int(row["sheet"]), row["method"], int(row["class_index"]))
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise DgnError(f"{str(path)!r} is no key of blind sheets: {error}") from error
+
+
+def read_answers(path: Path) -> dict[int, Answer]:
+    """A viewer's table with the columns number, name and natural; rows without a name are left out.
+
+    Raises:
+        DgnError: a column is missing, or a value is none.
+    """
+    found = {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        table = csv.DictReader(file)
+        lacking = {"number", "name", "natural"} - set(table.fieldnames or [])
+        if lacking:
+            raise DgnError(f"{str(path)!r} lacks the column {sorted(lacking)[0]!r}; it needs number,name,natural")
+        for line, row in enumerate(table, 2):
+            try:
+                number, natural = int(row["number"]), float(row["natural"])
+            except (TypeError, ValueError):
+                raise DgnError(f"{str(path)!r}, line {line}: number and natural are numbers") from None
+            if not 1 <= natural <= 5:
+                raise DgnError(f"{str(path)!r}, line {line}: natural is {natural:g}, expected 1 (noise) to 5 (a photo)")
+            found[number] = Answer((row["name"] or "").strip(), natural)
+    return found
+
+
+@cache
+def kinds() -> Kinds:
+    """Names and kinds of ImageNet's classes, made from WordNet by ``benchmarks/kinds.py``."""
+    held = json.loads(Path(__file__).with_name("kinds.json").read_text())
+    words = {
+        kind: {_plain(word) for word in [*re.split(" or | of ", kind.removeprefix("other ")), kind, *said]}
+        for kind, said in held["kinds"].items()
+    }
+    names, above = ([{_plain(name) for name in one[part]} for one in held["classes"]] for part in ("names", "above"))
+    return Kinds(names, above, [one["kind"] for one in held["classes"]], words)
+
+
+def right(answer: str, label: int) -> str:
+    """``"exactly"`` where a class is called by a name of its own, ``"in kind"`` where its kind or another of that kind
+    is named, ``""`` where neither is.
+
+    An answer may hold several words ("a yellow school bus"); a name counts where all of its words are in it, in order.
+    """
+    known, said = kinds(), _plain(answer)
+    if any(_within(name, said) for name in known.names[label]):
+        return "exactly"
+    kind = known.kind[label]
+    if kind == REST:
+        return ""
+    alike = known.words[kind] | known.above[label]
+    if not kind.startswith("other"):
+        alike = alike.union(*(names for names, other in zip(known.names, known.kind, strict=True) if other == kind))
+    return "in kind" if any(_within(name, said) for name in alike) else ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a viewer fared with a method: shares named exactly and exactly or in kind, and the rating, with intervals."""
+
+    method: str
+    images: int
+    exactly: Interval
+    named: Interval
+    natural: Interval
+
+
+def score(key: Sequence[Shown], answers: Mapping[int, Answer]) -> list[Score]:
+    """The scores of each method, in the order of their names; intervals are bootstrapped over images.
+
+    Raises:
+        DgnError: images without an answer.
+    """
+    open_ones = [one.number for one in key if one.number not in answers]
+    if open_ones:
+        raise DgnError(f"{len(open_ones)} of {len(key)} images have no answer, the first is number {open_ones[0]}")
+    found = []
+    for method in sorted({one.method for one in key}):
+        own = [one for one in key if one.method == method]
+        verdicts = [right(answers[one.number].name, one.label) for one in own]
+        exact, named = (
+            torch.tensor([float(verdict in good) for verdict in verdicts])
+            for good in (("exactly",), ("exactly", "in kind"))
+        )
+        natural = torch.tensor([answers[one.number].natural for one in own])
+        found.append(Score(method, len(own), *(mean_interval(values) for values in (exact, named, natural))))
+    return found
+
+
+def table(scores: Sequence[Score]) -> str:
+    """The scores as Markdown, 95 % intervals in brackets."""
+    lines = ["| method | images | named exactly | exactly or in kind | naturalness, 1 to 5 |", "|---|---|---|---|---|"]
+    for one in scores:
+        shares = [f"{v:.0%} ({low:.0%} to {high:.0%})" for v, low, high in (one.exactly, one.named)]
+        value, low, high = one.natural
+        lines.append(f"| {one.method} | {one.images} | {' | '.join(shares)} | {value:.2f} ({low:.2f} to {high:.2f}) |")
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Lower case, letters alone, plurals without their s."""
+    words = re.sub(r"[^a-z ]", " ", text.lower().replace("'s", "")).split()
+    return " ".join(_singular(word) for word in words)
+
+
+def _singular(word: str) -> str:
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    if word.endswith(("ches", "shes", "xes", "sses")):
+        return word[:-2]
+    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
+
+
+def _within(name: str, said: str) -> bool:
+    return bool(name) and f" {name} " in f" {said} "
