@@ -41,8 +41,8 @@ def main() -> None:
     def seen() -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(options.images // BATCH):
             images = batches[step][0].float() / 255
-            read = encoder.features(images, [config.layer, late])
-            feature = read[late].flatten(2).mean(2) if read[late].dim() == 4 else read[late].flatten(1)
+            read = encoder.maps(images, [config.layer, late])
+            feature = read[late].flatten(2).mean(2) if read[late].dim() > 2 else read[late]
             yield encode(read[config.layer].float(), config.code), feature
 
     with tqdm(total=options.images, unit="image") as bar:

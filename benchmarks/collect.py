@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from PIL import Image
@@ -81,7 +82,7 @@ def strip(results: Path, evaluated: Path, method: str, every: int) -> None:
 
 
 def compose(results: Path, methods: dict[str, str], columns: list[str], title: str) -> None:
-    """The strips of several methods below each other, each with what it is called, as ``figure.png``."""
+    """The strips of several methods below each other, each with what it is called, as ``figure.webp``."""
     from dgn.report.figure import Matrix, draw_matrix, render
 
     shown = [method for method in methods if (results / f"{method}.png").exists()]
@@ -91,4 +92,5 @@ def compose(results: Path, methods: dict[str, str], columns: list[str], title: s
             side = sheet.height
             for column in range(min(len(columns), sheet.width // side)):
                 matrix.pictures[row, column] = sheet.crop((column * side, 0, (column + 1) * side, side))
-    (results / "figure.png").write_bytes(render(draw_matrix(matrix, title=title), "png", dpi=160))
+    with Image.open(io.BytesIO(render(draw_matrix(matrix, title=title), "png", dpi=160))) as picture:
+        picture.convert("RGB").save(results / "figure.webp", quality=82, method=6)
