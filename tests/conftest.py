@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import importlib.util
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +17,40 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dgn.network import Network
-from dgn.priors.generator import Generator, GeneratorConfig
+from dgn.priors.generator import Components, Generator, GeneratorConfig
+
+WORKERS = 2
+"""Whole tiers run on as many processes: the suite is timed on two cores."""
+
+ALONE = pytest.mark.xdist_group("alone")
+"""For tests with processes of their own, and tests that kill, fill or measure: no two of them at once."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist's own
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A tier that is asked for without paths is shared out; ``-n`` decides otherwise, and a GPU is not shared."""
+    option = config.option
+    whole = config.args_source is not pytest.Config.ArgsSource.ARGS and option.markexpr != "gpu"
+    if hasattr(config, "workerinput"):
+        option.loadgroup = True  # a worker reads the command line alone
+    elif whole and not option.usepdb and getattr(option, "numprocesses", 0) is None:
+        option.numprocesses, option.dist = WORKERS, "loadgroup"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the workers, and of what they start
+
+
+def rest_slow(cases: Iterable[Any], *fast: Any) -> list[Any]:
+    """The cases of a parametrised test, of which only those that are named belong to the fast tier."""
+    return [case if case in fast else pytest.param(*as_tuple(case), marks=pytest.mark.slow) for case in cases]
+
+
+def as_tuple(case: Any) -> tuple[Any, ...]:
+    return case if isinstance(case, tuple) else (case,)
 
 
 @pytest.fixture(autouse=True)
 def _threads(request: pytest.FixtureRequest) -> None:
-    """One thread for tiny networks, where more only wait for each other; two for the real one."""
-    torch.set_num_threads(1 if "unit" in request.path.parts else 2)
+    """One thread for tiny networks, where more only wait for each other, and where tests share the cores."""
+    torch.set_num_threads(1 if "unit" in request.path.parts or hasattr(request.config, "workerinput") else 2)
 
 
 @pytest.fixture(autouse=True)
@@ -33,9 +64,25 @@ def _logging() -> Iterator[None]:
     logging.disable(off)
 
 
+@pytest.hookimpl(tryfirst=True)  # before the marks are chosen from
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fuzzed commands come last: whatever they set in this process, no other test meets it."""
     items.sort(key=lambda item: item.path.name == "test_faults_commands.py")
+    for item in items:
+        packages = [package for mark in item.iter_markers("needs") for package in mark.args]
+        if packages:
+            item.add_marker(pytest.mark.slow)
+        missing = [package for package in packages if importlib.util.find_spec(package) is None]
+        if missing:
+            item.add_marker(pytest.mark.skip(f"needs {missing[0]}: pip install -e '.[test-all]'"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip("needs a GPU"))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: tests that collect garbage need not look through it."""
+    gc.collect()
+    gc.freeze()
 
 
 class Block(nn.Module):
@@ -160,3 +207,13 @@ def images(tmp_path: Path) -> Path:
         small = Image.fromarray(rng.integers(0, 255, (6, 7, 3), dtype=np.uint8))
         small.resize((80, 70)).save(folder / f"{index:02d}.png")
     return folder
+
+
+@pytest.fixture
+def components() -> Components:
+    """Of codes 4 x 4 x 4: five directions, and 0.3 in each of the others."""
+    generator = torch.Generator().manual_seed(3)
+    basis = torch.linalg.qr(torch.randn(64, 5, generator=generator))[0]
+    scale = torch.tensor([4.0, 3.0, 2.0, 1.5, 1.0])
+    held, rest = float(scale.square().sum()), 0.3 * (64 - 5)
+    return Components(torch.randn(64, generator=generator), scale, basis, (4, 4, 4), held / (held + rest))

@@ -17,7 +17,8 @@ from dgn.ablation import Ablation, Curve, ablate, curves
 from dgn.cli.common import new_manifest, open_network, plain
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError
-from dgn.images import SUFFIXES, read_image
+from dgn.images import read_image, suffixes
+from dgn.listing import printable
 from dgn.network import Network
 from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.report.heat import overlay, share_scale
@@ -34,6 +35,7 @@ def run(config: Any) -> None:
     values = plain(config)
     network, device = open_network(config)
     jobs = _jobs(values, network)
+    size, stride = patch_sizes(values["size"], values["stride"], network.input_size)
     manifest = new_manifest("ablate", device, network)
     with at_work(config, manifest) as (folder, tracker):
         found: list[Found] = []
@@ -47,7 +49,7 @@ def run(config: Any) -> None:
                     bar.update(base + done - bar.n)
 
                 one = ablate(
-                    network, image, unit, size=_pair(values["size"]), stride=_pair(values["stride"]),
+                    network, image, unit, size=size, stride=stride,
                     fill=str(config.fill), seed=config.seed, batch=config.batch, note=note,
                 )  # fmt: skip
                 both = None
@@ -80,6 +82,7 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
     An image that can't be read is named and left out; only if none is left, it is an error.
     """
     given = values["image"] if isinstance(values["image"], list) else [values["image"]]
+    given = [entry for entry in given if entry is not None]
     paths: list[Path] = []
     made_for: dict[Path, str] = {}
     for entry in given:
@@ -87,7 +90,7 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
         if path.is_dir():
             made_for |= _units_of_run(path)
             inside = path / "images" if (path / "results.csv").is_file() else path
-            files = sorted(file for file in inside.iterdir() if file.suffix.lower() in SUFFIXES)
+            files = sorted(file for file in inside.iterdir() if file.suffix.lower() in suffixes())
             if not files:
                 raise DgnError(f"no images in {str(inside)!r}")
             paths += files
@@ -97,10 +100,11 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
         raise DgnError("no image given; give image=FILE, image=FOLDER or image=[FILE,...]")
     unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
     jobs: list[tuple[str, torch.Tensor, Unit]] = []
-    stems = [path.stem for path in paths]
+    stems = [printable(path.stem) for path in paths]
+    network.sight.check()
     for number, path in enumerate(paths, 1):
         try:
-            image = read_image(path, network.input_size[0])
+            image = read_image(path, network.sight)
         except DgnError as error:
             if len(paths) == 1 or (number == len(paths) and not jobs):
                 raise
@@ -111,7 +115,8 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
             chosen = parse_units([made_for[path]], network)[0]
         if chosen is None:
             chosen = first_choice(network, image)
-        jobs.append((path.stem if stems.count(path.stem) == 1 else f"{path.stem}-{number}", image, chosen))
+        stem = stems[number - 1]
+        jobs.append((stem if stems.count(stem) == 1 else f"{stem}-{number}", image, chosen))
     return jobs
 
 
@@ -129,6 +134,17 @@ def _units_of_run(folder: Path) -> dict[Path, str]:
     with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
     return {folder / row["image"]: re.sub(r", facet \d+$", "", row["unit"]) for row in rows}
+
+
+def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[int | tuple[int, int], int | tuple[int, int]]:
+    """Size and stride of the patches, those that are not given chosen for an input of ``seen`` pixels: 48 and 16; for
+    smaller inputs in the proportion that these have to 224 pixels, and small patches a third of them apart."""
+    short = min(seen)
+    chosen = (48 if short >= 96 else max(1, short * 3 // 14)) if size is None else _pair(size)
+    smaller = chosen if isinstance(chosen, int) else min(chosen)
+    if stride is None:
+        return chosen, 16 if smaller >= 16 else max(1, smaller // 3)
+    return chosen, _pair(stride)
 
 
 def _pair(value: Any) -> int | tuple[int, int]:

@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dgn import __version__
+from dgn.cli.words import texts_in
 
 VERSIONS = (__version__, torch.__version__)
 NOT_DECIDING = ("resume", "progress", "launcher", "out")
@@ -56,8 +57,7 @@ def made_from(config: Any) -> str:
 
 def files_in(words: Iterable[str]) -> dict[str, tuple[int, int]]:
     """:func:`stamps` of what the values of overrides name, alone or in a list."""
-    values = [word.split("=", 1)[1].strip().strip("'\"") for word in words if "=" in word]
-    return stamps([*values, *(part.strip() for value in values for part in re.split(r"[][,:(){}'\"]", value))])
+    return stamps(text.strip() for word in words for text in texts_in(word))
 
 
 def _texts(values: Any) -> Iterator[str]:

@@ -21,17 +21,22 @@ from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
 from dgn.cli.changes import stamp
+from dgn.cli.network import load_chosen, network_key
 from dgn.cli.schema import PriorConfig
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError, nearest
-from dgn.network import Network
-from dgn.network_sources import load_network
-from dgn.priors import Prior, load_prior
+from dgn.facts import assumptions, described
+from dgn.fit import canvas_size, parse_size
+from dgn.listing import printable_values
+from dgn.network import OUTPUT, Network
+from dgn.priors import CANVASES, Prior, load_prior
 from dgn.readback import Readback
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
 from dgn.runs import Run, now, surroundings, to_image, versions
+from dgn.scores import log_probabilities
 from dgn.settings import AscentSettings
+from dgn.steady import steadiness
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
 from dgn.tracking import Tracker, check_mode
@@ -69,16 +74,15 @@ def open_network(config: Any) -> tuple[Network, str]:
     """The network under study on its device; the device and the tracking mode are checked first."""
     check_mode(str(config.tracking.mode))
     device = choose_device(config.device, config.threads)
-    chosen = config.network
-    key = (chosen.name, chosen.weights, chosen.input_size, device, stamp(chosen.name), stamp(chosen.weights))
+    key = network_key(config.network, device)
     if key not in _NETWORKS:
         _NETWORKS.clear()
-        _NETWORKS[key] = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
+        _NETWORKS[key] = load_chosen(config.network, device)
     settle_batch(config, device)
     return _NETWORKS[key], device
 
 
-_NETWORKS: dict[tuple[Any, ...], Network] = {}
+_NETWORKS: dict[str, Network] = {}
 """The last network: the jobs of a sweep that run in one process load it once."""
 
 _PRIORS: dict[str, Prior] = {}
@@ -87,20 +91,27 @@ _PRIORS: dict[str, Prior] = {}
 MOST_PRIORS = 4
 
 
-def _open_prior(name: str, entry: Any, channels: int, trust: bool) -> Prior:
-    values = plain(entry)
+def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
+    values, channels, size = plain(entry), network.channels, plain(entry)["size"]
+    if size is not None:
+        parse_size(size, f"prior.{name}.size")
+    if str(entry.path) in CANVASES:
+        size = canvas_size(size, network.input_size)
     paths = [entry.path, entry.weights, *(Path(str(entry.path)) / f"{kind}.safetensors" for kind in PRIOR_FILES)]
-    key = json.dumps([values, channels, [stamp(path) for path in paths]], sort_keys=True, default=str)
+    key = json.dumps([values, channels, size, [stamp(path) for path in paths]], sort_keys=True, default=str)
     if key not in _PRIORS or entry.module is not None:
         while len(_PRIORS) >= MOST_PRIORS:
             _PRIORS.pop(next(iter(_PRIORS)))
         _PRIORS[key] = load_prior(
-            entry.path, size=entry.size, space=entry.space, channels=channels, weights=entry.weights,
+            entry.path, size=size, space=entry.space, channels=channels, weights=entry.weights,
             options=plain(entry.options), module=_module(name, entry.module, trust),
         )  # fmt: skip
     prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
     prior.name = name
-    prior.ascent = prior.ascent.with_changes(plain(entry.ascent))
+    changes = plain(entry.ascent)
+    prior.ascent = prior.settings_for(changes.get("rule")).with_changes(changes)
+    if prior.otherwise is not None:
+        prior.otherwise = prior.otherwise.with_changes({**changes, "rule": None})
     return prior
 
 
@@ -114,7 +125,7 @@ def choose_seeds(config: Any) -> list[int]:
     return list(range(config.seed, config.seed + config.seeds))
 
 
-def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSettings]]:
+def choose_priors(config: Any, network: Network) -> list[tuple[Prior, AscentSettings]]:
     """The priors that were chosen, each with the settings of its ascent."""
     if not config.prior:
         raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
@@ -122,7 +133,7 @@ def choose_priors(config: Any, channels: int) -> list[tuple[Prior, AscentSetting
     climbs = []
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)
-        prior = _open_prior(str(name), entry, channels, config.trust)
+        prior = _open_prior(str(name), entry, network, config.trust)
         chosen = choose_ascent(prior, config.ascent.preset, **changes)
         check_ability(prior, chosen)
         climbs.append((prior, chosen))
@@ -158,7 +169,7 @@ def open_tracker(config: Any, run: Run) -> Tracker:
     hydra = HydraConfig.get()
     sweep = hydra.mode == RunMode.MULTIRUN
     return Tracker(
-        str(config.tracking.mode), run.folder, {**plain(config), "versions": versions()},
+        str(config.tracking.mode), run.folder, printable_values({**plain(config), "versions": versions()}),
         project=str(config.tracking.project), entity=config.tracking.entity,
         name=(hydra.job.override_dirname or None) if sweep else run.folder.name,
         group=Path(hydra.sweep.dir).name if sweep else None, job_type=str(config.verb),
@@ -183,7 +194,8 @@ def new_manifest(verb: str, device: str, network: Network, **more: Any) -> dict[
     """What every job's manifest says at its start."""
     return {
         "verb": verb, "status": "running", "started": now(), **surroundings(), "overrides": overrides(),
-        "device": device, "network": network.name, "weights": {"network": digest(network.module.state_dict())}, **more,
+        "device": device, "network": network.name, "weights": {"network": digest(network.module.state_dict())},
+        "input": described(network), "assumed": assumptions(network), "warnings": [], **more,
     }  # fmt: skip
 
 
@@ -204,7 +216,7 @@ def write_page(runs: list[dict[str, Any]], file: Path, title: str | None = None)
     title = title or f"What units of {', '.join(networks)} want to see"
     if left_out:
         title += f" (the first units; {left_out} more images are in images/)"
-    write_atomic(file, page(runs, title).encode())
+    write_atomic(file, page(runs, title).encode("utf-8", "backslashreplace"))
 
 
 MOST_IMAGES = 1000
@@ -330,17 +342,18 @@ def result_rows(result: Synthesis, network: Network, seconds: float, batch: int 
     """
     classes = [unit.class_index for unit in result.units]
     logits = None
-    if any(target is not None for target in classes):
+    if network.scores != "none" and any(target is not None for target in classes):
         logits = in_batches(
-            lambda images: network(images.to(network.device)).float().cpu(), result.images, batch or len(classes)
-        )
+            lambda images: network(images.to(network.device)).float().cpu(), result.images,
+            steadiness(network, [OUTPUT]).batch(batch or len(classes)),
+        )  # fmt: skip
     rows = []
     for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
         probability: float | str = ""
         rank: int | str = ""
         log_probability: float | None = None
         if logits is not None and target is not None and logits.dim() == 2:
-            log_probability = float(logits[index].log_softmax(0)[target])
+            log_probability = float(log_probabilities(logits[index], network.scores)[target])
             probability = round(math.exp(log_probability), 6)
             rank = int((logits[index] > logits[index, target]).sum()) + 1
         frozen = int(result.frozen_at[index])

@@ -17,7 +17,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain, settle_batch
+from dgn.cli.blind import scored, write_sheets
+from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain, settle_batch, warn
+from dgn.cli.copies import compare_with_training
+from dgn.cli.network import load_chosen
 from dgn.cli.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
@@ -37,21 +40,24 @@ from dgn.evaluation.instrument import (
 )
 from dgn.evaluation.judges import Judge, load_judge
 from dgn.evaluation.real import class_of, load_real
+from dgn.examples import Squares
 from dgn.images import list_images
+from dgn.listing import counted
 from dgn.network import Network
-from dgn.network_sources import load_network
 from dgn.parts import fingerprint
 from dgn.priors import Prior
 from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.report.grid import Cell, grid
 from dgn.report.panels import panels
+from dgn.report.trade import trade
 from dgn.runs import Run, now, to_image
 from dgn.settings import AscentSettings
+from dgn.steady import steadiness
 from dgn.storage import digest, write_atomic
 from dgn.synthesis import as_begun, plan
 from dgn.tracking import check_mode
-from dgn.units import Unit, parse_units
+from dgn.units import Unit, layers_of, parse_units
 
 FORMAT = "dgn-evaluation-1"
 """Of the files that keep a method's images."""
@@ -60,12 +66,14 @@ FORMAT = "dgn-evaluation-1"
 def run(config: Any) -> None:
     """Make or read the images of each method, look at them with the judges, write the table and its figure."""
     check_mode(str(config.tracking.mode))
+    if config.blind is not None and scored(Path(str(config.blind))):
+        return
     values = plain(config)
     device = choose_device(config.device, config.threads)
     settle_batch(config, device)
     past = None if config.run is None else _past(Path(str(config.run)))
     chosen = config.network if past is None else OmegaConf.create(past["network"])
-    network = load_network(chosen.name, weights=chosen.weights, input_size=chosen.input_size, device=device)
+    network = load_chosen(chosen, device)
     judges = [load_judge(str(name), device=device) for name in config.judges]
     if not judges:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
@@ -76,6 +84,13 @@ def run(config: Any) -> None:
                 file=sys.stderr,
             )
     root = Path(str(config.data.root))
+    training = None
+    if config.data.training is not None:
+        if config.data.photos is None:
+            raise DgnError(
+                "data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with"
+            )
+        training = Squares(Path(str(config.data.training)), judges[-1].network.sight)
     if past is not None:
         specs = list(dict.fromkeys(row["unit"] for row in past["rows"]))
         units = parse_units(specs, network)
@@ -86,13 +101,15 @@ def run(config: Any) -> None:
     else:
         units = parse_units(values["units"] or most_frequent(root, network, config.classes), network)
         seeds = choose_seeds(config)
-        climbs = choose_priors(config, network.channels)
+        climbs = choose_priors(config, network)
         methods = [prior.name for prior, _ in climbs]
 
     manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
     with at_work(config, manifest) as (folder, tracker):
         reference = _reference(folder, config, root, network, judges, units)
         photos = reference.real
+        warn(manifest, counted(photos.broken, "images could not be read"))
+        warn(manifest, steadiness(network, layers_of(units)).notes(network))
         if config.data.photos is not None:  # read before anything climbs: a wrong path is told at once
             photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
         real = best_examples(reference, units, len(seeds))
@@ -107,8 +124,14 @@ def run(config: Any) -> None:
         named = [unit.class_index for unit in units if unit.class_index is not None]
         figures += measure_photographs(photos, [judge for judge in judges if judge.names(network)], named)
         figures += _reconstructions(climbs, judges[0], photos.images, device)
+        if training is not None and len(made) > 1:
+            found, lines = compare_with_training(folder, training, judges[-1], made[1:], photos.images, config.progress)
+            figures += found
+            warn(manifest, lines)
+        if config.blind is not None:
+            write_sheets(Path(str(config.blind)), made[1:], photos, config.seed)
         compared = differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
-        _write(folder, figures, compared, made, network.name)
+        _write(folder, figures, compared, made, network.name, _by_temperature(config, climbs))
         folder.write_manifest({**manifest, "status": "done", "finished": now()})
         tracker.picture("panels", folder.folder / "panels.png")
         tracker.picture("grid", folder.folder / "grid.png")
@@ -140,13 +163,18 @@ def _reference(
     classes = [unit.class_index for unit in units if unit.class_index is not None]
     real = None
     if classes:
-        real = load_real(root, network.class_names, classes=classes, per_class=config.data.per_class, seed=config.seed)
+        real = load_real(
+            root, network.class_names, sight=network.sight, classes=classes, per_class=config.data.per_class,
+            seed=config.seed,
+        )  # fmt: skip
     if real is None or len(classes) < len(units):
-        all_classes = load_real(root, network.class_names, most=config.data.most_photos, seed=config.seed)
+        all_classes = load_real(
+            root, network.class_names, sight=network.sight, most=config.data.most_photos, seed=config.seed
+        )
         real = all_classes if real is None else real.joined(all_classes)
     passes = len(real.images) * (1 + len(judges))
     with tqdm(total=passes, desc="real images", unit="image", disable=not config.progress) as bar:
-        activations = activations_of_all(network, real.images, units, note=bar.update)
+        activations = activations_of_all(network, real.as_seen, units, note=bar.update)
         verdicts = {}
         for judge in judges:
             verdicts[judge.name] = judge.see(real.images, note=bar.update)
@@ -251,10 +279,27 @@ def _reconstructions(
         weights = digest(base.weights())
         if weights not in known:
             config = base.generator.config
-            encoder = base.encoder.to(device).at(config.encoder_size)
+            encoder = base.encoder.to(device).at((config.encoder_size, config.encoder_size))
             known[weights] = measure_reconstruction(prior.name, base.generator, encoder, judge, images)
         figures += [replace(figure, method=prior.name) for figure in known[weights]]
     return figures
+
+
+def _by_temperature(config: Any, climbs: list[tuple[Prior, AscentSettings]]) -> dict[str, list[tuple[str, str]]]:
+    """Priors that are the same but for the temperature of their samples, coldest first: method and label."""
+    lines: dict[str, list[tuple[float, str]]] = {}
+    for prior, settings in climbs:
+        if settings.rule == "sample":
+            same = {**plain(config.prior[prior.name]), "ascent": replace(settings, temperature=1.0)}
+            same |= {"size": (prior.sampled() or prior).size, "space": None}  # what was not told is the prior's own
+            lines.setdefault(repr(same), []).append((settings.temperature, prior.name))
+    return {
+        min((name for _, name in points), key=len): [
+            (name, f"T {temperature:g}") for temperature, name in sorted(points)
+        ]
+        for points in lines.values()
+        if len({temperature for temperature, _ in points}) > 1
+    }
 
 
 def _csv(figures: list[Figure]) -> str:
@@ -265,7 +310,14 @@ def _csv(figures: list[Figure]) -> str:
     return text.getvalue()
 
 
-def _write(folder: Run, figures: list[Figure], compared: list[Figure], made: list[Made], network: str) -> None:
+def _write(
+    folder: Run,
+    figures: list[Figure],
+    compared: list[Figure],
+    made: list[Made],
+    network: str,
+    lines: dict[str, list[tuple[str, str]]],
+) -> None:
     folder.write_text("figures.csv", _csv(figures))
     text = table(figures)
     if compared:
@@ -281,5 +333,8 @@ def _write(folder: Run, figures: list[Figure], compared: list[Figure], made: lis
         if seed == one.seeds[0]
     ]
     folder.write_picture("grid.png", grid(cells, f"Units of {network}", tile=COMMON_SIZE))
-    write_atomic(folder.folder / "panels.png", panels(figures, METRICS, "png"))
-    write_atomic(folder.folder / "panels.pdf", panels(figures, METRICS, "pdf"))
+    for form in ("png", "pdf"):
+        write_atomic(folder.folder / f"panels.{form}", panels(figures, METRICS, form))
+        picture = trade(figures, METRICS, lines, form)
+        if picture is not None:
+            write_atomic(folder.folder / f"trade.{form}", picture)

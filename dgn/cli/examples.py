@@ -41,7 +41,7 @@ def run(config: Any) -> None:
                 network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
                 note=lambda seen, _total: bar.update(seen - bar.n),
             )  # fmt: skip
-        warn(manifest, search_warnings(found, broken))
+        warn(manifest, search_warnings(found, data, broken, network))
         rows, cells, left_out = _keep(folder, found, data, network, kinds)
         folder.write_text("examples.csv", _table(rows))
         title = f"What excites units of {network.name}"
@@ -49,7 +49,7 @@ def run(config: Any) -> None:
             title += f" (the first units; {left_out} more are in images/)"
         picture = folder.write_picture("examples.png", grid(cells, title, columns=12))
         folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "broken_images": broken,
+            **manifest, "status": "done", "finished": now(), "broken_images": broken, "unread": data.unread,
             "units": [{"unit": u.unit.name, "mean": u.mean, "std": u.std, "positive": u.positive} for u in found],
         })  # fmt: skip
         tracker.picture("examples", picture)
@@ -66,7 +66,7 @@ def open_data(config: Any, network: Network) -> Squares:
     if config.torchvision is None:
         if config.root is None:
             raise DgnError("no images given; give data.root=FOLDER, or data.torchvision=NAME with data.root=ITS_FOLDER")
-        return Squares(Path(str(config.root)), network.input_size[0])
+        return Squares(Path(str(config.root)), network.sight)
     import torchvision.datasets as known
 
     name = str(config.torchvision)
@@ -80,7 +80,7 @@ def open_data(config: Any, network: Network) -> Squares:
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DgnError(f"torchvision's {name} can't be opened: {first} (options: data.options)") from error
-    return Squares(source, network.input_size[0])
+    return Squares(source, network.sight)
 
 
 def _keep(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dgn.ascent.rules import IN_RAW_CODE
+from dgn.ascent.rules import written_for
 from dgn.cli.common import (
     LOOKED_AT,
     Bar,
@@ -41,7 +41,7 @@ def run(config: Any) -> None:
     """Examples, clusters, starts, one ascent a facet; a figure with the real examples beside their synthesis."""
     network, device = open_network(config)
     (unit,) = parse_units([plain(config)["unit"]], network)
-    climbs = choose_priors(config, network.channels)
+    climbs = choose_priors(config, network)
     data = (
         _of_class(open_data(config.data, network), unit, network)
         if config.own_class
@@ -59,7 +59,7 @@ def run(config: Any) -> None:
         codes, coordinates, begun, begun_in = {}, {}, {}, {}
         for prior, chosen in climbs:
             started = time.perf_counter()
-            climbed = prior.raw() if chosen.rule in IN_RAW_CODE else prior
+            climbed = written_for(prior, chosen.rule)
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
             with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
@@ -88,12 +88,12 @@ def run(config: Any) -> None:
         canvas = draw_matrix(matrix, title=title)
         write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
         write_atomic(folder.folder / "facets.png", render(canvas, "png"))
+        write_gallery([folder.folder], folder.folder / "index.html", title)
         scores = {count: None if score != score else round(score, 4) for count, score in facets.scores.items()}
         folder.write_manifest({
             **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": scores,
             "sizes": torch.bincount(facets.labels).tolist(),
         })  # fmt: skip
-        write_gallery([folder.folder], folder.folder / "index.html", title)
         tracker.picture("facets", folder.folder / "facets.png")
         tracker.table(rows, folder.folder)
     print(folder.folder / "facets.png")
@@ -112,7 +112,7 @@ def _cluster(
             network, [unit], data, k=min(config.examples, len(data)), batch=min(config.batch, LOOKED_AT),
             workers=config.data.workers, state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
         )  # fmt: skip
-    warn(manifest, search_warnings([found], broken))
+    warn(manifest, search_warnings([found], data, broken, network))
     try:
         found.check()
         images = data.tensors([example.index for example in found.top])

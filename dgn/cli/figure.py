@@ -14,8 +14,8 @@ from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dgn.ablation import Curve, ablate, curves
-from dgn.ascent.rules import IN_RAW_CODE
-from dgn.cli.ablate import curve_panels, first_choice, overview
+from dgn.ascent.rules import written_for
+from dgn.cli.ablate import curve_panels, first_choice, overview, patch_sizes
 from dgn.cli.common import (
     LOOKED_AT,
     choose_priors,
@@ -30,6 +30,7 @@ from dgn.cli.resume import at_work
 from dgn.errors import DgnError, nearest
 from dgn.examples import find_examples, search_warnings
 from dgn.facets import find_facets, late_features, mean_codes, mean_images
+from dgn.fit import Sight
 from dgn.images import read_image
 from dgn.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
@@ -57,11 +58,11 @@ class Studio:
         OmegaConf.update(config, "prior", entry["prior"], merge=False)
         results = []
         start_of = more.pop("start_of", None)
-        for prior, settings in choose_priors(config, self.network.channels):
+        for prior, settings in choose_priors(config, self.network):
             self.bar.set_description(f"{entry.get('label', prior.name)}")
             steps = settings.total_steps * -(-len(units) * len(more.get("seeds") or [0]) // self.config.batch)
             self.bar.total = (self.bar.total or 0) + steps
-            climbed = prior.raw() if settings.rule in IN_RAW_CODE else prior
+            climbed = written_for(prior, settings.rule)
             start = None if start_of is None else start_of(climbed)
             job = plan(
                 self.network, units, prior, ascent=settings, seed=int(entry.get("seed", self.config.seed)),
@@ -92,7 +93,7 @@ class Studio:
         return note
 
     def best_examples(self, units: list[Any], k: int) -> tuple[torch.Tensor, list[list[Any]]]:
-        """The best real examples of each unit: squares ``[U * k, 3, S, S]``, unit by unit."""
+        """The best real examples of each unit: as the network sees them, ``[U * k, C, H, W]``, unit by unit."""
         parsed = parse_units(units, self.network)
         data = open_data(self.config.data, self.network)
         self.bar.total = (self.bar.total or 0) + len(data)
@@ -108,19 +109,19 @@ class Studio:
             self.network, parsed, data, k=k, batch=min(self.config.batch, LOOKED_AT), workers=self.config.data.workers,
             note=note,
         )  # fmt: skip
-        warn(self.manifest, search_warnings(found, broken))
+        warn(self.manifest, search_warnings(found, data, broken, self.network))
         for one in found:
             one.check()
         squares = data.tensors([example.index for one in found for example in one.top])
         return squares, [one.top for one in found]
 
-    def image(self, size: int) -> tuple[list[Path], list[torch.Tensor]]:
-        """The images that the figure is about, their central squares at so many pixels."""
+    def image(self, sight: Sight) -> tuple[list[Path], list[torch.Tensor]]:
+        """The images that the figure is about, as they are to be seen."""
         given = self.values.get("images")
         if not given:
             raise DgnError("this figure shows images of yours: give figure.images=[FILE,...]")
         paths = [Path(str(path)) for path in (given if isinstance(given, list) else [given])]
-        return paths, [read_image(path, size) for path in paths]
+        return paths, [read_image(path, sight) for path in paths]
 
 
 def run(config: Any) -> None:
@@ -133,10 +134,10 @@ def run(config: Any) -> None:
         raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
     network, device = open_network(config)
     manifest = new_manifest("figure", device, network, figure=values, warnings=[])
-    with at_work(config, manifest) as (folder, tracker):
+    name = file_name(str(values.get("name", kind)))
+    with at_work(config, manifest, name) as (folder, tracker):
         with tqdm(disable=not config.progress, unit="step") as bar:
             canvas, rows = MAKERS[kind](Studio(config, network, values, bar, manifest))
-        name = file_name(str(values.get("name", kind)))
         for form in ("pdf", "png"):
             write_atomic(folder.folder / f"{name}.{form}", render(canvas, form, dpi=300))
         folder.write_text(f"{name}.csv", _table(rows))
@@ -211,15 +212,16 @@ def _facets(studio: Studio) -> tuple[Any, Rows]:
 def _ablation(studio: Studio) -> tuple[Any, Rows]:
     """Images, and what the unit loses when a part of them is covered."""
     values, network = studio.values, studio.network
-    paths, images = studio.image(network.input_size[0])  # as dgn ablate reads them
+    paths, images = studio.image(network.sight)  # as dgn ablate reads them
     batch = min(int(studio.config.batch), LOOKED_AT)
+    size, stride = patch_sizes(values.get("size"), values.get("stride"), network.input_size)
     found = []
     table: Rows = []
     for path, image in zip(paths, images, strict=True):
         unit = first_choice(network, image) if values.get("unit") is None else values["unit"]
         studio.bar.set_description(path.stem)
         one = ablate(
-            network, image, unit, size=int(values["size"]), stride=int(values["stride"]), fill=str(values["fill"]),
+            network, image, unit, size=size, stride=stride, fill=str(values["fill"]),
             seed=int(studio.config.seed), batch=batch, note=lambda *_: studio.bar.update(),
         )  # fmt: skip
         both: tuple[Curve, Curve] | None = None
@@ -273,7 +275,7 @@ def _convergence(studio: Studio) -> tuple[Any, Rows]:
 def _start(studio: Studio) -> tuple[Any, Rows]:
     """The way from real images to what a unit prefers."""
     values = studio.values
-    paths, images = studio.image(256)
+    paths, images = studio.image(studio.network.sight.at_least(256))
     frames = int(values.get("frames", 7))
     matrix = Matrix([], ["image"])
     table: Rows = []

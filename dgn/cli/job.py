@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +17,11 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from dgn.cli.changes import made_from
-from dgn.errors import DgnError, unexpected
+from dgn.cli.explain import explain
+from dgn.cli.settle import settle
+from dgn.errors import DgnError, of_machine, unexpected
+from dgn.folders import read_facts
+from dgn.ledger import foreign
 from dgn.runs import now
 from dgn.storage import write_atomic
 
@@ -29,10 +34,11 @@ class Task:
     Attributes:
         stopped: the line of a single job that ended with an error.
         broken: whether something other than a user's mistake went wrong in this process.
+        unread: whether nobody reads what it prints any more.
     """
 
     def __init__(self, verb: str) -> None:
-        self.verb, self.stopped, self.broken = verb, "", False
+        self.verb, self.stopped, self.broken, self.unread = verb, "", False, False
 
     def __call__(self, config: Any) -> float | None:
         """Run the job; in a sweep, one that is done already is not run again, and no error stops the others."""
@@ -41,11 +47,19 @@ class Task:
             return self._in_sweep(config, Record(Path(str(hydra.sweep.dir)), int(hydra.job.num)), hydra)
         try:
             return self._run(config)
+        except BrokenPipeError:  # raised through Hydra it would not be quiet
+            self.unread = True
+            return None
         except Exception as error:
             self.stopped = self._line(error)
             return None
 
     def _run(self, config: Any) -> float | None:
+        settle(config)
+        if "tracking" in config:  # a job with a folder
+            from dgn.cli.resume import given_folder, refuse_foreign
+
+            refuse_foreign(given_folder(config), self.verb)
         value = importlib.import_module(f"dgn.cli.{self.verb}").run(config)
         return None if value is None else float(value)
 
@@ -59,6 +73,9 @@ class Task:
         record.write({**facts, "status": "running", "started": now()})
         try:
             value = self._run(config)
+        except BrokenPipeError:
+            record.write({**facts, "status": "failed", "error": "nobody read what it printed", "finished": now()})
+            return told(math.nan, hydra)
         except Exception as error:
             line = " ".join(self._line(error).split())
             record.write({**facts, "status": "failed", "error": line, "finished": now()})
@@ -72,8 +89,9 @@ class Task:
         return told(value, hydra)
 
     def _line(self, error: Exception) -> str:
-        from dgn.cli.main import explain
-
+        line = of_machine(error) if isinstance(error, OSError) else None
+        if line is not None:
+            return line
         if isinstance(error, DgnError):
             return str(error)
         if isinstance(error, OmegaConfBaseException):
@@ -103,11 +121,13 @@ class Record:
 
     def read(self) -> dict[str, Any]:
         """Empty where the job has not begun."""
-        try:
-            facts = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+        facts = read_facts(self.path)
+        return facts if {"overrides", "status"} <= facts.keys() else {}
+
+    def remove(self) -> None:
+        """Forget the job; a file that is no record stays."""
+        if self.read() and not self.path.is_symlink():
+            self.path.unlink()
 
     def value(self) -> float | None:
         """What the job returned; NaN of one that is not done."""
@@ -116,7 +136,13 @@ class Record:
         return None if told is None else float(told)
 
     def write(self, facts: dict[str, Any]) -> None:
-        """Replace what it says."""
+        """Replace what it says.
+
+        Raises:
+            DgnError: a file of somebody else's has its name, or the disk is full.
+        """
+        if os.path.lexists(self.path) and (self.path.is_symlink() or not self.read()):
+            raise DgnError(foreign(self.path))
         write_atomic(self.path, (json.dumps(facts, indent=1) + "\n").encode())
 
 

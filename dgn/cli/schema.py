@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,14 @@ class NetworkConfig:
 
     name: str = "efficientnet_lite0"
     weights: str | None = None
-    input_size: int | None = None
+    input_size: Any = None
+    mean: Any = None
+    std: Any = None
+    range: Any = None
+    classes: Any = None
+    fit: str | None = None
+    scores: str | None = None
+    axes: Any = None
 
 
 @dataclass
@@ -26,7 +34,7 @@ class PriorConfig:
     """
 
     path: str = MISSING
-    size: int | None = None
+    size: Any = None
     space: str = "auto"
     weights: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
@@ -41,6 +49,12 @@ class AscentConfig:
     preset: str | None = None
     rule: str | None = None
     steps: int | None = None
+    temperature: float | None = None
+    inner: int | None = None
+    pull: float | None = None
+    churn: float | None = None
+    shift: float | None = None
+    start_time: float | None = None
     lr: float | None = None
     lr_end: float | None = None
     decay: float | None = None
@@ -96,8 +110,16 @@ class DataConfig:
 
 @dataclass
 class TrainingConfig:
-    """See ``dgn.training.settings.TrainSettings``; what is null keeps its default."""
+    """See ``dgn.training.settings.TrainSettings``, and with ``prior`` ``dgn.training.flow.FlowSettings``; what is null
+    keeps its default."""
 
+    prior: str | None = None
+    patch: int | None = None
+    width: int | None = None
+    depth: int | None = None
+    heads: int | None = None
+    passes: int | None = None
+    sample_steps: int | None = None
     layer: str | None = None
     code: str | None = None
     image_size: int | None = None
@@ -275,6 +297,7 @@ class RealConfig:
 
     root: str = MISSING
     photos: str | None = None
+    training: str | None = None
     per_class: int = 20
     most_photos: int = 1000
 
@@ -286,6 +309,7 @@ class EvaluateConfig(AscentJobConfig):
     verb: str = "evaluate"
     data: RealConfig = field(default_factory=RealConfig)
     run: str | None = None
+    blind: str | None = None
     units: Any = None
     classes: int = 50
     judges: list[str] = field(default_factory=list)
@@ -301,6 +325,7 @@ class UnitsConfig:
     find: str | None = None
 
 
+@functools.cache  # Hydra keeps them
 def register() -> None:
     """Make the schemas known to Hydra."""
     store = ConfigStore.instance()

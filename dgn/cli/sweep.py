@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from dgn.cli.changes import VERSIONS, files_in
+from dgn.cli.compose import compose, settled
 from dgn.cli.job import RECORDS, WAITING, records
+from dgn.cli.resume import refuse_foreign
+from dgn.cli.words import key_of, overrides_in, parse, quoted, texts_in
 from dgn.errors import DgnError
-from dgn.runs import Run, new_folder, now
-from dgn.storage import lock, write_atomic
+from dgn.folders import HYDRAS, begins, new_folder, read_facts
+from dgn.ledger import foreign
+from dgn.run_files import writes
+from dgn.runs import Run, now
+from dgn.storage import lock
 
 FILE = "sweep.json"
 NOT_DECIDING = ("resume", "progress", "launcher", "hydra/launcher", "hydra.launcher", "out", "hydra.sweep.dir")
@@ -40,30 +47,43 @@ class Sweep:
         verb, arguments: the command line.
 
     Raises:
-        DgnError: the folder that was asked for holds another sweep, or another process works in it.
+        DgnError: the folder that was asked for holds something else, or another process works in it.
     """
 
     def __init__(self, verb: str, arguments: Sequence[str]) -> None:
         self.verb, self.arguments = verb, list(arguments)
-        deciding = [word for word in arguments if key_of(word) not in NOT_DECIDING and not word.startswith("-")]
+        self.words = {word: key_of(word) for word in overrides_in(arguments)}
+        deciding = [word for word, key in self.words.items() if key not in NOT_DECIDING]
         facts = [verb, deciding, VERSIONS, files_in(deciding)]
         self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-        given = [word.split("=", 1)[1].strip("'\"") for word in arguments if key_of(word) in ("out", "hydra.sweep.dir")]
-        resume = "resume=false" not in [word.lower() for word in arguments]
+        given, resume = self._composed()
         self.started, self.continues = now(), False
-        self.run, self.held = self._open(Path(given[-1]) if given else None, resume)
+        self.run, self.held = self._open(given, resume)
         self.folder = self.run.folder
         if not resume:
-            shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
+            self._forget()
         self.before = self._records()
         self._write("running")
 
+    def _composed(self) -> tuple[Path | None, bool]:
+        """The folder that ``out=`` or ``hydra.sweep.dir=`` asks for, and ``resume``, as Hydra reads them."""
+        for word, key in self.words.items():
+            if key in ("out", "hydra.sweep.dir") and parse(word).is_sweep_override():
+                raise DgnError(f"{word!r} has several values: a sweep has one folder, and in it one of each job")
+        config = compose(self.verb, self.arguments)
+        out = settled(config, "out")
+        if out is None and "hydra.sweep.dir" in self.words.values():
+            out = settled(config, "hydra.sweep.dir")
+        _check_subfolder(config, out or settled(config, "hydra.sweep.dir") or ".")
+        return None if out is None else Path(out), bool(config.get("resume", True))
+
     def _open(self, given: Path | None, resume: bool) -> tuple[Run, IO[bytes]]:
         if given is not None:
-            run, held = Run(given), lock(given)
+            refuse_foreign(given, self.verb, FILE)
+            run, held = Run(given, writes("gather"), FILE), lock(given)
             if held is None:
                 raise DgnError(f"another process is at work in {str(given)!r}; wait for it, or give another out=")
-            facts = read_sweep(given)
+            facts = run.take_up(self.verb)
             if resume and facts and facts.get("key") != self.key:
                 same = facts.get("verb") == self.verb and facts.get("overrides") == self._overrides()
                 what = "this sweep from before a file that it names, or dgn or PyTorch, changed"
@@ -71,33 +91,44 @@ class Sweep:
                     f"{str(given)!r} holds {what if same else 'another sweep'}: give another out=, "
                     "or resume=false to replace it"
                 )
-            self._continue(facts, given)
+            for name, first in HYDRAS.items():
+                if os.path.lexists(given / name) and not begins(given / name, first):
+                    raise DgnError(foreign(given / name))
+            self._continue(facts, given, resume=resume)
             return run, held
         for path in sorted((Path("runs") / self.verb).glob(f"*/{FILE}"), reverse=True) if resume else []:
-            facts = read_sweep(path.parent)
+            facts = read_facts(path)
             if facts.get("key") == self.key and facts.get("status") != "done":
                 held = lock(path.parent)
                 if held is not None:
-                    self._continue(facts, path.parent)
-                    return Run(path.parent), held
+                    run = Run(path.parent, writes("gather"), FILE)
+                    self._continue(run.take_up(self.verb), path.parent, resume=True)
+                    return run, held
         while True:
-            run = Run(new_folder(self.verb))
+            run = Run(new_folder(self.verb), writes("gather"), FILE)
             held = lock(run.folder)
-            if held is not None and not read_sweep(run.folder):
+            if held is not None and not run.read_manifest():
                 return run, held
 
-    def _continue(self, facts: dict[str, Any], folder: Path) -> None:
-        if facts:
+    def _forget(self) -> None:
+        """What became of the jobs of an earlier call."""
+        for record in records(self.folder):
+            record.remove()
+        with suppress(OSError):  # somebody's file is in it
+            (self.folder / RECORDS).rmdir()
+
+    def _continue(self, facts: dict[str, Any], folder: Path, *, resume: bool) -> None:
+        self.continues = bool(facts)  # also where it is replaced: the folder is not new
+        if facts and resume:
             done = sum(record.read().get("status") == "done" for record in records(folder))
-            self.started, self.continues = str(facts.get("started", self.started)), True
+            self.started = str(facts.get("started", self.started))
             print(f"dgn: continuing the sweep {folder} ({done} jobs done)", file=sys.stderr)
 
     def _write(self, status: str, **more: Any) -> None:
-        facts = {
+        self.run.write_manifest({
             "verb": self.verb, "overrides": self._overrides(),
             "key": self.key, "status": status, "started": self.started, **more,
-        }  # fmt: skip
-        write_atomic(self.folder / FILE, (json.dumps(facts, indent=1) + "\n").encode())
+        })  # fmt: skip
 
     def _records(self) -> dict[int, dict[str, Any]]:
         return {record.number: record.read() for record in records(self.folder)}
@@ -107,21 +138,16 @@ class Sweep:
 
     def hydra_arguments(self) -> list[str]:
         """The command line with the folder that was chosen, and a seed for a sweeper that has none."""
-        path = str(self.folder).replace("\\", "\\\\").replace("'", "\\'")
-        words = [word for word in self.arguments if key_of(word) != "hydra.sweep.dir"]
-        place = next((i for i, word in enumerate(words) if "=" in word and not word.startswith("-")), len(words))
-        return [
-            *words[:place],
-            f"hydra.sweep.dir='{path}'",
-            *self._seed(),
-            *words[place:],
-        ]  # beside others: argparse wants them together
+        words = [word for word in self.arguments if self.words.get(word) != "hydra.sweep.dir"]
+        place = next((i for i, word in enumerate(words) if word in self.words), len(words))
+        folder = f"hydra.sweep.dir={quoted(str(self.folder))}"
+        return [*words[:place], folder, *self._seed(), *words[place:]]  # beside others: argparse wants them together
 
     def _seed(self) -> list[str]:
-        given = {key.lstrip("+"): value for key, _, value in (word.partition("=") for word in self._overrides())}
-        key = SEEDS.get(given.get("hydra/sweeper", ""))
-        grid = given.get("hydra/sweeper/sampler") == "grid"  # has no seed and needs none
-        return [] if key is None or key in given or grid else [f"{key}=0"]
+        chosen = {key: "".join(texts_in(word)) for word, key in self.words.items() if key.startswith("hydra/sweeper")}
+        key = SEEDS.get(chosen.get("hydra/sweeper", ""))
+        grid = chosen.get("hydra/sweeper/sampler") == "grid"  # has no seed and needs none
+        return [] if key is None or key in self.words.values() or grid else [f"{key}=0"]
 
     def end(self, *, interrupted: bool = False, broken: bool = False) -> str:
         """Write down how it ended, join what there is; returns the line about failed jobs, empty where none failed.
@@ -135,9 +161,10 @@ class Sweep:
         idle = all(number in waiting or fact == self.before.get(number) for number, fact in facts.items())
         if not facts or (idle and (interrupted or broken)):  # it did not begin
             if not self.continues:
-                (self.folder / FILE).unlink(missing_ok=True)
-                shutil.rmtree(self.folder / RECORDS, ignore_errors=True)
-                self.run.discard()
+                self._forget()
+                if not self.run.discard():
+                    self.run.drop_hydras()
+                    self.run.ledger.remove([FILE])
             self.held.close()
             return ""
         failed = {number: fact for number, fact in facts.items() if fact.get("status") != "done"}
@@ -179,23 +206,25 @@ class Sweep:
             print(file)
 
 
-def read_sweep(folder: Path) -> dict[str, Any]:
-    """What ``sweep.json`` says; empty where there is none."""
+def _check_subfolder(config: Any, folder: str) -> None:
+    """Whether each job has a folder of its own below the sweep's, as far as the first job tells."""
+    from omegaconf import OmegaConf, read_write
+    from omegaconf.errors import OmegaConfBaseException
+
+    config = config.copy()
+    with read_write(config.hydra.job):
+        config.hydra.job.num, config.hydra.job.id = 0, "0"
+    sweep = os.path.realpath(folder)
     try:
-        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+        name = str(OmegaConf.select(config, "hydra.sweep.subdir"))
+    except OmegaConfBaseException:  # of what only the jobs have
+        return
+    if os.path.realpath(os.path.join(sweep, name)) == sweep:
+        raise DgnError(
+            f"hydra.sweep.subdir={name} is the sweep's own folder: each job needs one below it, as the default, "
+            "${hydra.job.num}, gives"
+        )
 
 
 def _plain(word: str) -> str:
     return re.sub(r"[\\'\"]", "", word).lower()
-
-
-def key_of(word: str) -> str:
-    """What an override sets; of launchers' keys, the group."""
-    key = word.lstrip("+~").split("=", 1)[0]
-    for group in ("launcher", "hydra.launcher"):
-        if key.startswith(group + "."):
-            return group
-    return key

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dgn.ascent.rules import IN_RAW_CODE
+from dgn.ascent.rules import written_for
 from dgn.cli.common import (
     MOST_CELLS,
     Bar,
@@ -34,6 +33,7 @@ from dgn.cli.common import (
 from dgn.cli.objective import check_objective, summarise
 from dgn.cli.resume import ending, open_job, say_continuing
 from dgn.errors import DgnError
+from dgn.fit import Sight
 from dgn.images import read_image
 from dgn.network import Network
 from dgn.parts import FOLDER as PARTS
@@ -70,12 +70,12 @@ def run(config: Any) -> float:
     units = take_shard(select_units(plain(config)["units"], network), config.shard)
     check_objective(str(config.objective), units)
     seeds = choose_seeds(config)
-    chosen_priors = choose_priors(config, network.channels)
+    chosen_priors = choose_priors(config, network)
     frames = _frames(config, len(units) * len(seeds) * len(chosen_priors))
     jobs = [
         plan(
             network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch,
-            start=_start(config.start, prior, chosen.rule), frames=frames,
+            start=_start(config.start, prior, chosen.rule, network), frames=frames,
         )
         for prior, chosen in chosen_priors
     ]  # fmt: skip
@@ -89,8 +89,7 @@ def run(config: Any) -> float:
     manifest["weights"] |= {job.prior.name: digest(job.prior.weights()) for job in jobs if job.prior.weights()}
     manifest["key"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
 
-    folder, before, held = open_job(config, manifest["key"])
-    with held:
+    with open_job(config, manifest) as (folder, before):
         if before.get("status") == "done":
             print(f"dgn: {folder.folder} is done already", file=sys.stderr)
             summary = before.get("summary", {})
@@ -102,7 +101,10 @@ def run(config: Any) -> float:
                 manifest["ascent"] = {job.prior.name: asdict(job.settings) for job in jobs}
                 manifest["continued"] = [*before.get("continued", []), now()]
             summary = _Job(config, network, jobs, keys, seeds, folder, manifest).run()
-        shutil.rmtree(folder.folder / PARTS, ignore_errors=True)
+            before = folder.read_manifest()
+        if any(name.startswith(f"{PARTS}/") for name in folder.ledger.files):
+            folder.clear(f"{PARTS}/")
+            folder.write_manifest(before)
     print(folder.folder / "index.html")
     print(folder.folder / "grid.png")
     return float(summary.get(str(config.objective), math.nan))
@@ -126,7 +128,6 @@ class _Job:
         """Climb what is left to climb, and write everything; returns the summary."""
         tracker: Tracker | None = None
         try:
-            self.folder.sweep_up()
             self._take_up()
             self.folder.write_manifest(self.manifest)
             tracker = open_tracker(self.config, self.folder)
@@ -230,14 +231,14 @@ def _end(parts: Sequence[Part]) -> int:
 
 def write_pictures(folder: Run, part: Part) -> None:
     """The images of a batch, and the way of each where frames were kept; those that are there already are left."""
-    if any(not (folder.folder / row["image"]).is_file() for row in part.rows):
+    if not all(folder.holds(row["image"]) for row in part.rows):
         for image, row in zip(part.read("images"), part.rows, strict=True):
             folder.write_picture(row["image"], to_image(image))
     if part.frame_steps:
         _strips(folder, part)
 
 
-def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
+def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tensor | None:
     """Where to begin: an image, codes of a past run (``FILE`` or ``FILE@ROW``), a facets run (``FOLDER@FACET``)."""
     if given is None or str(given) == "random":
         return None
@@ -248,7 +249,7 @@ def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
         if not path.is_file():
             raise DgnError(f"{name!r} is no folder of a dgn facets run: it lacks starts.safetensors")
     if path.suffix != ".safetensors":
-        return read_image(path, max(256, *prior.size))
+        return read_image(path, Sight(prior.size, network.fit, prior.channels, network.sight.fill).at_least(256))
     codes = read_tensors(path)
     if prior.name not in codes:
         raise DgnError(f"{str(path)!r} holds no codes of prior {prior.name!r}; it has {', '.join(codes)}")
@@ -258,7 +259,7 @@ def _start(given: Any, prior: Prior, rule: str) -> torch.Tensor | None:
         if not first <= int(row) < len(code) + first:
             raise DgnError(f"{str(path)!r} holds {len(code)} codes of {prior.name!r}, no {row}")
         code = code[int(row) - first][None]
-    climbed = prior.raw() if rule in IN_RAW_CODE else prior
+    climbed = written_for(prior, rule)
     return climbed.convert(code, read_notes(path).get(prior.name, climbed.coordinates))
 
 
@@ -267,7 +268,7 @@ def _strips(folder: Run, part: Part) -> None:
     frames, activations = part.read("frames"), part.read("frame_activations")
     for index, row in enumerate(part.rows):
         name = f"trajectory/{Path(row['image']).name}"
-        if (folder.folder / name).is_file():
+        if folder.holds(name):
             continue
         cells = [
             Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")

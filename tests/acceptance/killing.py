@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.export.pt2_archive._package  # reads the network's file; two seconds that no job needs to spend again
 
 from dgn.cli.main import main
 

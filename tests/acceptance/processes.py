@@ -47,13 +47,13 @@ def rows(file: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(table)]
 
 
-def alive(pattern: str) -> list[str]:
-    """Command lines of living processes that hold a text."""
-    found = []
+def alive(pattern: str) -> dict[int, str]:
+    """Living processes whose environment holds a text, with their command lines."""
+    found = {}
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if pattern in path.read_text(errors="replace") and "State:\tZ" not in (path.parent / "status").read_text():
-                found.append((path.parent / "cmdline").read_text())
+                found[int(path.parent.name)] = (path.parent / "cmdline").read_text()
         except OSError:  # it has ended
             continue
     return found

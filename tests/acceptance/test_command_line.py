@@ -12,16 +12,20 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
 
 from dgn.cli.main import main
+from dgn.priors import load_prior
+from dgn.storage import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
     "ascent.steps=3",
+    "ascent.inner=1",
     "ascent.screen=32",
     "ascent.race_steps=2",
     "ascent.refine_steps=2",
@@ -33,7 +37,7 @@ SHORT = [
 def dgn(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     """Run the command in a folder, without an account, and check how it ended."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("WANDB")}
-    environment |= {"HOME": str(cwd), "OMP_NUM_THREADS": "2"}
+    environment |= {"HOME": str(cwd), "OMP_NUM_THREADS": "1"}
     call = [sys.executable, "-m", "dgn", *arguments]
     ended = subprocess.run(call, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert ended.returncode == code, ended.stderr
@@ -46,6 +50,14 @@ def only_run(folder: Path) -> Path:
     return run
 
 
+def table(run: Path) -> list[dict[str, str]]:
+    with (run / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+FINISHED = pytest.mark.xdist_group("finished")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which one small job has run, both priors, a class and a hidden unit, two seeds."""
@@ -56,10 +68,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@FINISHED
 def test_run_folder_is_complete(finished: Path) -> None:
     run = only_run(finished)
-    with (run / "results.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = table(run)
     assert [(row["unit"], row["prior"], row["seed"]) for row in rows] == [
         (unit, prior, seed)
         for prior in ("dgn", "pixel")
@@ -82,13 +94,14 @@ def test_run_folder_is_complete(finished: Path) -> None:
     assert set(manifest["weights"]) == {"network", "dgn"}
 
 
+@FINISHED
 def test_codes_decode_to_the_images(finished: Path) -> None:
     """The kept code of the generator is the image that was kept."""
     import dgn as library
     from dgn.runs import to_image
 
     run = only_run(finished)
-    prior = library.load_prior("dgn", space="code", size=128)
+    prior = library.load_prior("dgn").sampled()
     images = prior.decode(load_file(run / "codes.safetensors")["dgn"])
     with Image.open(run / "images" / "goldfish--dgn--s0.png") as kept:
         mine = torch.tensor(list(to_image(images[0]).tobytes())).int()
@@ -96,6 +109,7 @@ def test_codes_decode_to_the_images(finished: Path) -> None:
     assert int(difference.max()) <= 1
 
 
+@FINISHED
 def test_offline_tracking_reads_back(finished: Path) -> None:
     (log,) = (only_run(finished) / "wandb").glob("offline-run-*")
     call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
@@ -110,22 +124,27 @@ def test_offline_tracking_reads_back(finished: Path) -> None:
     assert list(log.rglob("*.table.json")) and list(log.rglob("grid*.png"))
 
 
-def test_same_seed_same_bits(finished: Path, tmp_path: Path) -> None:
-    dgn("synthesize", "units=[goldfish,'blocks.4.2:17']", "seeds=2", "tracking=off", *SHORT, cwd=tmp_path)
-    first, second = only_run(finished), only_run(tmp_path)
+@pytest.mark.slow
+def test_same_seed_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        assert main(["synthesize", "units=[goldfish]", "seeds=2", "tracking=off", *SHORT, f"out={name}"]) == 0
     for name in ("codes.safetensors", "grid.png", "images/goldfish--dgn--s1.png"):
-        assert (first / name).read_bytes() == (second / name).read_bytes()
-    assert not (second / "wandb").exists()
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert not (tmp_path / "two" / "wandb").exists()
 
 
-def test_sweep_goes_on_past_a_failing_job(tmp_path: Path) -> None:
-    ended = dgn(
-        "synthesize", "-m", "prior=pixel", "units=goldfish,goldfsh,zebra", "tracking=offline", *SHORT,
-        cwd=tmp_path, code=2,
-    )  # fmt: skip
+@pytest.mark.slow
+def test_sweep_goes_on_past_a_failing_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    call = ["synthesize", "-m", "prior=pixel", "units=goldfish,goldfsh,zebra", "tracking=off", *SHORT]
+    assert main(call) == 2
+    said = capsys.readouterr().err
     (sweep,) = (tmp_path / "runs" / "synthesize").iterdir()
     assert {path.name for path in sweep.iterdir() if (path / "results.csv").exists()} == {"0", "2"}
-    assert "units=goldfsh" in ended.stderr and "Traceback" not in ended.stderr
+    assert "units=goldfsh" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -142,23 +161,26 @@ def test_sweep_goes_on_past_a_failing_job(tmp_path: Path) -> None:
         (["synthesize", "prior=dgm"], "did you mean 'dgn'"),
         (["synthesize", "prior.dgn.path=nowhere"], "no prior 'nowhere'"),
         (["synthesize", "prior.dgn.size=100"], "multiple of 8"),
-        (["synthesize", "prior.dgn.size=big"], "prior.dgn: Value 'big'"),
+        (["synthesize", "prior.dgn.size=big"], "prior.dgn.size is 'big', expected pixels"),
         (["synthesize", "+prior.mine.path=nowhere"], "no prior 'nowhere'"),
         (["synthesize", "+prior.mine.size=64"], "prior.mine has no path"),
         (["synthesize", "+prior.mine={path: dgn, pth: 3}"], "no key 'prior.mine.pth'; did you mean 'path'"),
         (["synthesize", "prior=[]"], "no prior chosen"),
         (["synthesize", "ascent.rule=adm"], "did you mean 'adam'"),
         (["synthesize", "ascent.stepz=3"], "did you mean 'ascent.steps'"),
-        (["synthesize", "seed=abc"], "seed"),
+        (["synthesize", "seed=abc"], "Value 'abc'"),
         (["synthesize", "seeds=0"], "seeds is 0"),
         (["synthesize", "tracking.mode=onlin"], "did you mean 'online'"),
         (["synthesize", "device=gpu"], "no device 'gpu'"),
         (["synthesize", "network.weights=nowhere.pt"], "no weights file"),
-        (["synthesize", "units=[["], ""),
+        (["synthesize", "units=[["], "[["),
+        (["figure", "figure=start", "Y", "figure.rows.MACO.prior.maco=0:0"], "no key 'figure.rows"),
         (["train"], "data.root"),
         (["train", "data.root=nowhere"], "no folder or tar file"),
         (["train", "data.root=empty", "network.weights=none"], "known by its name alone"),
         (["train", "data.root=empty"], "no images"),
+        (["train", "data.root=empty", "training=flow", "training.widths=[8]"], "training.widths is no key"),
+        (["train", "data.root=empty", "training.patch=2"], "training.patch is no key of the training of a generator"),
         (["units", "find=zzzz"], "no class"),
     ],
 )
@@ -205,7 +227,10 @@ def test_no_write_permission(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "can't make the run folder" in capsys.readouterr().err
 
 
-def test_train_from_half_broken_tar_then_use(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_train_from_half_broken_tar_then_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A few steps on a tar file with broken members; the generator that comes out is a prior."""
     generator = torch.Generator().manual_seed(0)
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
@@ -217,19 +242,58 @@ def test_train_from_half_broken_tar_then_use(tmp_path: Path) -> None:
             member = tarfile.TarInfo(f"n0/{index}.png")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-    ended = dgn(
+    monkeypatch.chdir(tmp_path)
+    assert main([
         "train", "data.root=images.tar", "out=mine", "training.steps=3", "training.batch=8",
         "training.widths=[16,16,8]",
         "training.depths=[1,1,1]", "training.components=8", "training.component_images=16", "training.held_out=2",
-        "training.statistics_images=16", "tracking=off", "progress=false", cwd=tmp_path,
-    )  # fmt: skip
-    assert "images could not be read" in ended.stdout
+        "training.statistics_images=16", "tracking=off", "progress=false",
+    ]) == 0  # fmt: skip
+    assert "images could not be read" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "mine").iterdir()}
     assert names >= {"generator.safetensors", "components.safetensors", "losses.csv", "samples", "report.json"}
-    dgn("synthesize", "prior=dgn", "prior.dgn.path=mine", "units=goldfish", "tracking=off", *SHORT, cwd=tmp_path)
-    assert (only_run(tmp_path) / "grid.png").stat().st_size > 1000
+    assert main(["synthesize", "prior=dgn", "prior.dgn.path=mine", "units=goldfish", "tracking=off", *SHORT]) == 0
+    run = only_run(tmp_path)
+    assert [(row["unit"], row["prior"]) for row in table(run)] == [("goldfish", "dgn")]
+    weights = json.loads((run / "manifest.json").read_text())["weights"]
+    mine, shipped = (digest(load_prior(path).sampled().weights()) for path in (tmp_path / "mine", "dgn"))
+    assert weights["dgn"] == mine != shipped
 
 
+@pytest.mark.slow
+def test_train_a_flow_then_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps on the shipped generator's codes; its folder is a prior whose samples are the flow's."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for index in range(12):
+        pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((70, 70)).save(tmp_path / "pictures" / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    train = [
+        "train", "training=flow", "data.root=pictures", "out=flow", "training.batch=4", "training.patch=4",
+        "training.width=32", "training.depth=1", "training.heads=2", "training.sample_steps=1",
+        "training.held_out=2", "tracking=off", "progress=false",
+    ]  # fmt: skip
+    assert main([*train, "training.steps=1"]) == 0
+    (codes,) = {
+        path.stat().st_mtime_ns for path in (tmp_path / "flow").glob("codes-*.npy") if path.stat().st_size > 99_999
+    }
+    assert main([*train, "training.steps=2"]) == 0
+    assert codes in {path.stat().st_mtime_ns for path in (tmp_path / "flow").glob("codes-*.npy")}
+    assert json.loads((tmp_path / "flow" / "report.json").read_text())["step"] == 2
+    with Image.open(tmp_path / "flow" / "samples" / "step-0000002.png") as picture:
+        assert picture.size == (8 * 66 + 2, 2 * 66 + 2)  # without guidance above, of eight classes below
+    manifest = json.loads((tmp_path / "flow" / "manifest.json").read_text())
+    assert manifest["status"] == "done" and "flow.safetensors" in manifest["files"]
+    call = ["synthesize", "prior=dgn", "prior.dgn.path=flow", "units=goldfish", "tracking=off", *SHORT]
+    assert main([*call, "out=run"]) == 0
+    weights = json.loads((tmp_path / "run" / "manifest.json").read_text())["weights"]
+    mine = load_prior(tmp_path / "flow").sampled()
+    assert mine is not None and weights["dgn"] == digest(mine.weights())
+    assert any(name.startswith("flow.") for name in mine.weights())
+
+
+@pytest.mark.needs("build", "hatchling")
 def test_wheel_works_from_any_folder(tmp_path: Path) -> None:
     """A wheel holds configurations and weights, and runs where the checkout is not."""
     call = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
@@ -253,4 +317,7 @@ def test_wheel_works_from_any_folder(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[0].startswith(str(site))
-    assert (only_run(tmp_path) / "grid.png").exists()
+    run = only_run(tmp_path)
+    assert [(row["unit"], row["prior"]) for row in table(run)] == [("zebra", "dgn"), ("zebra", "pixel")]
+    with Image.open(run / "images" / "zebra--dgn--s0.png") as image:
+        assert image.size == (128, 128)

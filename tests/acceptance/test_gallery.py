@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import rest_slow
 
 from dgn.cli.main import main
 from dgn.report.gallery import page, read_run, reproduce
@@ -67,6 +68,7 @@ def test_commands_reproduce_one_image() -> None:
     assert "'prior=[]'" in mine and "'+prior.mine.path=runs/my run'" in mine and "prior.dgn" not in mine
 
 
+@pytest.mark.slow
 def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a job of two units, two priors and two seeds, one image alone: the same pixels, but for float error."""
     from dgn.images import read_image
@@ -89,7 +91,7 @@ def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: py
         assert float(difference.abs().mean()) < 0.01
 
 
-@pytest.mark.parametrize("start", ["one.safetensors", "two.safetensors", "facets"])
+@pytest.mark.parametrize("start", rest_slow(["one.safetensors", "two.safetensors", "facets"], "facets"))
 def test_reproduced_command_starts_where_the_job_did(
     start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,8 +127,11 @@ def test_gallery_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["gallery", str(tmp_path)]) == 2
     assert "no folder of a dgn run" in capsys.readouterr().err
     assert main(["gallery"]) == 2
+    assert "runs has no value" in capsys.readouterr().err
     (two / "results.csv").write_text("a,b\n1,2\n")
     assert main(["gallery", str(two)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("dgn: ") and "results.csv" in line
 
 
 def test_images_outside_the_run_are_left_out(tmp_path: Path) -> None:
@@ -146,9 +151,10 @@ def test_images_outside_the_run_are_left_out(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    from playwright import sync_api as api
+
     if BROWSER is None:
-        pytest.skip("no browser on this machine")
-    api = pytest.importorskip("playwright.sync_api")
+        pytest.skip("no browser on this machine: apt-get install chromium")
     with api.sync_playwright() as play:
         opened = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         yield opened
@@ -170,6 +176,7 @@ def names(view: Any) -> list[str]:
     return [str(name) for name in view.locator(".row .name").all_text_contents()]
 
 
+@pytest.mark.needs("playwright")
 def test_filter_sort_open_keyboard(browser: Any, tmp_path: Path) -> None:
     evil = '<img src=x onerror="document.title=1">'
     run = planted(tmp_path / "run", ["goldfish", "zebra", "Goldfinch", evil, "</script><b>bold</b>"])
@@ -206,6 +213,7 @@ def test_filter_sort_open_keyboard(browser: Any, tmp_path: Path) -> None:
     assert errors == []
 
 
+@pytest.mark.needs("playwright")
 def test_light_dark_and_hundreds(browser: Any, tmp_path: Path) -> None:
     run = planted(tmp_path / "run", [f"unit {number}" for number in range(400)])
     main(["gallery", str(run)])
@@ -219,6 +227,7 @@ def test_light_dark_and_hundreds(browser: Any, tmp_path: Path) -> None:
     assert colours[0] != colours[1]
 
 
+@pytest.mark.needs("playwright")
 def test_hundreds_of_units_cost_only_what_is_seen(browser: Any, tmp_path: Path) -> None:
     """300 units, two methods, 128 px: pictures are set when they come near, nodes stay few, a frame lays out little."""
     run, rows = Run(tmp_path / "run"), []

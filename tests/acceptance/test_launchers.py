@@ -10,15 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from conftest import ALONE
 from hydra import compose, initialize_config_dir
 from processes import TINY, alive, rows, start, until
 
 from dgn.cli import schema
 from dgn.cli.main import main
 from dgn.resources import resource
+
+SUBMITIT = pytest.mark.needs("submitit", "hydra_plugins.hydra_submitit_launcher")
 
 
 def mortal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, word: str, deaths: int) -> None:
@@ -37,7 +41,12 @@ if any({word!r} in argument for argument in sys.orig_argv):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))
 
 
-@pytest.mark.parametrize("launcher, word", [("local", "spawn_main"), ("slurm_local", "submitit.core._submit")])
+@pytest.mark.slow
+@ALONE
+@pytest.mark.parametrize(
+    ("launcher", "word"),
+    [("local", "spawn_main"), pytest.param("slurm_local", "submitit.core._submit", marks=SUBMITIT)],
+)
 def test_all_jobs_die_before_they_begin(
     launcher: str,
     word: str,
@@ -63,6 +72,8 @@ def test_all_jobs_die_before_they_begin(
         assert Path(log).is_file()
 
 
+@pytest.mark.slow
+@ALONE
 def test_one_job_dies_before_it_begins(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -94,6 +105,7 @@ def slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, **commands: str) -> Non
 SACCT = "printf 'JobID|State|NodeList\\n77_0|%s|n\\n77_1|%s|n\\n'"
 
 
+@SUBMITIT
 def test_slurm_kills_jobs(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +124,8 @@ def test_slurm_kills_jobs(
     assert json.loads((sweep / "sweep.json").read_text())["failed"] == [0, 1]
 
 
+@SUBMITIT
+@ALONE
 def test_sigterm_cancels_slurms_jobs(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +143,7 @@ def test_sigterm_cancels_slurms_jobs(
     assert capsys.readouterr().err.splitlines()[-1] == "dgn: interrupted; the same command continues"
 
 
+@SUBMITIT
 def test_the_time_of_a_slurm_job_is_almost_up() -> None:
     """What submitit raises at its warning before the end is a line that the job can write down, not a bug."""
     from submitit.core.utils import UncompletedJobError
@@ -155,16 +170,17 @@ LASTING = ["units=all", "seed=0,1", "seeds=200", "batch=1", "ascent.steps=300"]
 """Jobs that no signal comes too late for."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_submitits_jobs(small: str, tmp_path: Path, number: signal.Signals) -> None:
+@SUBMITIT
+@ALONE
+def test_ctrl_c_ends_submitits_jobs(small: str, tmp_path: Path) -> None:
     """Each job writes its table and says that it was interrupted, and no process lives on."""
     job = ["synthesize", "-m", small, *LASTING, *TINY, "out=sweep"]
     process = start(*job, "launcher=slurm_local", cwd=tmp_path, DGN_MARK=str(tmp_path))
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=90)
-    assert process.returncode == 128 + number and "Traceback" not in said, said
+    assert process.returncode == 128 + signal.SIGINT and "Traceback" not in said, said
     assert not alive(f"DGN_MARK={tmp_path}")
     facts = json.loads((sweep / "sweep.json").read_text())
     assert (facts["status"], facts["failed"]) == ("interrupted", [0, 1])
@@ -207,7 +223,11 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("words", WRONG)
+def needed(words: str) -> list[pytest.MarkDecorator]:
+    return [SUBMITIT] if "slurm" in words else [pytest.mark.needs("ray")] if "launcher=ray" in words else []
+
+
+@pytest.mark.parametrize("words", [pytest.param(words, marks=needed(words)) for words in WRONG])
 def test_wrong_launcher(
     words: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +241,8 @@ def test_wrong_launcher(
     assert not Path("runs").exists()
 
 
+@SUBMITIT
+@ALONE
 def test_submitit(small: str, tmp_path: Path) -> None:
     """What Slurm would run, by submitit's local executor; a job that fails is said here, not in its log alone."""
     job = ["synthesize", "-m", small, "units=[0],[7]", "ascent.steps=2", *TINY, "launcher=slurm_local", "out=sweep"]
@@ -231,6 +253,7 @@ def test_submitit(small: str, tmp_path: Path) -> None:
     assert {row["job"] for row in rows(tmp_path / "sweep" / "results.csv")} == {"0"}
 
 
+@pytest.mark.needs("submitit")
 def test_slurm_composes() -> None:
     """The configuration that goes to Slurm."""
     schema.register()
@@ -249,6 +272,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     ports = ["--port=0", "--include-dashboard=false", "--disable-usage-stats"]
     variables = {**os.environ, "HOME": str(folder), "RAY_AUTH_MODE": "disabled"}
     variables["PYTHONPATH"] = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    variables["DGN_MARK"] = str(folder)
     variables.pop("CUDA_VISIBLE_DEVICES", None)
     call = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-gpus=2", "--num-cpus=4"]
     log = (folder / "head.log").open("w+")
@@ -267,7 +291,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
                 patch.setenv(name, variables[name])
             yield ["launcher=ray", f"launcher.address='{found[1]}'", "launcher.gpus=0.5", "device=cpu"]
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
+        for process in alive(f"DGN_MARK={folder}"):  # asked, the head takes half a minute
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         head.wait(timeout=60)
         log.close()
 
@@ -283,6 +309,8 @@ class Die(Callback):
 """
 
 
+@pytest.mark.needs("ray")
+@ALONE
 def test_ray(small: str, tmp_path: Path, cluster: list[str]) -> None:
     """Jobs get a GPU each, or halves of them."""
     job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *TINY, *cluster, "out=sweep"]
@@ -294,6 +322,8 @@ def test_ray(small: str, tmp_path: Path, cluster: list[str]) -> None:
     assert len(rows(tmp_path / "sweep" / "results.csv")) == 6
 
 
+@pytest.mark.needs("ray")
+@ALONE
 def test_a_job_dies_in_ray(small: str, tmp_path: Path, cluster: list[str]) -> None:
     """Before it begins: it has failed, and the other one is done."""
     job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, *cluster, "out=sweep"]
@@ -304,16 +334,17 @@ def test_a_job_dies_in_ray(small: str, tmp_path: Path, cluster: list[str]) -> No
     assert {row["job"] for row in rows(tmp_path / "sweep" / "results.csv")} == {"1"}
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_rays_jobs(small: str, tmp_path: Path, cluster: list[str], number: signal.Signals) -> None:
+@pytest.mark.needs("ray")
+@ALONE
+def test_signal_ends_rays_jobs(small: str, tmp_path: Path, cluster: list[str]) -> None:
     """Each running job writes its table and says that it was interrupted."""
     job = ["synthesize", "-m", small, *LASTING, *TINY, *cluster]
     process = start(*job, "out=sweep", cwd=tmp_path)
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=90)
-    assert process.returncode == 128 + number and "Traceback" not in said, said
+    assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in said, said
     facts = json.loads((sweep / "sweep.json").read_text())
     assert (facts["status"], facts["failed"]) == ("interrupted", [0, 1])
     for folder in "01":

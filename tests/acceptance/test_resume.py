@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ALONE
 from PIL import Image
 from safetensors.torch import load_file
 
 from dgn.cli.main import main
 from dgn.errors import DgnError
+from dgn.priors import load_prior
 from dgn.runs import to_image
 from dgn.storage import lock
 from dgn.synthesis import default_batch
@@ -34,9 +36,11 @@ def contents(run: Path) -> dict[str, bytes | list[dict[str, str]]]:
     return {"rows": rows, "codes": (run / "codes.safetensors").read_bytes(), **files}
 
 
+@pytest.mark.slow
+@ALONE
 def test_twenty_kills(exported: Path, tmp_path: Path) -> None:
     """SIGKILL at 20 random moments: never more is done again than the batch in flight; the results are the same."""
-    job = [f"network.name={exported}", "units=[0,1,2,3]", "seeds=2", "batch=2", "ascent.steps=60", *TINY]
+    job = [f"network.name={exported}", "units=[0,1,2,3]", "seeds=2", "batch=2", "ascent.steps=40", *TINY]
     call = [sys.executable, str(Path(__file__).with_name("killing.py")), str(tmp_path), "20", "1", *job]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
@@ -109,6 +113,7 @@ def test_out_that_is_taken(exported: Path, tmp_path: Path, capsys: pytest.Captur
     assert {row["seed"] for row in contents(tmp_path / "run")["rows"]} == {"3"}
 
 
+@pytest.mark.slow
 def test_memory_that_is_full_halves_the_batch(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,13 +157,18 @@ def test_memory_that_is_full_halves_the_batch(
 
 
 def test_codes_are_joined_from_the_parts(exported: Path, tmp_path: Path) -> None:
-    assert main(one(exported, f"out={tmp_path}/apart")) == 0
+    """Row by row, and in each prior's own coordinates: each code decodes to the picture of its row."""
+    assert main(one(exported, f"out={tmp_path}/apart")) == 0  # two units, a batch each
     joined = load_file(tmp_path / "apart" / "codes.safetensors")
     assert {name: tuple(code.shape) for name, code in joined.items()} == {
-        "pixel": (2, 3, 16, 16), "fourier": tuple(joined["fourier"].shape),
+        "pixel": (2, 3, 16, 16), "fourier": (2, 2, 3, 16, 9),
     }  # fmt: skip
-    with Image.open(tmp_path / "apart" / "images" / "0--pixel--s0.png") as kept:
-        assert kept.tobytes() == to_image(joined["pixel"][0]).tobytes()
+    for name, codes in joined.items():
+        images = load_prior(name, size=16).decode(codes)
+        for unit, image in enumerate(images):
+            with Image.open(tmp_path / "apart" / "images" / f"{unit}--{name}--s0.png") as kept:
+                assert kept.tobytes() == to_image(image).tobytes(), (name, unit)
+        assert not torch.equal(*images)
 
 
 def test_a_batch_is_the_devices_own(exported: Path, tmp_path: Path) -> None:

@@ -12,16 +12,22 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import ALONE
 from PIL import Image
 from processes import TINY, alive, rows, start, until
 
 from dgn.cli.main import main
 
+SOLO = ["prior=pixel", *(word for word in TINY if "fourier" not in word)]
+"""The same with one prior."""
 
+
+@pytest.mark.slow
+@ALONE
 def test_killed_sweep_continues(small: str, tmp_path: Path) -> None:
     """SIGKILL of the pool's own process: its children end too; the same command runs what is left, to the same end."""
-    job = ["synthesize", "-m", small, "units=all", "shard=1/2,2/2", "seed=0,1", "batch=2", "ascent.steps=150", *TINY]
-    pool = ["launcher=local", "launcher.slots=2"]
+    job = ["synthesize", "-m", small, "units=all", "shard=1/2,2/2", "seed=0,1", "batch=2", "ascent.steps=80", *TINY]
+    pool = ["launcher=local", "launcher.slots=2", "launcher.threads=1"]
     first = start(*job, *pool, cwd=tmp_path, DGN_MARK=str(tmp_path))
     sweeps = tmp_path / "runs" / "synthesize"
     until(lambda: [path for path in sweeps.glob("*/jobs/*.json") if '"done"' in path.read_text()], first)
@@ -41,7 +47,7 @@ def test_killed_sweep_continues(small: str, tmp_path: Path) -> None:
     assert len(list(sweeps.iterdir())) == 1
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in done.items())
     assert json.loads((sweep / "sweep.json").read_text())["status"] == "done"
-    third = start(*job, f"out={tmp_path}/whole", "launcher.slots=1", "launcher=local", cwd=tmp_path)
+    third = start(*job, f"out={tmp_path}/whole", *pool, cwd=tmp_path)
     third.communicate(timeout=300)
     assert third.returncode == 0
     for name in ("results.csv", "grid.png"):
@@ -53,17 +59,21 @@ def test_killed_sweep_continues(small: str, tmp_path: Path) -> None:
         else:
             assert (sweep / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     for number in range(4):
-        for path in (sweep / str(number)).rglob("*.png"):
+        pictures = sorted((sweep / str(number)).glob("images/*.png"))
+        assert len(pictures) == len(list((tmp_path / "whole" / str(number)).glob("images/*.png"))) in (4, 6)
+        for path in [*pictures, *(sweep / str(number)).glob("trajectory/*.png")]:
             other = tmp_path / "whole" / path.relative_to(sweep)
             assert path.read_bytes() == other.read_bytes()
         codes = Path(str(number)) / "codes.safetensors"
         assert (sweep / codes).read_bytes() == (tmp_path / "whole" / codes).read_bytes()
 
 
+@pytest.mark.slow
+@ALONE
 def test_dead_worker_is_replaced(small: str, tmp_path: Path) -> None:
     """One worker is killed from outside: its job alone has failed, and the same command runs just that one."""
-    job = ["synthesize", "-m", small, "units=[0,1]", "seed=0,1,2", "ascent.steps=300", "batch=1", *TINY]
-    job += ["launcher=local", "launcher.slots=1", f"out={tmp_path}/sweep"]
+    job = ["synthesize", "-m", small, "units=[0,1]", "seed=0,1,2", "ascent.steps=100", "batch=1", *TINY]
+    job += ["launcher=local", "launcher.slots=1", "launcher.threads=1", f"out={tmp_path}/sweep"]
     process = start(*job, cwd=tmp_path)
     sweep = tmp_path / "sweep"
     until(lambda: list((sweep / "1" / "parts").glob("[!.]*.safetensors")), process)
@@ -86,6 +96,8 @@ def test_dead_worker_is_replaced(small: str, tmp_path: Path) -> None:
     assert {row["job"] for row in rows(sweep / "results.csv")} == {"0", "1", "2"}
 
 
+@pytest.mark.slow
+@ALONE
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_a_job_cleanly(small: str, tmp_path: Path, number: signal.Signals) -> None:
     """Table and manifest are written, Weights & Biases' run is marked, nothing lives on."""
@@ -111,10 +123,12 @@ def test_signal_ends_a_job_cleanly(small: str, tmp_path: Path, number: signal.Si
     assert exit_record["exit"]["exit_code"] == 1
 
 
+@pytest.mark.slow
+@ALONE
 def test_sigterm_ends_the_pool(small: str, tmp_path: Path) -> None:
     job = ["synthesize", "-m", small, "units=all", "seed=0,1,2,3", "batch=1", "ascent.steps=600", *TINY, "out=sweep"]
     mark = {"DGN_MARK": str(tmp_path), "CUDA_VISIBLE_DEVICES": "3,5"}  # a process for each, which sees that one alone
-    process = start(*job, "launcher=local", "device=cpu", cwd=tmp_path, **mark)
+    process = start(*job, "launcher=local", "launcher.threads=1", "device=cpu", cwd=tmp_path, **mark)
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)
     process.terminate()
@@ -129,6 +143,7 @@ def test_sigterm_ends_the_pool(small: str, tmp_path: Path) -> None:
     assert [manifest["visible_gpus"] for manifest in manifests] == ["3", "5"]
 
 
+@pytest.mark.slow
 def test_gather_names_what_differs(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,23 +187,24 @@ def test_a_bug_in_one_job_stops_no_other(
         return real(*given, seeds=seeds, **more)
 
     monkeypatch.setattr(dgn.cli.synthesize, "plan", buggy)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *TINY]
+    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *SOLO]
     assert main(job) == 2
     said = capsys.readouterr().err
     assert "1 of the sweep's 3 jobs failed: 1 (seed=1): unexpected ZeroDivisionError in synthesize.py" in said
     assert "To run just those: dgn synthesize -m" in said
     monkeypatch.setattr(dgn.cli.synthesize, "plan", real)
     opened = []
-    load = dgn.cli.common.load_network
+    load = dgn.cli.common.load_chosen
     monkeypatch.setattr(dgn.cli.common, "_NETWORKS", {})
-    monkeypatch.setattr(dgn.cli.common, "load_network", lambda *a, **k: opened.append(a) or load(*a, **k))
-    assert main([*job[:3], "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "out=other"]) == 0
+    monkeypatch.setattr(dgn.cli.common, "load_chosen", lambda *a, **k: opened.append(a) or load(*a, **k))
+    assert main([*job[:3], "units=[0]", "seed=0,1", "ascent.steps=2", *SOLO, "out=other"]) == 0
     assert len(opened) == 1  # once a process, not once a job
     assert main(job) == 0
     assert "(2 jobs done)" in capsys.readouterr().err
     assert len(list(Path("runs/synthesize").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_record_that_cannot_be_written_is_no_success(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +221,7 @@ def test_a_record_that_cannot_be_written_is_no_success(
         write(self, facts)
 
     monkeypatch.setattr(Record, "write", full)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "out=sweep"]
+    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *SOLO, "out=sweep"]
     assert main(job) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert json.loads(Path("sweep/sweep.json").read_text())["status"] == "failed"
@@ -213,6 +229,7 @@ def test_a_record_that_cannot_be_written_is_no_success(
     assert main(job) == 0
 
 
+@pytest.mark.slow
 def test_changed_files_make_another_sweep(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,7 +237,7 @@ def test_changed_files_make_another_sweep(
     monkeypatch.chdir(tmp_path)
     units = Path("units.txt")
     units.write_text("0\n")
-    job = ["synthesize", "-m", small, "units=@units.txt,[99]", "ascent.steps=2", *TINY]
+    job = ["synthesize", "-m", small, "units=@units.txt,[99]", "ascent.steps=2", *SOLO]
     assert main(job) == 2 == main(job)
     assert "(1 jobs done)" in capsys.readouterr().err
     units.write_text("1\n3\n")
@@ -228,7 +245,7 @@ def test_changed_files_make_another_sweep(
     assert "jobs done" not in capsys.readouterr().err
     tables = [{row["unit"] for row in rows(path)} for path in sorted(Path("runs/synthesize").glob("*/0/results.csv"))]
     assert tables == [{"0"}, {"1", "3"}]
-    named = ["synthesize", "-m", small, "units=@units.txt", "seed=0,1", "ascent.steps=2", *TINY, "out=named"]
+    named = ["synthesize", "-m", small, "units=@units.txt", "seed=0,1", "ascent.steps=2", *SOLO, "out=named"]
     assert main(named) == 0 == main(named)
     units.write_text("2\n")
     capsys.readouterr()
@@ -240,12 +257,13 @@ def test_changed_files_make_another_sweep(
     assert {row["unit"] for row in rows(Path("named/results.csv"))} == {"2"}
 
 
+@pytest.mark.slow
 def test_changed_configuration_is_not_done(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the command line does not show, such as the environment, counts too."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=${oc.env:DGN_STEPS}", *TINY, "out=sweep"]
+    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=${oc.env:DGN_STEPS}", *SOLO, "out=sweep"]
     monkeypatch.setenv("DGN_STEPS", "2")
     assert main(job) == 0 == main(job)
     assert "is done already" not in capsys.readouterr().err  # not even asked
@@ -254,6 +272,7 @@ def test_changed_configuration_is_not_done(
     assert "2 of the sweep's 2 jobs failed: 0 (seed=0): 'sweep/0' holds another job" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN and None among them, which sweepers that optimise tell apart."""
     import dgn.cli.synthesize
@@ -265,19 +284,21 @@ def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypa
     call = Task.__call__
     monkeypatch.setattr(Task, "__call__", lambda self, config: got.append(call(self, config)))
     monkeypatch.setattr(dgn.cli.synthesize, "run", lambda config: values[config.seed])
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2,3", *TINY, "out=sweep"]
+    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2,3", *SOLO, "out=sweep"]
     assert main(job) == 0
     monkeypatch.setattr(dgn.cli.synthesize, "run", lambda config: 1 / 0)
     assert main(job) == 0
     assert repr(got) == repr(2 * list(values.values()))
-    for path in Path("sweep/jobs").iterdir():
+    records = list(Path("sweep/jobs").iterdir())
+    assert len(records) == 4
+    for path in records:
         assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
 
 
 def test_gather_draws_nothing_from_outside(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that somebody changed names a picture elsewhere."""
     monkeypatch.chdir(tmp_path)
-    assert main(["synthesize", "-m", small, "units=[0,1]", "seed=0", "ascent.steps=1", *TINY, "out=sweep"]) == 0
+    assert main(["synthesize", "-m", small, "units=[0,1]", "seed=0", "ascent.steps=1", *SOLO, "out=sweep"]) == 0
     Image.new("RGB", (16, 16), (255, 0, 255)).save("secret.png")
     table = Path("sweep/0/results.csv")
     text = table.read_text().replace(rows(table)[0]["image"], "../../secret.png")
@@ -293,17 +314,18 @@ def test_hydras_own_mode_is_refused(
 ) -> None:
     """A sweep that dgn does not know of would be neither locked nor gathered, and could fail without a word."""
     monkeypatch.chdir(tmp_path)
-    assert main(["synthesize", small, "units=[0],[99]", "ascent.steps=1", *TINY, name]) == 2
+    assert main(["synthesize", small, "units=[0],[99]", "ascent.steps=1", *SOLO, name]) == 2
     assert capsys.readouterr().err == (
         "dgn: hydra.mode can't be given: -m runs a sweep, and a command without it one job\n"
     )
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_flag_of_a_sweep_may_stand_anywhere(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """argparse by itself refuses overrides behind a flag that stands between them."""
     monkeypatch.chdir(tmp_path)
     for place, flag in enumerate(("-m", "--multirun")):
-        words = ["synthesize", small, "units=[0]", "ascent.steps=1", flag, "seed=0,1", *TINY, f"out={place}"]
+        words = ["synthesize", small, "units=[0]", "ascent.steps=1", flag, "seed=0,1", *SOLO, f"out={place}"]
         assert main(words) == 0
-        assert len(rows(tmp_path / str(place) / "results.csv")) == 4
+        assert len(rows(tmp_path / str(place) / "results.csv")) == 2

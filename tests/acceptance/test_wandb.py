@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from conftest import ALONE
 
 import dgn.tracking
 from dgn.cli.main import main
@@ -35,6 +36,8 @@ def records(log: Path) -> list[dict]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
+@pytest.mark.slow
+@ALONE
 def test_command_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The agent's own code builds and starts the command of conf/wandb/sweep.yaml, here without a server."""
     from wandb.wandb_agent import Agent
@@ -67,11 +70,12 @@ def test_command_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert set(manifest["summary"]) >= {"activation", "log_probability", "probability"}
 
 
-def test_value_of_a_job_goes_to_the_sweeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_value_of_a_job_goes_to_the_sweeper(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an optimising sweeper sees is the mean over the first prior's rows."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", "-m", "units=[zebra,goldfish]", "prior=[pixel,fourier]", "prior.pixel.size=32", "out=sweep"]
-    job += ["prior.fourier.size=32", "ascent.steps=1,2", "ascent.input_size=64", "tracking=off", "progress=false"]
+    job = ["synthesize", "-m", small, "units=[0,1]", "prior=[pixel,fourier]", "prior.pixel.size=16", "out=sweep"]
+    job += ["prior.fourier.size=16", "ascent.steps=1,2", "tracking=off", "progress=false"]
     assert main([*job, "objective=log_probability"]) == 0
     import csv
     import math
@@ -195,6 +199,7 @@ def test_the_job_goes_on_where_it_does_not_start(
     assert line.startswith("dgn: Weights & Biases (offline) did not start: ") and line.endswith("; the job goes on")
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_share_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The sweep's folder; each is named by what it overrides. A job alone has its folder's name, and no group."""
     begun: list[dict[str, object]] = []

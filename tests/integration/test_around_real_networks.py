@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import rest_slow
 from PIL import Image
 
 import dgn
@@ -19,8 +20,13 @@ from dgn.priors.fourier import FourierPrior
 from dgn.receptive import ReceptiveFields
 from dgn.units import parse_units
 
-skimage = pytest.importorskip("skimage")
-PHOTOS = Path(skimage.__file__).parent / "data"
+
+@pytest.fixture(scope="module")
+def photos() -> Path:
+    """A folder of photographs."""
+    import skimage
+
+    return Path(skimage.__file__).parent / "data"
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +34,7 @@ def network() -> Network:
     return dgn.load_network("efficientnet_lite0")
 
 
+@pytest.mark.slow
 def test_every_kind_of_objective_is_climbed(network: Network) -> None:
     """One batch of all kinds, in a hand-designed prior, at a small size."""
     vector = torch.randn(112, generator=torch.Generator().manual_seed(0))
@@ -37,9 +44,12 @@ def test_every_kind_of_objective_is_climbed(network: Network) -> None:
         dgn.direction(network, "blocks.4", vector),
     ]  # fmt: skip
     result = dgn.synthesize(network, units, prior=FourierPrior(64), steps=16, input_size=96, noise=0.0)
-    assert (result.history[-3:].mean(0) > result.history[:2].mean(0)).all()
+    least = torch.tensor([18, 5, 20, 25, 25, 3, 0.2, 8, 12, 60, 100])  # about half of what each rises by
+    rise = result.history[-3:].mean(0) - result.history[:2].mean(0)
+    assert bool((rise > least).all()), rise
 
 
+@pytest.mark.slow
 def test_diversity_is_climbed(network: Network) -> None:
     """Beside the unit's activation, in the last layer with a map: the seeds become less alike than without it."""
     settings = {"steps": 10, "input_size": 64, "noise": 0.0, "seeds": [0, 1, 2], "precision": "fp32"}
@@ -51,7 +61,8 @@ def test_diversity_is_climbed(network: Network) -> None:
 
     plain = dgn.synthesize(network, "zebra", prior=FourierPrior(64), **settings)
     apart = dgn.synthesize(network, "zebra", prior=FourierPrior(64), diversity=20.0, **settings)
-    assert (apart.history[-3:].mean(0) > apart.history[:2].mean(0)).all()
+    rise = apart.history[-3:].mean(0) - apart.history[:2].mean(0)
+    assert bool((rise > 5).all()), rise
     assert likeness(apart.images) < likeness(plain.images) - 0.05
 
 
@@ -62,11 +73,12 @@ def test_a_black_box_search_climbs_the_real_network(network: Network) -> None:
     assert float(result.history[-3:].mean()) > float(result.history[:3].mean()) + 1
 
 
-def test_planted_facets_of_a_real_unit(network: Network, tmp_path: Path) -> None:
+@pytest.mark.needs("skimage")
+def test_planted_facets_of_a_real_unit(network: Network, photos: Path, tmp_path: Path) -> None:
     """A unit that wants coffee and cats, among crops of both and of other things: each facet holds one kind."""
     rng = np.random.default_rng(0)
     for name in ("coffee", "chelsea", "brick", "rocket"):
-        with Image.open(next(PHOTOS.glob(f"{name}.*"))) as photo:
+        with Image.open(next(photos.glob(f"{name}.*"))) as photo:
             for index in range(10):
                 side = int(min(photo.size) * rng.uniform(0.75, 0.95))
                 left, top = (int(rng.integers(0, full - side + 1)) for full in photo.size)
@@ -82,20 +94,22 @@ def test_planted_facets_of_a_real_unit(network: Network, tmp_path: Path) -> None
         assert facets.count == 2 and purity >= 0.9, facets.scores
 
 
-@pytest.mark.parametrize("rule", ["ppgn", "nguyen2016"])
+@pytest.mark.parametrize("rule", rest_slow(["ppgn", "nguyen2016"], "nguyen2016"))
 def test_rules_in_the_shipped_generator(network: Network, rule: str) -> None:
     prior = dgn.load_prior("dgn", size=64)
-    result = dgn.synthesize(network, ["volcano", "zebra"], prior=prior, ascent=rule, steps=15, lr=0.5)
-    assert (result.history[-3:].mean(0) > result.history[:2].mean(0)).all()
+    result = dgn.synthesize(network, ["volcano", "zebra"], prior=prior, ascent=rule, steps=10, lr=0.5)
+    assert bool((result.history[-3:].mean(0) > result.history[:2].mean(0) + 4).all())
+    torch.testing.assert_close(result.activations, network(result.images)[[0, 1], [980, 340]], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_operators_and_octaves_in_the_shipped_generator(network: Network) -> None:
     prior = dgn.load_prior("dgn", size=64, space="code")
     settings = {"steps": 6, "input_size": 96, "transforms": ["rotate"], "penalties": [{"code_l2": 1.0}]}
     result = dgn.synthesize(
         network, "volcano", prior=prior, octaves=2, between=[{"blur": {"every": 2}}], **settings, noise=0.0
     )
-    assert result.images.shape[2:] == (64, 64) and result.history[-1] > result.history[0]
+    assert result.images.shape[2:] == (64, 64) and float(result.history[-1] - result.history[0]) > 5
 
 
 def variation(result: dgn.Synthesis) -> float:
@@ -134,13 +148,14 @@ def regularised(network: Network, settings: dict[str, object]) -> dgn.Synthesis:
     return dgn.synthesize(network, "volcano", prior=prior, frames=2, scale=0.0, precision="fp32", **plain, **settings)
 
 
-@pytest.mark.parametrize("name", REGULARISERS)
+@pytest.mark.parametrize("name", rest_slow(REGULARISERS, "total variation", "code L2"))
 def test_regularisers_act_on_the_shipped_generator(name: str, network: Network, unregularised: dgn.Synthesis) -> None:
     """Made for pixels, each lowers the same quantity of a generator's images (or codes)."""
     settings, measure = REGULARISERS[name]
     assert measure(regularised(network, settings)) < 0.97 * measure(unregularised)
 
 
+@pytest.mark.slow
 def test_centre_mask_on_the_shipped_generator(network: Network) -> None:
     """With a rule that keeps the sizes of gradients, as Adam does not."""
     free, masked = (
@@ -149,15 +164,17 @@ def test_centre_mask_on_the_shipped_generator(network: Network) -> None:
     assert edge(masked) < 0.7 * edge(free)
 
 
-def test_examples_of_photographs(network: Network) -> None:
+@pytest.mark.needs("skimage")
+def test_examples_of_photographs(network: Network, photos: Path) -> None:
     """The espresso is the best espresso, the cat the best cat; a unit's field is smaller than the picture."""
     units = parse_units(["espresso", "tabby", "blocks.2:5"], network)
-    found, _, broken = find_examples(network, units, PHOTOS, k=3)
+    found, _, broken = find_examples(network, units, photos, k=3)
     assert found[0].top[0].name == "coffee.png" and found[1].top[0].name == "chelsea.png"
     for example in found[2].top:
         assert example.box is not None
         assert example.box[2] - example.box[0] <= 67 and example.box[3] - example.box[1] <= 67
-    assert all(name.endswith((".tif", ".gif")) for name in broken)
+    unread = {path.name for path in photos.iterdir()} - {example.name for one in found for example in one.top}
+    assert set(broken) <= unread and all(name.endswith((".tif", ".gif")) for name in broken)
 
 
 def test_receptive_field_is_the_gradients_support(network: Network) -> None:
@@ -168,14 +185,16 @@ def test_receptive_field_is_the_gradients_support(network: Network) -> None:
     assert ReceptiveFields(network).box("blocks.1", (28, 20)) == expected
 
 
+@pytest.mark.needs("captum", "skimage")
 @pytest.mark.parametrize(
     ("name", "fill"),
     [("chelsea.png", "grey"), ("coffee.png", "mean"), ("rocket.jpg", "blur"), ("chelsea.png", "noise")],
 )
-def test_ablation_equals_captum(name: str, fill: str, network: Network) -> None:
+def test_ablation_equals_captum(name: str, fill: str, network: Network, photos: Path) -> None:
     """Every fill on the network itself, along the fast path: 49 patches are enough for it."""
-    attr = pytest.importorskip("captum.attr")
-    image = read_image(PHOTOS / name, 224)
+    from captum import attr
+
+    image = read_image(photos / name, 224)
     target = int(network(image[None]).argmax())
     mine = ablate(network, image, target, size=32, stride=32, fill=fill, seed=3)
     assert mine.how == "crops"
@@ -187,9 +206,10 @@ def test_ablation_equals_captum(name: str, fill: str, network: Network) -> None:
     assert float(mine.heat.abs().max()) > 0.1
 
 
-def test_facets_start_near_their_images(network: Network) -> None:
+@pytest.mark.needs("skimage")
+def test_facets_start_near_their_images(network: Network, photos: Path) -> None:
     """The mean code of a facet decodes to something that the network finds more like its own images."""
-    (found,), data, _ = find_examples(network, parse_units("blocks.4:17", network), PHOTOS, k=16)
+    (found,), data, _ = find_examples(network, parse_units("blocks.4:17", network), photos, k=16)
     images = data.tensors([example.index for example in found.top])
     facets = find_facets(late_features(network, images), 2, members=4)
     prior = dgn.load_prior("dgn", size=64)

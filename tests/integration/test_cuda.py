@@ -1,7 +1,8 @@
-"""On a GPU: what the CPU's tests say of the loop, of memory, of a killed job, of a training. Skipped without one."""
+"""On a GPU: what the CPU's tests say of the loop, of memory, of a killed job, of a training. ``pytest -m gpu``."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -29,7 +30,7 @@ from dgn.settings import AscentSettings
 from dgn.synthesis import join, plan
 from dgn.units import layers_of, parse_units
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
@@ -154,7 +155,12 @@ def test_the_shipped_generator(tmp_path: Path) -> None:
     assert main(["synthesize", "units=[candle]", *short, f"out={run}"]) == 0
     image = next(run.glob("images/*.png"))
     assert main(["ablate", f"image={image}", "unit=candle", f"out={tmp_path}/ablated", *QUICK]) == 0
-    assert (tmp_path / "ablated").is_dir()
+    with (tmp_path / "ablated" / "results.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert row["unit"] == "candle" and float(row["largest_drop"]) > 0
+    with (run / "results.csv").open() as file:
+        made = {row["prior"]: float(row["activation"]) for row in csv.DictReader(file)}
+    assert set(made) == {"dgn", "pixel"} and min(made.values()) > 1  # of what is no candle: 0
 
 
 def test_a_job_continues(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

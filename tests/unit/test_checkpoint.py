@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,11 +113,11 @@ def test_a_folder_without_permission_is_one_line(tmp_path: Path, monkeypatch: py
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tempfile, "mkstemp", refuse)
+        patch.setattr(os, "open", refuse)
         with pytest.raises(DgnError, match=r"can't write to .*Permission denied"):
             save_generator(tmp_path / "g.safetensors", small_generator(), {})
     with monkeypatch.context() as patch:
-        patch.setattr(os, "chmod", refuse)
+        patch.setattr(os, "replace", refuse)
         with pytest.raises(DgnError, match=r"can't write .*Permission denied"):
             save_generator(tmp_path / "g.safetensors", small_generator(), {})
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -61,6 +61,17 @@ def test_results_merge_and_make_a_table(compare: ModuleType, tmp_path: Path) -> 
     assert any("| lucent fp32 | 1.0000 | 1.0 | 4.0 | 3.5 | 7.0 |" in line for line in table)
 
 
+def test_a_clock_takes_both_times(compare: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the wall and of the processor, from before the call to after it."""
+    import machine
+
+    now = {"wall": 10.0, "cpu": 3.0}
+    time = SimpleNamespace(perf_counter=lambda: now["wall"], process_time=lambda: now["cpu"])
+    monkeypatch.setattr(machine, "time", time)
+    found = compare.clock(lambda: now.update(wall=12.5, cpu=4.0), torch.device("cpu"))
+    assert found == {"wall": 2.5, "cpu": 1.0}
+
+
 def test_limit_and_own_part(compare: ModuleType, network: Network) -> None:
     """Operations forwards and back to the image: about twice the forward pass; a run gives an image a unit."""
     late = compare.step_flops(network, "late")
@@ -68,4 +79,3 @@ def test_limit_and_own_part(compare: ModuleType, network: Network) -> None:
     assert compare.step_flops(network, "stem") == 2 * stem and late > 2 * stem
     images = compare.own(network, "late", [0, 3, 3])(2)
     assert images.shape == (3, 3, 128, 128) and bool(torch.isfinite(images).all())
-    assert compare.clock(lambda: None, torch.device("cpu"))["wall"] >= 0

@@ -356,7 +356,7 @@ def test_a_batch_that_is_cut_after_its_last_step_keeps_its_names(network: Networ
     assert found == [(0, names), (0, dict(list(names.items())[:2])), (1, dict(list(names.items())[2:]))]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_readback_does_not_wait_for_the_gpu() -> None:
     values = torch.arange(5.0, device="cuda") * 2
     torch.cuda.synchronize()

@@ -75,8 +75,10 @@ def test_deepsim_refuses_what_does_not_fit(tmp_path: Path) -> None:
         load_deepsim(tmp_path / "fc6.pt")
 
 
+@pytest.mark.needs("pytorch_pretrained_biggan")
 def test_biggan(tmp_path: Path, network: Network) -> None:
-    biggan = pytest.importorskip("pytorch_pretrained_biggan")
+    import pytorch_pretrained_biggan as biggan
+
     torch.manual_seed(0)
     config = {
         "output_dim": 16, "z_dim": 8, "class_embed_dim": 8, "channel_width": 4, "num_classes": 10,
@@ -111,8 +113,10 @@ def test_biggan(tmp_path: Path, network: Network) -> None:
         load_biggan(tmp_path / "none")
 
 
+@pytest.mark.needs("diffusers")
 def test_autoencoder(tmp_path: Path, network: Network) -> None:
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
+
     torch.manual_seed(0)
     model = diffusers.AutoencoderKL(
         block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2, latent_channels=4,

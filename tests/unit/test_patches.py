@@ -40,7 +40,7 @@ class Deep(nn.Module):
 
 def brute(network: Network, image: Tensor, unit: Unit, size: int, stride: int) -> Tensor:
     """The drops, one image at a time."""
-    read = Reader([unit])
+    read = Reader(network, [unit])
     whole = read(network.features(image[None], unit.layers))
     rows = []
     for top in range(0, image.shape[1] - size + 1, stride):
@@ -89,7 +89,7 @@ def test_a_wrong_cut_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         cuts, rest = find_cuts(network, ["output"])
         return [cuts[0], *(Cut(c.layer, c.channels, c.shape, c.stride, cost=c.cost) for c in cuts[1:])], rest
 
-    patches._known.clear()
+    network.known.clear()
     monkeypatch.setattr(patches, "find_cuts", narrow)
     other = ablate(network, image, 3, size=6, stride=4)
     assert good.how == "crops" and other.how == "whole images"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ALONE
 
 import dgn.synthesis
 from dgn.cli.common import result_rows
@@ -47,6 +48,7 @@ def test_starts_of_each_row_go_to_their_piece(network: Network) -> None:
         synthesize(network, ["ant", "bee", "late:3"], PixelPrior(16), start=images[:2], steps=1)
 
 
+@pytest.mark.slow
 def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     real, tried, cuts = dgn.synthesis.climb_batch, [], []
 
@@ -70,6 +72,7 @@ def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pyt
         list(apart.pieces())
 
 
+@pytest.mark.slow
 def test_the_last_look_is_halved_where_memory_is_full(network: Network) -> None:
     """The table's probabilities take a pass of their own: in batches, and in smaller ones where memory is full."""
     result = synthesize(network, ["ant", "bee", "late:3"], PixelPrior(16), seeds=[0, 1, 2], **FP32)
@@ -136,7 +139,7 @@ def test_writer_says_what_went_wrong() -> None:
 
 INTERRUPTED = """
 import itertools, random, signal, sys
-from dgn.examples import _ahead
+from dgn.channel import ahead
 from dgn.writer import Writer
 
 def stop(*_):
@@ -149,7 +152,7 @@ def write():
             writer.put(lambda: None)
 
 def read():
-    batches = _ahead(itertools.count())
+    batches = ahead(itertools.count())
     next(batches)
     alarm()
     for _ in batches:
@@ -169,6 +172,8 @@ print(done)
 """
 
 
+@pytest.mark.slow
+@ALONE
 @pytest.mark.parametrize("way", ["write", "read"])
 def test_threads_end_wherever_the_main_one_is_interrupted(way: str) -> None:
     """Between the taking of a lock and what lets it go, too: a job waited for its own lock there, and never ended."""
@@ -177,6 +182,7 @@ def test_threads_end_wherever_the_main_one_is_interrupted(way: str) -> None:
     assert int(ended.stdout) == 300
 
 
+@pytest.mark.slow
 def test_lock_ends_with_its_process(tmp_path: Path) -> None:
     code = f"from pathlib import Path; from dgn.storage import lock; held = lock(Path({str(tmp_path)!r})); "
     code += "print(held is not None, flush=True); import time; time.sleep(60)"

@@ -21,7 +21,7 @@ def against(mine: Tensor, theirs: Tensor, source: Tensor) -> None:
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("zoom", "move"), [(1.0, 0.0), (1.0, 0.3), (0.4, 0.1), (1.7, 0.2), (3.5, 2.5)])
 def test_warps_are_grid_samples(zoom: float, move: float, turned: bool) -> None:
-    """Far beyond the edges too, where the reflection is reflected once more."""
+    """Far beyond the edges too, where the reflection is reflected once more; turning keeps lengths in pixels."""
     torch.manual_seed(0)
     images = torch.rand(3, 2, 11, 14, requires_grad=True)
     zooms = zoom * torch.tensor([1.0, 0.9, 1.1])
@@ -29,7 +29,7 @@ def test_warps_are_grid_samples(zoom: float, move: float, turned: bool) -> None:
     angles = torch.tensor([0.3, -0.2, 2.0]) if turned else torch.zeros(3)
     theta = torch.zeros(3, 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = zooms * angles.cos()
-    theta[:, 0, 1], theta[:, 1, 0] = -zooms * angles.sin(), zooms * angles.sin()
+    theta[:, 0, 1], theta[:, 1, 0] = -zooms * angles.sin() * 11 / 14, zooms * angles.sin() * 14 / 11
     theta[:, :, 2] = moves
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     expected = F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
