@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from dgn.cli.changes import VERSIONS, files_in
 from dgn.cli.compose import compose, settled
+from dgn.cli.grid_search import mend_grid_search
 from dgn.cli.job import RECORDS, WAITING, records
 from dgn.cli.resume import refuse_foreign
 from dgn.cli.words import key_of, overrides_in, parse, quoted, texts_in
@@ -71,6 +72,7 @@ class Sweep:
             if key in ("out", "hydra.sweep.dir") and parse(word).is_sweep_override():
                 raise DgnError(f"{word!r} has several values: a sweep has one folder, and in it one of each job")
         config = compose(self.verb, self.arguments)
+        mend_grid_search(config.hydra.sweeper)
         out = settled(config, "out")
         if out is None and "hydra.sweep.dir" in self.words.values():
             out = settled(config, "hydra.sweep.dir")
@@ -146,7 +148,7 @@ class Sweep:
     def _seed(self) -> list[str]:
         chosen = {key: "".join(texts_in(word)) for word, key in self.words.items() if key.startswith("hydra/sweeper")}
         key = SEEDS.get(chosen.get("hydra/sweeper", ""))
-        grid = chosen.get("hydra/sweeper/sampler") == "grid"  # has no seed and needs none
+        grid = chosen.get("hydra/sweeper/sampler") == "grid"  # has no seed: its order is fixed
         return [] if key is None or key in self.words.values() or grid else [f"{key}=0"]
 
     def end(self, *, interrupted: bool = False, broken: bool = False) -> str:

@@ -37,10 +37,16 @@ def test_optuna_finds_the_largest(small: str, tmp_path: Path, monkeypatch: pytes
 
 
 @NEEDS
-def test_a_stopped_optimising_sweep_continues(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("grid", [False, True], ids=["seeded", "grid"])
+def test_a_stopped_optimising_sweep_continues(
+    grid: bool, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The proposals follow a seed that dgn gives where the user gave none, so the same command goes on."""
     monkeypatch.chdir(tmp_path)
-    words = ["hydra.sweeper.n_trials=4", "ascent.lr=interval(0.01,1)", "ascent.steps=3"]
+    words = ["hydra.sweeper.n_trials=4", "ascent.steps=3"]
+    words += (
+        ["hydra/sweeper/sampler=grid", "ascent.lr=choice(0.01,0.1,0.5,1)"] if grid else ["ascent.lr=interval(0.01,1)"]
+    )
     assert main(command(small, "whole", *words)) == 0
     run, ran = dgn.cli.synthesize.run, []
 
@@ -60,6 +66,8 @@ def test_a_stopped_optimising_sweep_continues(small: str, tmp_path: Path, monkey
         return [(row["overrides"].split()[0], row["activation"]) for row in rows(Path(out) / "results.csv")]
 
     assert told("whole") == told("sweep") and len(set(told("whole"))) == 4
+    if grid:
+        return
     assert main(command(small, "other", *words, "hydra.sweeper.sampler.seed=3")) == 0
     assert not {rate for rate, _ in told("other")} & {rate for rate, _ in told("whole")}
 
@@ -81,6 +89,19 @@ def test_a_job_without_a_value_does_not_end_the_search(
         assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
         if not nan:
             assert " of the sweep's 6 jobs failed" in capsys.readouterr().err
+
+
+@NEEDS
+@pytest.mark.parametrize("first", [-1, 2])
+def test_a_grid_keeps_its_best_when_a_job_failed(
+    first: int, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also the last one, after which Optuna's sampler stops the study: an error outside of its own loop."""
+    monkeypatch.chdir(tmp_path)
+    words = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2", f"ascent.steps=choice({first},{1 - first})"]
+    assert main(command(small, "sweep", *words)) == 2
+    assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
+    assert "1 of the sweep's 2 jobs failed" in capsys.readouterr().err
 
 
 @NEEDS
