@@ -57,15 +57,15 @@ def run(config: Any) -> None:
             if picture is not None:
                 tracker.picture(name, picture, caption)
 
+        fast = device.startswith("cuda") if config.compile is None else config.compile
         given: dict[str, Any] = {
-            "device": device, "workers": config.data.workers, "checkpoint_minutes": config.checkpoint_minutes,
-            "progress": config.progress, "log": log,
+            "device": device, "compile": fast, "workers": config.data.workers,
+            "checkpoint_minutes": config.checkpoint_minutes, "progress": config.progress, "log": log,
         }  # fmt: skip
         if isinstance(settings, FlowSettings):
             path = train_flow(data, folder.folder, settings, **given)
         else:
-            fast = device.startswith("cuda") if config.compile is None else config.compile
-            path = train(data, folder.folder, settings, compile=fast, **given)
+            path = train(data, folder.folder, settings, **given)
         broken = json.loads((folder.folder / "report.json").read_text(encoding="utf-8"))["broken"]
         if broken:
             print(f"dgn: {len(broken)} images could not be read and were replaced, the first: {broken[0]!r}")

@@ -100,7 +100,7 @@ class Block(nn.Module):
         parts = self.attend(self.first(x) * (1 + scale) + shift).view(n, tokens, 3, self.heads, width // self.heads)
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         q, k = (8 * F.normalize(q, dim=-1)).to(v), F.normalize(k, dim=-1).to(v)  # under autocast norms are float32
-        seen = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        seen = (q @ k.mT).softmax(-1).to(v) @ v
         x = x + weight * self.mix(seen.transpose(1, 2).reshape(n, tokens, width))
         values, gate = self.up(self.second(x) * (1 + scale2) + shift2).chunk(2, -1)
         return x + weight2 * self.down(F.silu(gate) * values)

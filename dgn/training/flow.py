@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ def train_flow(
     *,
     device: str = "cpu",
     workers: int = 0,
+    compile: bool = False,
     checkpoint_minutes: float = 5.0,
     progress: bool = True,
     log: Log | None = None,
@@ -108,6 +109,7 @@ def train_flow(
 
     Args:
         data, device, workers, checkpoint_minutes, progress, log: see :func:`dgn.training.trainer.train`.
+        compile: ``torch.compile`` the flow (on a CPU needs a C++ compiler, and pays there, too).
         out: folder for ``flow.safetensors``, copies of the generator and its components, ``losses.csv``, ``samples/``,
             ``codes-*.npy`` (of the images, made once), ``state.safetensors`` (to resume from) and ``report.json``.
         settings: everything that decides the outcome.
@@ -119,7 +121,7 @@ def train_flow(
         DgnError: bad data, settings that don't fit, a checkpoint that is not this training's.
     """
     settings.check()
-    training = FlowTraining(settings, data, out, device, workers, progress)
+    training = FlowTraining(settings, data, out, device, workers, progress, compile)
     drive(
         training, training.batches(), settings.steps, settings.batch, shown=("loss",),
         checkpoint_minutes=checkpoint_minutes, progress=progress, log=log,
@@ -131,7 +133,14 @@ class FlowTraining:
     """The state of one training: flow, average, optimiser, step."""
 
     def __init__(
-        self, settings: FlowSettings, data: Path, out: Path, device: str, workers: int, progress: bool
+        self,
+        settings: FlowSettings,
+        data: Path,
+        out: Path,
+        device: str,
+        workers: int = 0,
+        progress: bool = False,
+        compile: bool = False,
     ) -> None:
         self.settings, self.out, self.device = settings, out, torch.device(device)
         self.whole = self._open_prior().to(self.device)
@@ -139,11 +148,12 @@ class FlowTraining:
         config = FlowConfig(layout.code_shape, settings.patch, settings.width, settings.depth, settings.heads)
         torch.manual_seed(settings.seed)
         self.flow = Flow(config).to(self.device)
+        self._run: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(self.flow) if compile else self.flow
         self.average = copy.deepcopy(self.flow).eval().requires_grad_(False)
         matrices = [p for p in self.flow.parameters() if p.dim() == 2]
         others = [p for p in self.flow.parameters() if p.dim() != 2]
         groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.95))
+        self.optimiser = torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.95), fused=True)
         self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []
         self.broken: set[str] = set()
@@ -222,7 +232,7 @@ class FlowTraining:
         t = torch.sigmoid(torch.randn(len(code), generator=draw, device=self.device) - 0.2)
         mixed, guess, error = self._mixed(self.prior, code, t, draw)
         with autocast(self.device):  # no convolutions here
-            told = self.flow(mixed, guess, t)
+            told = self._run(mixed, guess, t)
         loss = (told - (code - guess) / error).square().mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
