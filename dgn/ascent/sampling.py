@@ -75,16 +75,22 @@ def sample(
         for _ in range(settings.inner):
             activation, gradient = slope(estimate, i)
             move = weight * prior.covary(gradient, t)
-            estimate = estimate + _capped(move, settings.pull * (1 - t)) / settings.inner
-        noise = (x - t * estimate) / (1 - t)
-        fresh = settings.churn * (1 - (t * (1 - after) / (after * (1 - t))) ** 2)
-        noise = (1 - fresh) ** 0.5 * noise + fresh**0.5 * draws.normal(*code.shape[1:])
-        x = after * estimate + (1 - after) * noise
+            estimate = estimate + capped(move, settings.pull * (1 - t)) / settings.inner
+        x = later(x, estimate, t, after, settings.churn, draws)
         note(i, activation)
     return prior.project(x, settings.sigmas)
 
 
-def _capped(move: Tensor, most: float) -> Tensor:
+def later(x: Tensor, estimate: Tensor, t: float, after: float, churn: float, draws: Draws) -> Tensor:
+    """``x_t``, with the code estimated, at the time ``after``: what is left of its noise is fresh by the share that
+    ``churn`` gives."""
+    noise = (x - t * estimate) / (1 - t)
+    fresh = churn * (1 - (t * (1 - after) / (after * (1 - t))) ** 2)
+    noise = (1 - fresh) ** 0.5 * noise + fresh**0.5 * draws.normal(*x.shape[1:])
+    return after * estimate + (1 - after) * noise
+
+
+def capped(move: Tensor, most: float) -> Tensor:
     """Each row no longer than ``most``, as a root mean square over its elements."""
     size = move.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
     return move * (most / size).clamp(max=1).view(-1, *[1] * (move.dim() - 1))

@@ -124,6 +124,7 @@ class TrainingConfig:
     code: str | None = None
     image_size: int | None = None
     encoder_size: int | None = None
+    code_size: int | None = None
     widths: list[int] | None = None
     depths: list[int] | None = None
     comparator_layers: list[str] | None = None
@@ -145,6 +146,7 @@ class TrainingConfig:
     blend_share: float | None = None
     ascent_share: float | None = None
     ascent_steps: int | None = None
+    sample_share: float | None = None
     init: str | None = None
     code_noise: float | None = None
     ema: float | None = None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,11 @@ from dgn.network_sources import load_network
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_components, load_flow, load_generator
 from dgn.priors.flow import Flow
-from dgn.priors.generator import Components, Generator, encode
+from dgn.priors.generator import Components, Generator, encode, reduced
 from dgn.settings import AscentSettings
+
+if TYPE_CHECKING:
+    from dgn.priors.gaussian import GaussianPrior
 
 SPATIAL_ASCENT = AscentSettings(
     rule="adam", steps=150, lr=0.05, jitter=0.04, scale=0.1, noise=0.02, input_size=128, sigmas=2.0
@@ -124,7 +128,7 @@ class GeneratorPrior(Prior):
         config = self.generator.config
         side = self.size[0] * config.encoder_size // config.image_size
         seen = self.encoder.at((side, side))
-        raw = encode(seen.maps(images, [config.layer])[config.layer].float(), config.code)
+        raw = encode(seen.maps(reduced(images, config), [config.layer])[config.layer].float(), config.code)
         return raw if self._raw else self.generator.normalise(raw)
 
     @torch.no_grad()
@@ -263,7 +267,7 @@ class ComponentsPrior(Prior):
         )  # fmt: skip
         return fine, centre
 
-    def sampled(self) -> Prior:
+    def sampled(self) -> GaussianPrior:
         """The spatial code at the size of the layout, with the components' Gaussian."""
         from dgn.priors.gaussian import FlowPrior, GaussianPrior
 
@@ -292,7 +296,8 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     Args:
         path: ``generator.safetensors`` or its folder; ``components.safetensors`` and ``flow.safetensors`` are looked
             for beside it.
-        size: pixels of the images (default: 128 for a spatial code with components, else the training size).
+        size: pixels of the images (default: for a spatial code with components twice those whose code fits them, else
+            the training size).
         space: ``"components"``, ``"code"``, or ``"auto"`` (components where the checkpoint has them).
     """
     file = path / "generator.safetensors" if path.is_dir() else path
@@ -308,7 +313,9 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     if space == "code" or not beside.is_file():
         return GeneratorPrior(generator, size, name=name, encoder=encoder)
     components, _ = load_components(beside)
-    prior = ComponentsPrior(generator, components, size or 2 * generator.config.image_size, name=name, encoder=encoder)
+    config = generator.config
+    size = size or config.image_size * (1 if config.code_size else 2)
+    prior = ComponentsPrior(generator, components, size, name=name, encoder=encoder)
     learned = file.with_name("flow.safetensors")
     if learned.is_file():
         prior.flow, _ = load_flow(learned, components)

@@ -28,6 +28,8 @@ class GeneratorConfig:
         code_shape: shape of the code of one training image.
         widths, depths: channels and number of 3x3 convolutions of each stage, from the coarsest; each further stage
             doubles the resolution and the output doubles it once more.
+        code_size: height and width in pixels to which an image is reduced before the encoder sees it (0: not at all).
+            A generator of larger images keeps the codes of a smaller one by it.
     """
 
     network: str = "efficientnet_lite0"
@@ -38,6 +40,7 @@ class GeneratorConfig:
     code_shape: tuple[int, int, int] = (112, 8, 8)
     widths: tuple[int, ...] = (256, 192, 96)
     depths: tuple[int, ...] = (2, 2, 2)
+    code_size: int = 0
 
     @property
     def base(self) -> int:
@@ -155,6 +158,14 @@ class Generator(nn.Module):
         if getattr(self, "_sign", (None,))[0] != state:
             self._sign = (state, bool((self.code_min >= 0).all()))
         return self._sign[1]
+
+
+def reduced(images: Tensor, config: GeneratorConfig) -> Tensor:
+    """Images ``[N, 3, S, S]`` with no more detail than the generator's codes are read from; see ``code_size``."""
+    size = round(images.shape[2] * config.code_size / config.image_size)
+    if size in (0, images.shape[2]):
+        return images
+    return F.interpolate(images, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
 
 
 def encode(features: Tensor, kind: CodeKind) -> Tensor:

@@ -15,6 +15,8 @@ class TrainSettings:
     Attributes:
         network, layer, code: the encoder, its layer, and how its output becomes a code (``"spatial"``, ``"pooled"``).
         image_size, encoder_size: pixels of the training images, and of what the encoder sees.
+        code_size: pixels to which an image is reduced before the encoder sees it (0: not at all). With ``init`` the
+            codes are then the earlier generator's, and with them their statistics, components, centres and flow.
         widths, depths: the generator's stages, from the coarsest (see ``GeneratorConfig``).
         comparator_layers: the encoder's layers of the feature loss, read at ``image_size``.
         semantic_layers: the encoder's deeper layers of the semantic loss, read at ``encoder_size``.
@@ -29,7 +31,10 @@ class TrainSettings:
         ascent_share, ascent_steps: share of a batch whose codes are on their way up random output units of the encoder,
             through this generator as it is then, and the steps of each such ascent. As with blends, there is no image
             to match.
-        init: generator whose weights the training starts from, a checkpoint or its folder (empty: random weights).
+        sample_share: the same with codes on their way through the sampler, as it estimates them
+            (:func:`dgn.ascent.sampling.sample`).
+        init: generator whose weights the training starts from, a checkpoint or its folder (empty: random weights). With
+            ``code_size`` it may have fewer stages, the further ones begin at random.
         adversary_start: share of the steps after which the adversary joins.
         code_noise: standard deviation of the noise added to the normalised code.
         ema: decay a step of the averaged weights, which are the ones that are kept.
@@ -44,6 +49,7 @@ class TrainSettings:
     code: str = "spatial"
     image_size: int = 64
     encoder_size: int = 128
+    code_size: int = 0
     widths: tuple[int, ...] = (256, 192, 96)
     depths: tuple[int, ...] = (2, 2, 2)
     comparator_layers: tuple[str, ...] = ("bn1", "blocks.0", "blocks.1", "blocks.2")
@@ -65,6 +71,7 @@ class TrainSettings:
     blend_share: float = 0.0
     ascent_share: float = 0.0
     ascent_steps: int = 100
+    sample_share: float = 0.0
     init: str = ""
     code_noise: float = 0.1
     ema: float = 0.995
@@ -80,6 +87,8 @@ class TrainSettings:
         for name in ("steps", "batch", "image_size", "encoder_size", "statistics_images", "ascent_steps"):
             if getattr(self, name) < 1:
                 raise DgnError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
+        if not 0 <= self.code_size <= self.image_size:
+            raise DgnError(f"code_size is {self.code_size}, expected 0 to image_size={self.image_size}")
         if not self.adversary_layers:
             raise DgnError("adversary_layers is empty; for a training without adversary give adversary_weight=0")
         stray = [layer for layer in self.adversary_layers if layer not in self.comparator_layers]
@@ -87,13 +96,15 @@ class TrainSettings:
             raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")
         if self.code not in ("spatial", "pooled"):
             raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
-        for name in ("cooldown", "adversary_start", "cycle_share", "blend_share", "ascent_share"):
+        for name in ("cooldown", "adversary_start", "cycle_share", "blend_share", "ascent_share", "sample_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise DgnError(f"{name} is {getattr(self, name)}, expected a share from 0 to 1")
-        if self.blend_share + self.ascent_share >= 1:
+        if self.ascent_share and self.sample_share:
+            raise DgnError("give ascent_share or sample_share, not both")
+        if self.blend_share + self.ascent_share + self.sample_share >= 1:
             raise DgnError("blend_share and ascent_share leave no image of a batch to learn from; lower one")
-        if self.ascent_share and (self.code != "spatial" or not self.components):
-            raise DgnError("ascent_share needs a spatial code and components above 0")
+        if (self.ascent_share or self.sample_share) and (self.code != "spatial" or not self.components):
+            raise DgnError("ascent_share and sample_share need a spatial code and components above 0")
 
     def rate(self, step: int) -> float:
         """The learning rate's factor at ``step``: linear warm-up, constant, linear cool-down to 1/50."""

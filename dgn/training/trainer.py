@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,29 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dgn.ascent.starts import above_zero
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images import Entry, list_images
-from dgn.network import Network, feature_layer
+from dgn.network import OUTPUT, Network, feature_layer
 from dgn.network_sources import load_network
 from dgn.precision import autocast
+from dgn.priors import generator_path
 from dgn.priors.checkpoint import (
     load_components,
+    load_flow,
     load_generator,
     load_tensors,
     save_components,
     save_generator,
     save_tensors,
 )
-from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
+from dgn.priors.deep import ComponentsPrior
+from dgn.priors.gaussian import GaussianPrior
+from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced
 from dgn.runs import png, to_image
 from dgn.storage import write_atomic
-from dgn.training.ascents import AscentPool
+from dgn.training.ascents import AscentPool, Pool, SamplePool
 from dgn.training.data import StepBatches, stream
 from dgn.training.loop import Log, drive, follow, losses_csv, optimiser_tensors, part, restore_optimiser
 from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
@@ -116,6 +121,7 @@ class _Training:
         config = GeneratorConfig(
             settings.network, settings.layer, settings.encoder_size, settings.image_size, self.kind,
             (code.shape[1], code.shape[2], code.shape[3]), tuple(settings.widths), tuple(settings.depths),
+            settings.code_size,
         )  # fmt: skip
         torch.manual_seed(settings.seed)
         self.generator = self._place(Generator(config))
@@ -132,7 +138,7 @@ class _Training:
         self._judge: Callable[[list[Tensor]], list[Tensor]] = (
             torch.compile(self.discriminator) if compile else self.discriminator
         )
-        self.pool: AscentPool | None = None
+        self.pool: Pool | None = None
         self.scales: list[Tensor] = []
         self.semantic_scales: list[Tensor] = []
 
@@ -154,7 +160,7 @@ class _Training:
 
     def _encoded(self, images: Tensor, layers: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
         """Raw float32 codes, and the encoder's features of further layers."""
-        read = self.encoder.maps(images, [self.settings.layer, *layers])
+        read = self.encoder.maps(reduced(images, self.generator.config), [self.settings.layer, *layers])
         return encode(read[self.settings.layer].float(), self.kind), [read[layer] for layer in layers]
 
     def _seen(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,33 +194,68 @@ class _Training:
             self.scales = [_channel_std(f) for f in self._compared(x)]
             self.semantic_scales = [_channel_std(f) for f in self._encoded(x, self.settings.semantic_layers)[1]]
         if self.settings.init:
-            self._warm_start(Path(self.settings.init))
+            self._warm_start(generator_path(self.settings.init) or Path(self.settings.init))
         self.average.load_state_dict(self.generator.state_dict())
         self._pool()
 
     def _warm_start(self, path: Path) -> None:
-        """Take the weights of an earlier generator; the code's statistics stay those just measured."""
-        earlier, _ = load_generator(path / "generator.safetensors" if path.is_dir() else path)
+        """Take the weights of an earlier generator; with ``code_size`` its codes, too, and what is known of them."""
+        file = path / "generator.safetensors" if path.is_dir() else path
+        earlier, _ = load_generator(file)
         mine, theirs = self.generator.config, earlier.config
-        if mine != theirs:
-            field = next(name for name, value in mine.to_dict().items() if theirs.to_dict()[name] != value)
+        if mine.code_size and mine.widths != theirs.widths:
+            longer = replace(theirs, image_size=mine.image_size, code_size=theirs.code_size or theirs.image_size,
+                             widths=theirs.widths + mine.widths[len(theirs.widths):],
+                             depths=theirs.depths + mine.depths[len(theirs.depths):])  # fmt: skip
+        else:
+            longer = theirs
+        if mine != longer:
+            field = next(name for name, value in mine.to_dict().items() if longer.to_dict()[name] != value)
             raise DgnError(
                 f"init={str(path)!r} has {field}={getattr(theirs, field)}, this training {getattr(mine, field)}"
             )
-        kept = {name: value for name, value in earlier.state_dict().items() if not name.startswith("code_")}
+        left = () if mine.widths == theirs.widths else ("head.",)
+        left = left if mine.code_size else (*left, "code_")  # the statistics just measured
+        kept = {name: value for name, value in earlier.state_dict().items() if not name.startswith(left)}
         self.generator.load_state_dict(kept, strict=False)
+        for name in ("components.safetensors", "flow.safetensors") if mine.code_size else ():
+            if file.with_name(name).is_file():
+                write_atomic(self.out / name, file.with_name(name).read_bytes())
+
+    def _knows_components(self) -> bool:
+        """Whether the folder holds the components of these codes: codes move in them, or they came with ``init``."""
+        return self._components_path.exists() and bool(self.pool or (self.settings.code_size and self.settings.init))
 
     def _pool(self) -> None:
-        """The codes of ascents, where the settings ask for them; they climb in the components of real codes."""
-        rows = round(self.settings.ascent_share * self.settings.batch)
+        """The codes of ascents or samples, where the settings ask for them; they move among real codes."""
+        settings = self.settings
+        rows = round((settings.ascent_share + settings.sample_share) * settings.batch)
         if not rows:
             return
         if not self._components_path.exists():
             self._measure_components(progress=False)
+        if settings.ascent_share:
+            components, _ = load_components(self._components_path)
+            self.pool = AscentPool(components.to(self.device), self.encoder, rows, settings.ascent_steps, settings.seed)
+            return
+        self.pool = SamplePool(self._distribution(), self.encoder, rows, settings.seed, self._deviations())
+
+    def _distribution(self) -> GaussianPrior:
+        """What the folder knows of its codes: their Gaussian, or a flow."""
         components, _ = load_components(self._components_path)
-        self.pool = AscentPool(
-            components.to(self.device), self.encoder, rows, self.settings.ascent_steps, self.settings.seed
-        )
+        prior = ComponentsPrior(self.average, components)
+        flow = self.out / "flow.safetensors"
+        if flow.is_file():
+            prior.flow, _ = load_flow(flow, components)
+        return prior.to(self.device).sampled()
+
+    @torch.no_grad()
+    def _deviations(self) -> Tensor:
+        """``[outputs]``, standard deviation of each of the encoder's outputs over real images."""
+        count = min(256, len(self.entries))
+        with self._autocast():
+            read = [self.encoder.features(x, [OUTPUT])[OUTPUT].float() for x in self._real(count, 104, random=True)]
+        return above_zero(torch.cat(read).std(0))
 
     # --- one step --------------------------------------------------------------------------------------------
 
@@ -289,7 +330,7 @@ class _Training:
         tensors, meta = load_tensors(self._state_path, STATE_FORMAT)
         mine, theirs = asdict(self.settings), meta["settings"]
         free = {"steps", "cooldown"}  # a training may be cut short or prolonged
-        if not self.settings.ascent_share:
+        if not self.settings.ascent_share + self.settings.sample_share:
             free |= {"components", "component_images"}
         free.add("centres")
         for name, value in json.loads(json.dumps(mine)).items():
@@ -380,7 +421,7 @@ class _Training:
         report["broken"] = sorted(self.broken)
         report["parameters"] = sum(parameter.numel() for parameter in self.generator.parameters())
         if self.settings.components and self.kind == "spatial":
-            if self.pool is None:  # else they are there, and codes climb in them
+            if not self._knows_components():
                 self._measure_components(progress)
             components, meta = load_components(self._components_path)
             report["components"] = {

@@ -21,9 +21,9 @@ from dgn.network_sources import load_network
 from dgn.precision import autocast
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
-from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode
+from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced
 from dgn.resources import resource
-from dgn.training.ascents import AscentPool
+from dgn.training.ascents import AscentPool, SamplePool
 from dgn.training.data import StepBatches, stream
 from dgn.training.losses import blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
@@ -149,11 +149,65 @@ def test_a_training_starts_from_an_earlier_one(images: Path, tmp_path: Path) -> 
         train(images, tmp_path / "other", replace(settings, widths=(8, 6, 6)), progress=False)
 
 
+@pytest.mark.slow
+def test_a_larger_generator_keeps_the_codes_of_a_smaller(images: Path, tmp_path: Path) -> None:
+    """Codes, their statistics, components and the stages that were there; samples under way are learned, and a training
+    in two parts is one in one."""
+    small = train(images, tmp_path / "small", SMALL, progress=False)
+    settings = replace(
+        SMALL, image_size=64, code_size=32, widths=(8, 8, 6, 5), depths=(1, 1, 1, 1), steps=3, sample_share=0.25,
+        init=str(tmp_path / "small"),
+    )  # fmt: skip
+    frozen = train(images, tmp_path / "frozen", replace(settings, lr=1e-12, steps=1), progress=False)
+    before, after = (load_generator(path)[0] for path in (small, frozen))
+    torch.testing.assert_close(after.stem.weight, before.stem.weight)
+    torch.testing.assert_close(after.stages[2].convs[0].weight, before.stages[2].convs[0].weight)
+    assert torch.equal(after.code_mean, before.code_mean)
+    assert (
+        frozen.with_name("components.safetensors").read_bytes()
+        == small.with_name("components.safetensors").read_bytes()
+    )
+    one, other = load_prior(str(tmp_path / "small"), space="code"), load_prior(str(tmp_path / "frozen"), space="code")
+    pictures = torch.rand(2, 3, 64, 64)
+    assert (one.size, other.size, one.code_shape) == ((32, 32), (64, 64), other.code_shape)
+    torch.testing.assert_close(other.encode(pictures), one.encode(reduced(pictures, other.generator.config)))
+    assert load_prior(str(tmp_path / "frozen")).sampled().decode(other.encode(pictures)).shape == (2, 3, 64, 64)
+
+    whole, _ = load_generator(train(images, tmp_path / "whole", settings, progress=False))
+    train(images, tmp_path / "parts", replace(settings, steps=2), progress=False)
+    parts, _ = load_generator(train(images, tmp_path / "parts", settings, progress=False))
+    assert all(torch.equal(tensor, parts.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    with pytest.raises(DgnError, match="has layer="):
+        train(images, tmp_path / "other", replace(settings, layer="blocks.3"), progress=False)
+
+
+@pytest.mark.slow
+def test_samples_of_the_pool_please_their_units() -> None:
+    """At the end of its way a group's estimates excite its units; the next begins elsewhere."""
+    prior = load_prior("dgn").sampled()
+    pool = SamplePool(prior, load_network().at(128), rows=3, seed=0, sigma=torch.ones(1000))
+    assert pool.ages == [0, 4, 9, 13]
+
+    def scores(code: torch.Tensor) -> torch.Tensor:
+        return pool.encoder.features(prior.decode(code), ["output"])["output"].gather(1, pool.units[0][:, None])[:, 0]
+
+    estimates, units = [], pool.units[0]
+    for turn in range(4 * pool.steps):
+        estimate = pool.next(prior.layout.generator)
+        if turn % 4 == 0:
+            estimates.append(estimate)
+    assert (scores(estimates[-1]) - scores(estimates[0]) > 1).all()  # logits
+    pool.next(prior.layout.generator)
+    assert pool.ages[0] == 1 and not torch.equal(pool.units[0], units)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"sample_share": 0.2, "ascent_share": 0.2}, "not both"),
+        ({"code_size": 65}, "expected 0 to image_size"),
         ({"ascent_share": 0.6, "blend_share": 0.4}, "leave no image"),
-        ({"ascent_share": 0.2, "components": 0}, "needs a spatial code and components"),
+        ({"ascent_share": 0.2, "components": 0}, "need a spatial code and components"),
         ({"ascent_share": -0.1}, "expected a share"),
     ],
 )
