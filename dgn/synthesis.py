@@ -273,7 +273,7 @@ def plan(
                 f"its own size is input_size={written(network.input_size)}"
             )
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
-    asked = settings.precision
+    asked, asked_settings = settings.precision, settings
     # A search that ranks many nearly equal candidates goes astray where these are rounded, and some priors' ascents do.
     whole = asked == "auto" and (settings.rule == "cmaes" or not prior.bears_bf16)
     settings = replace(settings, precision="fp32" if whole else choose(network, layers_of(parsed), asked))
@@ -295,9 +295,7 @@ def plan(
         raise DgnError(f"batch is {batch}, expected a whole number above 0")
     steady = steadiness(network, layers_of(parsed))
     notes = [*_before_the_code(network, parsed, prior), *_out_of_shape(network, prior), *steady.notes(network)]
-    usual = AscentSettings()
-    if settings.rule == "sample" and (settings.lr, settings.lr_end) != (usual.lr, usual.lr_end):
-        notes.append(f"prior {prior.name!r} is sampled, which has no ascent.lr: give ascent.rule=adam to climb by it")
+    notes += _without_effect(asked_settings, prior)
     batch = steady.batch(batch)
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
@@ -318,6 +316,27 @@ def plan(
     screening = Screening(network, prior, parsed, settings) if settings.screen else None
     deviations = Deviations(network, prior, parsed, settings) if settings.rule == "sample" else None
     return Plan(network, prior, settings, rows, group, batch, start, screening, deviations, frames, notes, asked)
+
+
+CLIMBING = (
+    "lr", "lr_end", "decay", "between", "centre_mask", "centre_from", "epsilon1", "epsilon3", "reencode", "keep",
+    "starts", "race_steps", "race_by", "start_scale", "refine_steps", "refine_lr", "refine_radius",
+)  # fmt: skip
+SAMPLING = ("temperature", "inner", "pull", "churn", "shift", "start_time")
+"""Settings that only rules of one kind read."""
+
+
+def _without_effect(settings: AscentSettings, prior: Prior) -> list[str]:
+    """A line where settings were given that the rule does not read."""
+    samples, usual = settings.rule == "sample", AscentSettings()
+    unread = CLIMBING if samples else SAMPLING
+    given = [f"ascent.{name}" for name in unread if getattr(settings, name) != getattr(usual, name)]
+    if not given:
+        return []
+    names = ", ".join(given)
+    if samples:
+        return [f"prior {prior.name!r} is sampled, which does not read {names}: give ascent.rule=adam to climb by it"]
+    return [f"rule {settings.rule!r} does not read {names}, which is of ascent.rule=sample"]
 
 
 def as_begun(job: Plan, precision: str | None) -> Plan:

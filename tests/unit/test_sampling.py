@@ -154,11 +154,13 @@ def test_priors_without_a_distribution_keep_their_rule(network: Network) -> None
         plan(network, "ant", "pixel", ascent=SETTINGS)
 
 
-def test_a_rate_that_does_nothing_is_said(network: Network, whole: ComponentsPrior) -> None:
+def test_settings_that_do_nothing_are_said(network: Network, whole: ComponentsPrior) -> None:
     assert plan(network, "ant", whole, rule="sample").notes == []
     (note,) = plan(network, "ant", whole, rule="sample", lr=0.3).notes
-    assert "is sampled, which has no ascent.lr" in note
+    assert "is sampled, which does not read ascent.lr:" in note
     assert plan(network, "ant", whole, rule="adam", lr=0.3).notes == []
+    (note,) = plan(network, "ant", whole, rule="adam", temperature=0.1, churn=0.5).notes
+    assert "rule 'adam' does not read ascent.temperature, ascent.churn" in note
 
 
 def test_one_temperature_means_the_same_for_all_units(network: Network, whole: ComponentsPrior) -> None:
