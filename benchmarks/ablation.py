@@ -15,8 +15,8 @@ from captum.attr import Occlusion
 from machine import alternate, machine
 
 import dgn
-from dgn import patches
-from dgn.ablation import ablate
+from dgn.analysis.ablation import patches
+from dgn.analysis.ablation.ablation import ablate
 
 
 def main() -> None:

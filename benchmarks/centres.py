@@ -13,9 +13,9 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from dgn.images import list_images
-from dgn.network import feature_layer
-from dgn.network_sources import load_network
+from dgn.images.reading import list_images
+from dgn.network.network import feature_layer
+from dgn.network.sources import load_network
 from dgn.priors.checkpoint import load_components, load_generator, save_components
 from dgn.priors.generator import encode
 from dgn.training.data import StepBatches

@@ -20,7 +20,7 @@ from rivals import RIVALS, Run, own
 from torch.utils.flop_counter import FlopCounterMode
 
 import dgn
-from dgn.network import Network
+from dgn.network.network import Network
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 LAYERS = {
@@ -175,7 +175,7 @@ def occlusion(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One image, windows of 32 px every 16 px: captum's Occlusion and ``dgn.ablate``."""
     from captum.attr import Occlusion
 
-    from dgn.ablation import ablate
+    from dgn.analysis.ablation.ablation import ablate
 
     rows = []
     for name in options.networks:

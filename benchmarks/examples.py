@@ -15,8 +15,8 @@ import torch
 from machine import alternate, machine
 
 import dgn
-from dgn.examples import Squares, find_examples
-from dgn.units import parse_units
+from dgn.analysis.examples import Squares, find_examples
+from dgn.units.units import parse_units
 
 
 def main() -> None:

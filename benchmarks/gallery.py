@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from dgn.report.gallery import page, read_run
-from dgn.runs import Run
+from dgn.runs.run import Run
 
 SCROLL = """async step => {
   const gaps = []; let last = performance.now(), top = -1;

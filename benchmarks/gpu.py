@@ -24,7 +24,7 @@ from machine import clock, machine, matrix_rate, median
 from torch import Tensor
 
 import dgn
-from dgn.network import Network
+from dgn.network.network import Network
 
 CUDA = torch.device("cuda")
 Pass = Callable[[], Tensor]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dgn.images import Entry, decode, list_images
+from dgn.images.reading import Entry, decode, list_images
 
 
 def small(entry: Entry, size: int, quality: int) -> bytes:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.ascent.loop import climb
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import TRANSFORMS
-from dgn.network import OUTPUT, Network
+from dgn.network.network import OUTPUT, Network
 from dgn.priors.fourier import FourierPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import AscentSettings
-from dgn.units import parse_units
+from dgn.units.units import parse_units
 
 CANVAS, RATE = 128, 0.05
 Run = Callable[[int], object]

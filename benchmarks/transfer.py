@@ -14,8 +14,8 @@ from pathlib import Path
 
 from collect import compose, known, merge, run, strip
 
-from dgn.cli.evaluate import most_frequent
-from dgn.network_sources import load_network
+from dgn.cli.verbs.evaluate import most_frequent
+from dgn.network.sources import load_network
 
 
 def main() -> None:

@@ -7,14 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dgn.ascent.settings import AscentSettings
     from dgn.errors import DgnError
-    from dgn.network import Network
-    from dgn.network_sources import load_network
+    from dgn.network.network import Network
+    from dgn.network.sources import load_network
     from dgn.priors import Prior, load_prior
-    from dgn.selection import select_units
-    from dgn.settings import AscentSettings
     from dgn.synthesis import Synthesis, pieces, synthesize
-    from dgn.units import Unit, direction, find_classes, parse_units
+    from dgn.units.selection import select_units
+    from dgn.units.units import Unit, direction, find_classes, parse_units
 
 __all__ = [
     "AscentSettings",
@@ -39,19 +39,19 @@ except PackageNotFoundError:  # imported from a folder that was never installed
     __version__ = "0+unknown"
 
 _HOMES = {
-    "AscentSettings": "settings",
+    "AscentSettings": "ascent.settings",
     "DgnError": "errors",
-    "Network": "network",
+    "Network": "network.network",
     "Prior": "priors",
     "Synthesis": "synthesis",
-    "Unit": "units",
-    "direction": "units",
-    "find_classes": "units",
-    "load_network": "network_sources",
+    "Unit": "units.units",
+    "direction": "units.units",
+    "find_classes": "units.units",
+    "load_network": "network.sources",
     "load_prior": "priors",
-    "parse_units": "units",
+    "parse_units": "units.units",
     "pieces": "synthesis",
-    "select_units": "selection",
+    "select_units": "units.selection",
     "synthesize": "synthesis",
 }
 

@@ -12,21 +12,21 @@ import torch
 from torch import Tensor
 
 from dgn.arguments import seed_list
+from dgn.ascent.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.ascent.loop import OnStep
 from dgn.ascent.rules import find_rule, written_for
 from dgn.ascent.sampling import Deviations
+from dgn.ascent.settings import AscentSettings, preset
 from dgn.ascent.starts import SCREENED_TOGETHER, Screening, as_start, given_start, random_starts
-from dgn.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.errors import DgnError, first_line
-from dgn.fit import canvas_size, central, written
 from dgn.guest import guest
+from dgn.images.fit import canvas_size, central, written
 from dgn.memory import free_memory, out_of_memory
-from dgn.network import Network
-from dgn.precision import choose
+from dgn.network.fast.precision import choose
+from dgn.network.network import Network
+from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
-from dgn.settings import AscentSettings, preset
-from dgn.steady import steadiness
-from dgn.units import Unit, layers_of, parse_units
+from dgn.units.units import Unit, layers_of, parse_units
 
 
 @dataclass

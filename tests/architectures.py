@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate
-from dgn.examples import find_examples
-from dgn.facets import late_features
-from dgn.network import Network
+from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.examples import find_examples
+from dgn.analysis.facets import late_features
+from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
 
 

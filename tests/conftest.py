@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 
 WORKERS = 2

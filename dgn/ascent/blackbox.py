@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.priors.base import Prior
-from dgn.settings import AscentSettings
 
 See = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Codes ``[N * P, ...]``, sample by sample -> activations and what is climbed, ``[N * P]`` each."""

@@ -15,12 +15,12 @@ from dgn.ascent.objectives import Objective, pieces
 from dgn.ascent.operators import OPERATORS, centre_mask
 from dgn.ascent.rules import State, find_rule
 from dgn.ascent.sampling import sample
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.settings import AscentSettings
-from dgn.units import Unit
+from dgn.units.units import Unit
 
 VIEW_STRIDE = 7_368_787
 """Between the seeds of a sample's views."""

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.penalties import penalise
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.network import Network
-from dgn.precision import autocast, resolve
-from dgn.settings import AscentSettings
-from dgn.units import Reader, Unit
+from dgn.network.fast.precision import autocast, resolve
+from dgn.network.network import Network
+from dgn.units.units import Reader, Unit
 
 PIECE = 30e6
 """Bytes of the largest layer of a piece on a CPU. On pixels 15 MB and more were equally fast (two threads, AVX2); a

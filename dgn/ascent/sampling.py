@@ -13,12 +13,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import above_zero
 from dgn.ascent.transforms import Draws
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.settings import AscentSettings
-from dgn.units import BatchReader, Unit, layers_of
+from dgn.units.units import BatchReader, Unit, layers_of
 
 Slope = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Codes ``[N, ...]`` and the step -> activations ``[N]`` and their gradient with respect to the codes."""

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.fit import resized
-from dgn.given import as_images
-from dgn.network import Network
+from dgn.images.fit import resized
+from dgn.images.given import as_images
+from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.settings import AscentSettings
-from dgn.units import BatchReader, Unit, layers_of
+from dgn.units.units import BatchReader, Unit, layers_of
 
 START_STRIDE = 1_000_000_007
 """Between the seeds of a sample's start codes: far more than anyone's seeds."""
@@ -145,7 +145,7 @@ def given_start(prior: Prior, start: Tensor | np.ndarray, count: int, fit: str =
         start: ``[C, H, W]`` or ``[N, C, H, W]`` in [0, 1] (images, which the prior encodes; uint8 too), or codes of
             this prior.
         count: samples.
-        fit: how images of other proportions meet the prior's, see :data:`dgn.fit.FITS`.
+        fit: how images of other proportions meet the prior's, see :data:`dgn.images.fit.FITS`.
 
     Raises:
         DgnError: neither codes of this prior nor images in [0, 1]; another number than 1 or ``count``; no encoder.

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.named import Catalogue, Part
-from dgn.resample import centres, reflected, sample
+from dgn.images.resample import centres, reflected, sample
 
 
 class Draws:

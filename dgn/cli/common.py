@@ -20,27 +20,27 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from dgn.ascent.settings import AscentSettings
 from dgn.cli.changes import stamp
 from dgn.cli.network import load_chosen, network_key
 from dgn.cli.schema import PriorConfig
+from dgn.cli.tracking import Tracker, check_mode
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError, nearest
-from dgn.facts import assumptions, described
-from dgn.fit import canvas_size, parse_size
-from dgn.listing import printable_values
-from dgn.network import OUTPUT, Network
+from dgn.files.listing import printable_values
+from dgn.files.storage import digest, write_atomic
+from dgn.images.fit import canvas_size, parse_size
+from dgn.network.facts import assumptions, described
+from dgn.network.fast.readback import Readback
+from dgn.network.network import OUTPUT, Network
+from dgn.network.scores import log_probabilities
+from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
-from dgn.readback import Readback
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
-from dgn.runs import Run, now, surroundings, to_image, versions
-from dgn.scores import log_probabilities
-from dgn.settings import AscentSettings
-from dgn.steady import steadiness
-from dgn.storage import digest, write_atomic
+from dgn.runs.run import Run, now, surroundings, to_image, versions
 from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
-from dgn.tracking import Tracker, check_mode
-from dgn.units import Unit
+from dgn.units.units import Unit
 
 
 def choose_device(name: str, threads: int | None) -> str:

@@ -109,8 +109,8 @@ def _fail(message: str, code: int = 2) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     _check_flags(verb, arguments)
     check(verb, arguments, sweep=bool({"-m", "--multirun"} & {*arguments}))
-    from dgn.cli.job import Task
-    from dgn.cli.sweep import Sweep, is_sweep
+    from dgn.cli.sweeps.job import Task
+    from dgn.cli.sweeps.sweep import Sweep, is_sweep
 
     task, no_runs = Task(verb), verb in ("units", "gallery", "gather")
     if no_runs and any(key_of(word) == "hydra.sweep.dir" for word in overrides_in(arguments)):

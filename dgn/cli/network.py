@@ -9,9 +9,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from dgn.cli.changes import stamp
-from dgn.facts import FACTS
-from dgn.network import Network
-from dgn.network_sources import load_network
+from dgn.network.facts import FACTS
+from dgn.network.network import Network
+from dgn.network.sources import load_network
 
 
 def network_facts(chosen: Any) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from dgn.errors import DgnError
 from dgn.evaluation.metrics import Interval, mean_interval
-from dgn.fit import resized
+from dgn.images.fit import resized
 from dgn.report.grid import FAINT, INK, PAPER
-from dgn.runs import to_image
+from dgn.runs.run import to_image
 
 REST = "other thing"
 """The kind of what is of no kind."""

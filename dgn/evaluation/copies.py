@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dgn.channel import ahead
+from dgn.analysis.examples import Squares, as_floats
 from dgn.errors import DgnError
 from dgn.evaluation.instrument import Figure, Made
 from dgn.evaluation.judges import Judge
 from dgn.evaluation.metrics import cosine_distance, mean_interval
-from dgn.examples import Squares, as_floats
+from dgn.files.channel import ahead
 from dgn.guest import guest
 
 COPY = 0.01

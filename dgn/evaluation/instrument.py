@@ -21,13 +21,13 @@ from dgn.evaluation.metrics import (
     pair_distance,
 )
 from dgn.evaluation.real import RealImages
-from dgn.fit import canvas_size, resized, to_channels
-from dgn.given import as_images
 from dgn.guest import guest
-from dgn.network import Network
+from dgn.images.fit import canvas_size, resized, to_channels
+from dgn.images.given import as_images
+from dgn.network.network import Network
+from dgn.network.steady import steadiness
 from dgn.priors.generator import Generator, encode
-from dgn.steady import steadiness
-from dgn.units import Reader, Unit, layers_of
+from dgn.units.units import Reader, Unit, layers_of
 
 COMMON_SIZE = 128
 """Pixels of the short side of the real examples, and at which MS-SSIM compares images; judges see each image at their

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.fit import to_channels
-from dgn.given import as_images
 from dgn.guest import guest
-from dgn.network import OUTPUT, Network, feature_layer
-from dgn.network_sources import load_network
-from dgn.steady import steadiness
+from dgn.images.fit import to_channels
+from dgn.images.given import as_images
+from dgn.network.network import OUTPUT, Network, feature_layer
+from dgn.network.sources import load_network
+from dgn.network.steady import steadiness
 
 
 @dataclass

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.fit import Sight
 from dgn.guest import guest
-from dgn.images import Entry, decode, list_images
+from dgn.images.fit import Sight
+from dgn.images.reading import Entry, decode, list_images
 
 SHORT = 224
 """Pixels of the short side of the photographs that judges see."""
@@ -80,7 +80,7 @@ def load_real(
     """Labelled images below a folder or in tar files, in an order that follows from the seed.
 
     Args:
-        root: see :func:`dgn.images.list_images`.
+        root: see :func:`dgn.images.reading.list_images`.
         class_names: of the network; see :func:`class_of`.
         size: pixels of the short side, at least, of the photographs that judges see.
         sight: of the network; None: squares of ``size``.

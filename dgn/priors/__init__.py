@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from dgn.errors import DgnError, nearest
-from dgn.fit import parse_size
 from dgn.guest import guest
+from dgn.images.fit import parse_size
 from dgn.priors.base import Prior
 from dgn.resources import resource
 

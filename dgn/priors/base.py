@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.settings import AscentSettings
 
 
 class Prior(ABC):

@@ -17,9 +17,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.files.storage import digest, write_atomic
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.generator import Components, Generator, GeneratorConfig
-from dgn.storage import digest, write_atomic
 
 FORMAT = "dgn-generator-1"
 COMPONENTS_FORMAT = "dgn-components-1"

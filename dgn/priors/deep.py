@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.network import Network
-from dgn.network_sources import load_network
+from dgn.network.network import Network
+from dgn.network.sources import load_network
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_components, load_flow, load_generator
 from dgn.priors.flow import Flow
 from dgn.priors.generator import Components, Generator, encode, reduced
-from dgn.settings import AscentSettings
 
 if TYPE_CHECKING:
     from dgn.priors.gaussian import GaussianPrior

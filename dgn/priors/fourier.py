@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.fit import parse_size
+from dgn.images.fit import parse_size
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.checkpoint import load_tensors
 from dgn.resources import resource
-from dgn.settings import AscentSettings
 
 FORMAT = "dgn-image-statistics-1"
 

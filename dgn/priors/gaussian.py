@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.priors.base import Prior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.flow import Flow
 from dgn.priors.generator import Components
-from dgn.settings import AscentSettings
 
 
 class GaussianPrior(Prior):

@@ -1,7 +1,7 @@
 """Others' generators as priors: DeePSiM, BigGAN, diffusers' autoencoders, exported and one's own modules.
 
 Nothing is downloaded: each loader reads files, says where to get them when they are missing, and unpickles nothing
-but tensors; of exported programs, see :mod:`dgn.programs`.
+but tensors; of exported programs, see :mod:`dgn.network.programs`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgn import adapt
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError, nearest
+from dgn.files.storage import read_tensors
+from dgn.network import adapt
+from dgn.network.programs import load_export, load_script
 from dgn.priors.base import Prior, seeded_normal
-from dgn.programs import load_export, load_script
-from dgn.settings import AscentSettings
-from dgn.storage import read_tensors
 
 
 class ModulePrior(Prior):

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.fit import parse_size
+from dgn.images.fit import parse_size
 from dgn.priors.base import Prior, seeded_normal
-from dgn.settings import AscentSettings
 
 
 class PixelPrior(Prior):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dgn.fit import within
+from dgn.images.fit import within
 
 INK, FAINT, PAPER = (20, 20, 20), (105, 105, 105), (255, 255, 255)
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from dgn.ascent.rules import State, adam
 from dgn.ascent.sampling import capped, later, times
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.errors import DgnError
-from dgn.network import OUTPUT, Network
+from dgn.network.network import OUTPUT, Network
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import Components, Generator
-from dgn.settings import AscentSettings
 
 ASCENT = AscentSettings(rule="adam", lr=0.1, jitter=0.04, scale=0.1, noise=0.05)
 """How the codes climb: a part of the recipe, whatever a prior's default ascent becomes later."""

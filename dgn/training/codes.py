@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgn.images import Entry
-from dgn.precision import autocast
+from dgn.files.storage import digest, write_chunks
+from dgn.images.reading import Entry
+from dgn.network.fast.precision import autocast
 from dgn.priors.deep import GeneratorPrior
-from dgn.storage import digest, write_chunks
 from dgn.training.data import StepBatches, stream
 
 BATCH = 64

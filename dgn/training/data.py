@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dgn.errors import DgnError
-from dgn.images import Entry, crop, decode, reason
+from dgn.images.reading import Entry, crop, decode, reason
 
 
 class StepBatches(Dataset[tuple[Tensor, list[str]]]):

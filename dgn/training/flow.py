@@ -17,16 +17,16 @@ from tqdm import tqdm
 
 from dgn.ascent.sampling import sample
 from dgn.errors import DgnError
+from dgn.files.storage import write_atomic
 from dgn.guest import guest
-from dgn.images import list_images
-from dgn.precision import autocast
+from dgn.images.reading import list_images
+from dgn.network.fast.precision import autocast
 from dgn.priors import generator_path, load_prior
 from dgn.priors.checkpoint import load_flow, load_tensors, save_flow, save_tensors
 from dgn.priors.deep import ComponentsPrior
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
-from dgn.runs import png, to_image
-from dgn.storage import write_atomic
+from dgn.runs.run import png, to_image
 from dgn.synthesis import synthesize
 from dgn.training.codes import Codes
 from dgn.training.loop import (

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from dgn.guest import guest
-from dgn.images import crop, decode, list_images, reason
+from dgn.images.reading import crop, decode, list_images, reason
 from dgn.priors.checkpoint import save_tensors
 from dgn.priors.fourier import FORMAT, ImageStatistics, natural_spread
 
@@ -20,8 +20,8 @@ def measure_images(root: Path, *, size: int = 128, most: int = 5000, progress: b
     """Mean colour, square root of the colour covariance, and mean magnitude of the spectrum in white colours.
 
     Args:
-        root: images, see :func:`dgn.images.list_images`; central squares, shrunk or enlarged to ``size`` pixels, a
-            random ``most`` of those at least as large as ``size`` (of all, where none is).
+        root: images, see :func:`dgn.images.reading.list_images`; central squares, shrunk or enlarged to ``size``
+            pixels, a random ``most`` of those at least as large as ``size`` (of all, where none is).
         size, most, progress: see above; a bar.
     """
     entries = list_images(root)

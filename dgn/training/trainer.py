@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from dgn.ascent.starts import above_zero
 from dgn.errors import DgnError
+from dgn.files.storage import write_atomic
 from dgn.guest import guest
-from dgn.images import Entry, list_images
-from dgn.network import OUTPUT, Network, feature_layer
-from dgn.network_sources import load_network
-from dgn.precision import autocast
+from dgn.images.reading import Entry, list_images
+from dgn.network.fast.precision import autocast
+from dgn.network.network import OUTPUT, Network, feature_layer
+from dgn.network.sources import load_network
 from dgn.priors import generator_path
 from dgn.priors.checkpoint import (
     load_components,
@@ -33,8 +34,7 @@ from dgn.priors.checkpoint import (
 from dgn.priors.deep import ComponentsPrior
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced
-from dgn.runs import png, to_image
-from dgn.storage import write_atomic
+from dgn.runs.run import png, to_image
 from dgn.training.ascents import AscentPool, Pool, SamplePool
 from dgn.training.data import StepBatches, stream
 from dgn.training.loop import Log, drive, follow, losses_csv, optimiser_tensors, part, restore_optimiser

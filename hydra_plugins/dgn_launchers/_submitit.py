@@ -56,7 +56,7 @@ class SlurmLauncher(BaseSubmititLauncher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
-        from dgn.cli.job import Record, announce, told
+        from dgn.cli.sweeps.job import Record, announce, told
 
         sweep = Path(str(self.config.hydra.sweep.dir))
         numbers = range(initial_job_idx, initial_job_idx + len(job_overrides))
@@ -96,7 +96,7 @@ class SlurmLauncher(BaseSubmititLauncher):  # type: ignore[misc]
 
     def _wait(self, sweep: Path, running: dict[int, Any]) -> None:
         """Until each has written how it ended, or has gone without."""
-        from dgn.cli.job import Record, died
+        from dgn.cli.sweeps.job import Record, died
 
         gone: dict[int, float] = {}
         while running:

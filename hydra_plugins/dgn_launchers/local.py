@@ -49,7 +49,7 @@ class LocalLauncher(Launcher):  # type: ignore[misc]
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run all jobs; returns when the last one has ended."""
-        from dgn.cli.job import announce, told
+        from dgn.cli.sweeps.job import announce, told
 
         setup_globals()
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
@@ -146,7 +146,7 @@ class _Worker:
 
     def receive(self, number: int, overrides: list[str]) -> JobReturn:
         """What became of its job."""
-        from dgn.cli.job import died
+        from dgn.cli.sweeps.job import died
 
         result, sound, why = JobReturn(overrides=overrides, status=JobStatus.COMPLETED), False, ""
         try:

@@ -60,7 +60,7 @@ class RayLauncher(Launcher):  # type: ignore[misc]
         except ImportError:
             raise DgnError("launcher=ray needs Ray: pip install 'dgn[ray]'") from None
 
-        from dgn.cli.job import announce, died, told
+        from dgn.cli.sweeps.job import announce, died, told
         from hydra_plugins.dgn_launchers.local import job_config
 
         setup_globals()

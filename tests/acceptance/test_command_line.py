@@ -19,8 +19,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgn.cli.main import main
+from dgn.files.storage import digest
 from dgn.priors import load_prior
-from dgn.storage import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = [
@@ -98,7 +98,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
 def test_codes_decode_to_the_images(finished: Path) -> None:
     """The kept code of the generator is the image that was kept."""
     import dgn as library
-    from dgn.runs import to_image
+    from dgn.runs.run import to_image
 
     run = only_run(finished)
     prior = library.load_prior("dgn").sampled()

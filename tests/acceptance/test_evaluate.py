@@ -164,7 +164,7 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: py
     for name, kept in (("measure", True), ("best_examples", False)):  # after the first climb, and before it
         out = work / f"stopped_in_{name}"
         with monkeypatch.context() as patch:
-            patch.setattr(f"dgn.cli.evaluate.{name}", stopped)
+            patch.setattr(f"dgn.cli.verbs.evaluate.{name}", stopped)
             short = [argument for argument in short if "prior.dgn" not in argument]
             assert main(["evaluate", *short, "prior=pixel", "seeds=1", f"out={out}"]) == 130
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept

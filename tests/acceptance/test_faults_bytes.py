@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 
 from dgn.errors import DgnError
-from dgn.network import Network
-from dgn.parts import Parts
+from dgn.files.storage import digest
+from dgn.network.network import Network
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors, save_tensors
 from dgn.priors.fourier import read_statistics
 from dgn.resources import resource
-from dgn.storage import digest
+from dgn.runs.batches import Parts
 from dgn.synthesis import plan
 from dgn.training.settings import TrainSettings
 from dgn.training.trainer import STATE_FORMAT, train

@@ -30,13 +30,13 @@ def test_what_nobody_expected_is_one_line_too(
     desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A fault of dgn's own: one line that says where, exit code 2; with DGN_TRACEBACK the whole way."""
-    import dgn.cli.synthesize
+    import dgn.cli.verbs.synthesize
 
     def broken(*_: object, **__: object) -> None:
         raise IndexError("list index out of range\nand more")
 
     monkeypatch.chdir(desk)
-    monkeypatch.setattr(dgn.cli.synthesize, "plan", broken)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", broken)
     command = ["synthesize", *TINY["synthesize"]]
     assert main(command) == 2
     lines = capsys.readouterr().err.strip().splitlines()

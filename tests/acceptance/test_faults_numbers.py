@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.cli.main import main
-from dgn.network import Network
+from dgn.network.network import Network
 
 DARK, BRIGHT = torch.full((3, 16, 16), 0.25), torch.full((3, 16, 16), 0.75)
 STILL = {"steps": 10, "lr": 0.01, "jitter": 0.0, "scale": 0.0, "noise": 0.0}

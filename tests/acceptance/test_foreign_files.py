@@ -17,11 +17,11 @@ from conftest import lay_out, rest_slow
 sys.path.insert(0, str(Path(__file__).parent))
 from smallest import TINY
 
-import dgn.cli.resume
+import dgn.cli.sweeps.resume
 from dgn.cli.main import main
-from dgn.ledger import JOURNAL
-from dgn.run_files import WRITES
-from dgn.storage import lock
+from dgn.files.ledger import JOURNAL
+from dgn.files.storage import lock
+from dgn.runs.patterns import WRITES
 
 pytestmark = pytest.mark.xdist_group("foreign")  # the runs are made once
 
@@ -51,7 +51,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _at_the_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dgn.cli.resume, "PATIENCE", 0.2)
+    monkeypatch.setattr(dgn.cli.sweeps.resume, "PATIENCE", 0.2)
     for name in ("small.pt2", "pictures"):
         Path(name).symlink_to(desk / name)
 
@@ -171,7 +171,7 @@ def test_the_manifest_names_every_file(verb: str, runs: Path) -> None:
     manifest = json.loads((runs / verb / "manifest.json").read_text())
     there = {str(path.relative_to(runs / verb)) for path in (runs / verb).rglob("*") if path.is_file()}
     assert there == {*manifest["files"], "manifest.json", ".lock"}
-    from dgn.ledger import digest_of
+    from dgn.files.ledger import digest_of
 
     for name, digest in manifest["files"].items():
         assert digest_of(runs / verb / name) == digest
@@ -233,7 +233,7 @@ def test_links_lead_nowhere(runs: Path, capsys: pytest.CaptureFixture[str]) -> N
         assert seen(Path("run")) == before and seen(Path("home")) == home
         shutil.rmtree("run")
     shutil.copytree(runs / "synthesize", "run", copy_function=shutil.copyfile)
-    from dgn.ledger import digest_of
+    from dgn.files.ledger import digest_of
 
     manifest = json.loads(Path("run/manifest.json").read_text())
     for name in ("../home/secret", str(Path("home/secret").resolve())):
@@ -257,21 +257,21 @@ def test_a_file_that_comes_while_a_job_works(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In the place of one to be written: it stays, and the job says so; what the job made until then is kept."""
-    import dgn.cli.synthesize
+    import dgn.cli.verbs.synthesize
 
-    real = dgn.cli.synthesize.grid
+    real = dgn.cli.verbs.synthesize.grid
 
     def late(*given: Any, **more: Any) -> Any:
         plant(Path("run"), ["grid.png"])
         return real(*given, **more)
 
-    monkeypatch.setattr(dgn.cli.synthesize, "grid", late)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "grid", late)
     line = refused(capsys, *command("synthesize", "out=run"))
     assert "'run/grid.png' is not what dgn wrote there" in line
     assert Path("run/grid.png").read_text() == "the user's grid.png"
     assert Path("run/images/tench--pixel--s0.png").is_file() and list(Path("run/parts").iterdir())
     Path("run/grid.png").unlink()
-    monkeypatch.setattr(dgn.cli.synthesize, "grid", real)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "grid", real)
     assert main(command("synthesize", "out=run")) == 0
 
 
@@ -285,10 +285,10 @@ def test_a_failed_jobs_new_folder_is_removed_but_for_a_users_file(
         plant(Path("new/run"), ["wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"])
         raise KeyboardInterrupt
 
-    import dgn.cli.synthesize
+    import dgn.cli.verbs.synthesize
 
-    monkeypatch.setattr(dgn.cli.resume, "open_tracker", drop)
-    monkeypatch.setattr(dgn.cli.synthesize, "open_tracker", drop)
+    monkeypatch.setattr(dgn.cli.sweeps.resume, "open_tracker", drop)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "open_tracker", drop)
     assert main(command(verb, "out=new/run")) == 130
     left = {name for name, (what, _) in seen(Path("new/run")).items() if what != "folder"}
     assert left - {"manifest.json"} == {"wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"}

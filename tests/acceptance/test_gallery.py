@@ -16,7 +16,7 @@ from conftest import rest_slow
 
 from dgn.cli.main import main
 from dgn.report.gallery import page, read_run, reproduce
-from dgn.runs import COLUMNS, Run, to_image
+from dgn.runs.run import COLUMNS, Run, to_image
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -71,7 +71,7 @@ def test_commands_reproduce_one_image() -> None:
 @pytest.mark.slow
 def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a job of two units, two priors and two seeds, one image alone: the same pixels, but for float error."""
-    from dgn.images import read_image
+    from dgn.images.reading import read_image
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -10,9 +10,9 @@ from conftest import ALONE
 from omegaconf import OmegaConf
 from processes import rows
 
-import dgn.cli.synthesize
-from dgn.cli.job import told
+import dgn.cli.verbs.synthesize
 from dgn.cli.main import main
+from dgn.cli.sweeps.job import told
 
 TINY = ["prior=pixel", "prior.pixel.size=16", "tracking=off", "progress=false"]
 NEEDS = pytest.mark.needs("hydra_plugins.hydra_optuna_sweeper")
@@ -48,7 +48,7 @@ def test_a_stopped_optimising_sweep_continues(
         ["hydra/sweeper/sampler=grid", "ascent.lr=choice(0.01,0.1,0.5,1)"] if grid else ["ascent.lr=interval(0.01,1)"]
     )
     assert main(command(small, "whole", *words)) == 0
-    run, ran = dgn.cli.synthesize.run, []
+    run, ran = dgn.cli.verbs.synthesize.run, []
 
     def stopping(config: object) -> float | None:
         if len(ran) == 2:
@@ -56,9 +56,9 @@ def test_a_stopped_optimising_sweep_continues(
         ran.append(config)
         return run(config)
 
-    monkeypatch.setattr(dgn.cli.synthesize, "run", stopping)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", stopping)
     assert main(command(small, "sweep", *words)) == 130
-    monkeypatch.setattr(dgn.cli.synthesize, "run", lambda config: ran.append(config) or run(config))
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: ran.append(config) or run(config))
     assert main(command(small, "sweep", *words)) == 0
     assert len(ran) == 4  # the two that were done did not climb again
 
@@ -79,9 +79,9 @@ def test_a_job_without_a_value_does_not_end_the_search(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if nan:
-        run = dgn.cli.synthesize.run
+        run = dgn.cli.verbs.synthesize.run
         monkeypatch.setattr(
-            dgn.cli.synthesize, "run", lambda config: run(config) if config.ascent.steps == 2 else float("nan")
+            dgn.cli.verbs.synthesize, "run", lambda config: run(config) if config.ascent.steps == 2 else float("nan")
         )  # fmt: skip
     words = ["hydra.sweeper.n_trials=6", f"ascent.steps=choice({3 if nan else -1},2)"]
     for _ in range(2):

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from dgn.cli.main import main
 from dgn.errors import DgnError
+from dgn.files.storage import lock
 from dgn.priors import load_prior
-from dgn.runs import to_image
-from dgn.storage import lock
+from dgn.runs.run import to_image
 from dgn.synthesis import default_batch
 
 TINY = [
@@ -67,10 +67,10 @@ def test_a_failed_job_is_found_and_continued(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without out=, the unfinished run of the same job goes on; another job, and one that a process holds, don't."""
-    import dgn.parts
+    import dgn.runs.batches
 
     monkeypatch.chdir(tmp_path)
-    whole, written = dgn.parts.save_tensors, []
+    whole, written = dgn.runs.batches.save_tensors, []
 
     def full_disk(path: Path, *more: object) -> None:
         if len(written) == 3:
@@ -78,10 +78,10 @@ def test_a_failed_job_is_found_and_continued(
         written.append(path)
         whole(path, *more)
 
-    monkeypatch.setattr(dgn.parts, "save_tensors", full_disk)
+    monkeypatch.setattr(dgn.runs.batches, "save_tensors", full_disk)
     assert main(one(exported)) == 2
     assert "No space left" in capsys.readouterr().err
-    monkeypatch.setattr(dgn.parts, "save_tensors", whole)
+    monkeypatch.setattr(dgn.runs.batches, "save_tensors", whole)
     (run,) = Path("runs/synthesize").iterdir()
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "failed" and len((run / "results.csv").read_text().splitlines()) == 4

@@ -15,11 +15,11 @@ from conftest import lay_out, rest_slow
 from safetensors.torch import load_file
 from smallest import TINY
 
-import dgn.cli.resume
+import dgn.cli.sweeps.resume
 from dgn.cli.main import main
-from dgn.folders import new_folder
-from dgn.runs import Run
-from dgn.storage import lock
+from dgn.files.folders import new_folder
+from dgn.files.storage import lock
+from dgn.runs.run import Run
 from dgn.synthesis import Plan
 
 
@@ -32,7 +32,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _at_the_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dgn.cli.resume, "PATIENCE", 0.2)
+    monkeypatch.setattr(dgn.cli.sweeps.resume, "PATIENCE", 0.2)
     for name in ("small.pt2", "pictures"):
         Path(name).symlink_to(desk / name)
 
@@ -71,7 +71,7 @@ def test_one_process_in_a_folder(
         seen.append(lock(Path("run")))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dgn.cli.resume, "open_tracker", look)
+    monkeypatch.setattr(dgn.cli.sweeps.resume, "open_tracker", look)
     command = [verb, *TINY[verb], "out=run"]
     assert main(command) == 130
     assert seen == [None] and not Path("run").exists()
@@ -114,7 +114,7 @@ def test_a_new_folder_is_removed_with_those_around_it() -> None:
 
 def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third image of three is interrupted: overlays, numbers and the table's rows of two are there."""
-    monkeypatch.setattr("dgn.cli.ablate.ablate", nth(3, dgn.cli.ablate.ablate))
+    monkeypatch.setattr("dgn.cli.verbs.ablate.ablate", nth(3, dgn.cli.verbs.ablate.ablate))
     images = "image=[pictures/a.png,pictures/0/b.png,pictures/0/c.png]"
     assert main(["ablate", *TINY["ablate"], images, "out=run"]) == 130
     with Path("run/results.csv").open() as file:
@@ -126,7 +126,7 @@ def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatc
 def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["evaluate", *TINY["evaluate"], "out=run"]
     with monkeypatch.context() as patch:
-        patch.setattr("dgn.cli.evaluate.measure_photographs", interrupt)
+        patch.setattr("dgn.cli.verbs.evaluate.measure_photographs", interrupt)
         assert main(command) == 130
     assert status("run") == "interrupted" and Path("run/images/pixel.safetensors").is_file()
     monkeypatch.setattr("dgn.synthesis.Plan.climb", interrupt)  # nothing is left to climb
@@ -154,14 +154,14 @@ def test_a_method_that_was_killed_goes_on_with_its_next_batch(monkeypatch: pytes
 @pytest.mark.slow
 def test_a_finished_figure_stays_when_the_upload_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while Weights & Biases takes its time at the end."""
-    real = dgn.tracking.Tracker.finish
+    real = dgn.cli.tracking.Tracker.finish
 
     def finish(self: Any, *, failed: bool = False) -> None:
         if not failed:
             raise KeyboardInterrupt
         real(self, failed=failed)
 
-    monkeypatch.setattr(dgn.tracking.Tracker, "finish", finish)
+    monkeypatch.setattr(dgn.cli.tracking.Tracker, "finish", finish)
     command = ["figure", "figure=ablation", *(word for word in TINY["figure"] if not word.startswith("figure="))]
     assert main([*command, "figure.images=[pictures/a.png]", "figure.size=8", "figure.stride=8", "out=run"]) == 130
     assert status("run") == "done" and Path("run/ablation.pdf").is_file()

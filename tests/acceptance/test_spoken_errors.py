@@ -270,7 +270,7 @@ def test_wandb_mode(
 
 
 def no_tracker() -> object:
-    from dgn.tracking import Tracker
+    from dgn.cli.tracking import Tracker
 
     return Tracker("off", Path("."), {})
 
@@ -396,7 +396,7 @@ def test_an_empty_image_is_one_clear_line(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.slow
 def test_patches_fit_a_small_network(capsys: pytest.CaptureFixture[str]) -> None:
     """16 px: three of them, one apart; what is given is kept."""
-    from dgn.cli.ablate import patch_sizes
+    from dgn.cli.verbs.ablate import patch_sizes
 
     assert main(["ablate", "network.name=small.pt2", "image=pictures/a.png", "unit=0", "curve_steps=0", "tracking=off",
                  "progress=false", "out=run"]) == 0  # fmt: skip

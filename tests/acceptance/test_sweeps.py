@@ -176,23 +176,23 @@ def test_gather_names_what_differs(
 def test_a_bug_in_one_job_stops_no_other(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import dgn.cli.synthesize
+    import dgn.cli.verbs.synthesize
 
     monkeypatch.chdir(tmp_path)
-    real = dgn.cli.synthesize.plan
+    real = dgn.cli.verbs.synthesize.plan
 
     def buggy(*given: object, seeds: list[int], **more: object) -> object:
         if seeds == [1]:
             raise ZeroDivisionError("division by zero")
         return real(*given, seeds=seeds, **more)
 
-    monkeypatch.setattr(dgn.cli.synthesize, "plan", buggy)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", buggy)
     job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *SOLO]
     assert main(job) == 2
     said = capsys.readouterr().err
     assert "1 of the sweep's 3 jobs failed: 1 (seed=1): unexpected ZeroDivisionError in synthesize.py" in said
     assert "To run just those: dgn synthesize -m" in said
-    monkeypatch.setattr(dgn.cli.synthesize, "plan", real)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", real)
     opened = []
     load = dgn.cli.common.load_chosen
     monkeypatch.setattr(dgn.cli.common, "_NETWORKS", {})
@@ -209,7 +209,7 @@ def test_a_record_that_cannot_be_written_is_no_success(
     small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on a full disk: a job's end is lost, and the sweep is not done."""
-    from dgn.cli.job import Record
+    from dgn.cli.sweeps.job import Record
     from dgn.errors import DgnError
 
     monkeypatch.chdir(tmp_path)
@@ -275,18 +275,18 @@ def test_changed_configuration_is_not_done(
 @pytest.mark.slow
 def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN and None among them, which sweepers that optimise tell apart."""
-    import dgn.cli.synthesize
-    from dgn.cli.job import Task
+    import dgn.cli.verbs.synthesize
+    from dgn.cli.sweeps.job import Task
 
     monkeypatch.chdir(tmp_path)
     values = {0: float("nan"), 1: 2.5, 2: None, 3: float("-inf")}
     got: list[object] = []
     call = Task.__call__
     monkeypatch.setattr(Task, "__call__", lambda self, config: got.append(call(self, config)))
-    monkeypatch.setattr(dgn.cli.synthesize, "run", lambda config: values[config.seed])
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: values[config.seed])
     job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2,3", *SOLO, "out=sweep"]
     assert main(job) == 0
-    monkeypatch.setattr(dgn.cli.synthesize, "run", lambda config: 1 / 0)
+    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: 1 / 0)
     assert main(job) == 0
     assert repr(got) == repr(2 * list(values.values()))
     records = list(Path("sweep/jobs").iterdir())

@@ -13,10 +13,10 @@ from conftest import rest_slow
 from PIL import Image
 from safetensors.torch import load_file
 
-from dgn.ablation import ablate
+from dgn.analysis.ablation.ablation import ablate
 from dgn.cli.main import main
-from dgn.images import read_image
-from dgn.network_sources import load_network
+from dgn.images.reading import read_image
+from dgn.network.sources import load_network
 from dgn.report.grid import Cell, grid
 
 QUIET = ["tracking=off", "progress=false"]
@@ -91,8 +91,8 @@ def test_examples_of_many_units(
         sheets.append((cells, title))
         return grid(cells, title, **more)
 
-    monkeypatch.setattr("dgn.cli.examples.MOST_CELLS", 3)
-    monkeypatch.setattr("dgn.cli.examples.grid", drawn)
+    monkeypatch.setattr("dgn.cli.verbs.examples.MOST_CELLS", 3)
+    monkeypatch.setattr("dgn.cli.verbs.examples.grid", drawn)
     Path("units.txt").write_text("zebra  # striped\nblocks.1:2-3\n")
     assert main(["examples", f"data.root={pictures}", "units=['* setter','@units.txt']", "k=1", "out=m", *QUIET]) == 0
     units = [row["unit"] for row in table(Path("m/examples.csv"))]
@@ -179,7 +179,7 @@ def test_facets_keep_the_search_and_say_what_is_odd(
     assert main([*arguments, "facets=13"]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 2 and "12 example images can't make 13 facets" in printed[1] and "out=f" in printed[1]
-    monkeypatch.setattr("dgn.examples.BatchReader.__call__", None)  # nothing is looked at again
+    monkeypatch.setattr("dgn.analysis.examples.BatchReader.__call__", None)  # nothing is looked at again
     assert main([*arguments, "facets=2"]) == 0
     printed = capsys.readouterr().err.strip().splitlines()
     kept = json.loads(Path("f/manifest.json").read_text())["warnings"]

@@ -14,11 +14,11 @@ import pytest
 import yaml
 from conftest import ALONE
 
-import dgn.tracking
+import dgn.cli.tracking
 from dgn.cli.main import main
+from dgn.cli.tracking import ALLOWANCE, SHARE, Tracker
 from dgn.resources import resource
-from dgn.tracking import ALLOWANCE, SHARE, Tracker
-from dgn.writer import Writer
+from dgn.runs.writer import Writer
 
 SHORT = [
     "ascent.steps=2",
@@ -133,7 +133,7 @@ def settle(writer: Writer) -> None:
 
 def test_curves_keep_to_their_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     clock = Clock()
-    monkeypatch.setattr(dgn.tracking, "time", clock)
+    monkeypatch.setattr(dgn.cli.tracking, "time", clock)
     tracker = Tracker("off", tmp_path, {})
     run = Costly(clock)
     tracker._run, tracker._writer = run, Writer()
@@ -164,7 +164,7 @@ def test_tables_keep_to_their_share_of_pictures(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr("wandb.Image", picture)
     monkeypatch.setattr("wandb.Table", table)
-    monkeypatch.setattr(dgn.tracking, "time", clock)
+    monkeypatch.setattr(dgn.cli.tracking, "time", clock)
     rows = [
         {"unit": "a", "kind": "top", "rank": rank, "activation": 0.5, "name": "x", "image": f"{rank}.png",
          "field": f"{rank}f.png" if rank % 2 else ""}

@@ -11,14 +11,14 @@ from conftest import rest_slow
 from PIL import Image
 
 import dgn
-from dgn.ablation import ablate, filling
-from dgn.examples import find_examples
-from dgn.facets import find_facets, late_features, mean_codes
-from dgn.images import read_image
-from dgn.network import Network
+from dgn.analysis.ablation.ablation import ablate, filling
+from dgn.analysis.examples import find_examples
+from dgn.analysis.facets import find_facets, late_features, mean_codes
+from dgn.analysis.receptive import ReceptiveFields
+from dgn.images.reading import read_image
+from dgn.network.network import Network
 from dgn.priors.fourier import FourierPrior
-from dgn.receptive import ReceptiveFields
-from dgn.units import parse_units
+from dgn.units.units import parse_units
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,17 @@ from safetensors.torch import load_file
 import dgn
 from dgn.ascent.loop import climb
 from dgn.ascent.penalties import PENALTIES
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import TRANSFORMS
 from dgn.cli.main import main
-from dgn.network import Network
-from dgn.network_sources import load_network
-from dgn.precision import choose
+from dgn.network.fast.precision import choose
+from dgn.network.network import Network
+from dgn.network.sources import load_network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import AscentSettings
 from dgn.synthesis import join, plan
-from dgn.units import layers_of, parse_units
+from dgn.units.units import layers_of, parse_units
 
 pytestmark = pytest.mark.gpu
 

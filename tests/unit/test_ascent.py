@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.ascent.rules import RULES, State, adam
+from dgn.ascent.settings import NGUYEN2016, AscentSettings
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import NGUYEN2016, AscentSettings
 from dgn.synthesis import synthesize
 
 FP32 = {"precision": "fp32"}

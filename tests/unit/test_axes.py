@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 import dgn
+from dgn.analysis.examples import find_examples
+from dgn.analysis.facets import late_features
+from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
-from dgn.examples import find_examples
-from dgn.facets import late_features
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.receptive import ReceptiveFields
-from dgn.units import BatchReader, Reader, parse_units
+from dgn.units.units import BatchReader, Reader, parse_units
 
 
 class Head(nn.Module):

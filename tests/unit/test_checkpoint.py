@@ -13,11 +13,11 @@ from conftest import small_generator
 from safetensors.torch import save_file
 
 from dgn.errors import DgnError
+from dgn.files.storage import digest, write_atomic
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, save_components, save_generator
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components
-from dgn.storage import digest, write_atomic
 
 
 def parts() -> Components:

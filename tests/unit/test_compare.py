@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from dgn.network import Network
+from dgn.network.network import Network
 
 
 @pytest.fixture

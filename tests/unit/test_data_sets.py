@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 import dgn
+from dgn.analysis.examples import Squares, find_examples, search_warnings
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of, load_real
-from dgn.examples import Squares, find_examples, search_warnings
-from dgn.images import decode, read_image
-from dgn.items import find_image
-from dgn.listing import Entry, counted, list_images, printable, suffixes
-from dgn.network import Network
+from dgn.files.listing import Entry, counted, list_images, printable, suffixes
+from dgn.images.items import find_image
+from dgn.images.reading import decode, read_image
+from dgn.network.network import Network
 from dgn.training.data import StepBatches
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import dgn.evaluation.cost
+from dgn.analysis.examples import Squares
 from dgn.errors import DgnError
 from dgn.evaluation import instrument
 from dgn.evaluation.copies import measure_copies, nearest_images
@@ -31,11 +32,10 @@ from dgn.evaluation.instrument import (
 from dgn.evaluation.judges import Judge, Verdict, load_judge
 from dgn.evaluation.metrics import code_ranks, identified, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
-from dgn.examples import Squares
-from dgn.network import Network, feature_layer
+from dgn.network.network import Network, feature_layer
 from dgn.report.panels import panels
 from dgn.report.trade import trade
-from dgn.units import parse_units
+from dgn.units.units import parse_units
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

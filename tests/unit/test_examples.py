@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import FILLS, ablate, curves
+from dgn.analysis.ablation.ablation import FILLS, ablate, curves
+from dgn.analysis.examples import Squares, find_examples
+from dgn.analysis.facets import find_facets, late_features, mean_codes, mean_images
+from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
-from dgn.examples import Squares, find_examples
-from dgn.facets import find_facets, late_features, mean_codes, mean_images
-from dgn.images import decode, read_image
-from dgn.network import Network
+from dgn.images.reading import decode, read_image
+from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.receptive import ReceptiveFields
-from dgn.units import Reader, parse_units
+from dgn.units.units import Reader, parse_units
 
 UNITS = ["ant", "late:3", "block:2", "stem:1@2,3", "ant - 0.5*bee", "log(bee)"]
 
@@ -92,13 +92,13 @@ def test_an_interrupted_search_is_kept(
     whole, _, _ = find_examples(network, units, images, k=3, batch=5)
     assert [one.top for one in found] == [one.top for one in whole]
     state.unlink()
-    add = dgn.examples._Lists.add
+    add = dgn.analysis.examples._Lists.add
 
-    def torn(self: dgn.examples._Lists, *more: Tensor) -> None:
+    def torn(self: dgn.analysis.examples._Lists, *more: Tensor) -> None:
         add(self, *more)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dgn.examples._Lists, "add", torn)
+    monkeypatch.setattr(dgn.analysis.examples._Lists, "add", torn)
     with pytest.raises(KeyboardInterrupt):
         find_examples(network, units, images, k=3, batch=5, state=state)
     assert not state.exists()

@@ -16,8 +16,8 @@ import dgn
 from dgn.arguments import normalisation, parse_range
 from dgn.cli.network import network_facts, network_key
 from dgn.errors import DgnError
-from dgn.facts import FACTS, assumptions, described, read_classes, told
-from dgn.network import Network
+from dgn.network.facts import FACTS, assumptions, described, read_classes, told
+from dgn.network.network import Network
 
 IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 CAFFE = torch.tensor([104.0, 117.0, 123.0])[:, None, None]

@@ -14,22 +14,22 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate
+from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.ablation.cuts import find_cuts
+from dgn.analysis.examples import Squares, find_examples
+from dgn.analysis.facets import Facets, mean_codes
+from dgn.analysis.receptive import ReceptiveFields
 from dgn.ascent.starts import given_start
 from dgn.ascent.transforms import Draws, rotate
-from dgn.cuts import find_cuts
 from dgn.errors import DgnError
 from dgn.evaluation.instrument import activations_of_all
 from dgn.evaluation.real import load_real
-from dgn.examples import Squares, find_examples
-from dgn.facets import Facets, mean_codes
-from dgn.fit import Sight, canvas_size, central, parse_size, resized, to_channels
-from dgn.images import read_image
-from dgn.network import Network
+from dgn.images.fit import Sight, canvas_size, central, parse_size, resized, to_channels
+from dgn.images.reading import read_image
+from dgn.network.network import Network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.receptive import ReceptiveFields
 from dgn.report.grid import Cell, grid
 
 

@@ -14,8 +14,9 @@ from conftest import small_generator
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.images import list_images
+from dgn.images.reading import list_images
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_flow, load_generator, load_tensors, save_flow, save_generator
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
@@ -23,7 +24,6 @@ from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 from dgn.priors.generator import Components
 from dgn.resources import resource
-from dgn.settings import AscentSettings
 from dgn.training.codes import Codes
 from dgn.training.flow import STATE_FORMAT, FlowSettings, FlowTraining, train_flow
 

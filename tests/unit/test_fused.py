@@ -16,17 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgn
 from dgn.ascent.loop import climb
+from dgn.ascent.settings import AscentSettings
 from dgn.cli.common import Bar
-from dgn.convolution import Convolution
-from dgn.fused import find_groups, fuse
-from dgn.network import Network
-from dgn.network_sources import load_network
+from dgn.cli.tracking import Tracker
+from dgn.network.fast.convolution import Convolution
+from dgn.network.fast.fused import find_groups, fuse
+from dgn.network.fast.readback import Readback
+from dgn.network.network import Network
+from dgn.network.sources import load_network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.readback import Readback
-from dgn.settings import AscentSettings
-from dgn.tracking import Tracker
-from dgn.units import parse_units
+from dgn.units.units import parse_units
 
 
 def fused_parts(network: Network) -> list[str]:

@@ -11,19 +11,19 @@ from conftest import SmallCNN, small_generator
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate, curves
+from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.examples import find_examples, search_warnings
+from dgn.analysis.facets import late_features
 from dgn.ascent.starts import given_start
 from dgn.cli.common import result_rows
 from dgn.errors import DgnError
 from dgn.evaluation.instrument import activations_of_all
 from dgn.evaluation.judges import Judge
-from dgn.examples import find_examples, search_warnings
-from dgn.facets import late_features
-from dgn.given import as_images
-from dgn.network import Network
+from dgn.images.given import as_images
+from dgn.network.network import Network
+from dgn.network.steady import steadiness
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.steady import steadiness
 
 BYTES = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 FLOATS = BYTES.float() / 255

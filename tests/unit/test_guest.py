@@ -23,17 +23,17 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate, curves
-from dgn.examples import find_examples
-from dgn.facets import find_facets, late_features, mean_codes
-from dgn.fused import MOST_COPIES
+from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.examples import find_examples
+from dgn.analysis.facets import find_facets, late_features, mean_codes
+from dgn.analysis.receptive import ReceptiveFields
 from dgn.guest import at_home, guest
-from dgn.network import Network
-from dgn.network_sources import load_network
-from dgn.precision import choose
+from dgn.network.fast.fused import MOST_COPIES
+from dgn.network.fast.precision import choose
+from dgn.network.network import Network
+from dgn.network.sources import load_network
+from dgn.network.turns import Turn, kept
 from dgn.priors import load_prior
-from dgn.receptive import ReceptiveFields
-from dgn.turns import Turn, kept
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -317,7 +317,7 @@ def test_the_copy_used_last_stays(network: Network) -> None:
 
 
 def test_kernels_are_kept_for_the_last_sizes_only(network: Network) -> None:
-    from dgn.convolution import MOST_PLANS
+    from dgn.network.fast.convolution import MOST_PLANS
 
     fast = network.fast(["output"])
     for size in range(20, 20 + MOST_PLANS + 9):

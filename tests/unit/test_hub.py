@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.hub import DEEPSIM_MEAN, DeePSiM, load_autoencoder, load_biggan, load_deepsim, load_exported
 
 STILL = {"jitter": 0.0, "scale": 0.0, "noise": 0.0, "precision": "fp32"}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dgn.errors import DgnError
-from dgn.ledger import JOURNAL, Ledger, digest_of, is_page, ledger_of, seal
-from dgn.runs import Run
-from dgn.storage import write_atomic, write_chunks
+from dgn.files.ledger import JOURNAL, Ledger, digest_of, is_page, ledger_of, seal
+from dgn.files.storage import write_atomic, write_chunks
+from dgn.runs.run import Run
 
 
 def test_what_was_written_is_ours_until_it_changes(tmp_path: Path) -> None:

@@ -15,11 +15,11 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate, curves
+from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors import load_prior
-from dgn.receptive import ReceptiveFields
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dgn.errors import DgnError
-from dgn.network import Network
-from dgn.network_sources import load_network
+from dgn.network.network import Network
+from dgn.network.sources import load_network
 
 
 def hooks(module: nn.Module) -> int:

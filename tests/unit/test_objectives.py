@@ -13,12 +13,12 @@ from torch import Tensor
 
 import dgn
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.base import Prior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.units import Reader, parse_units
+from dgn.units.units import Reader, parse_units
 
 Look = Callable[[Tensor, Tensor], Tensor]
 """A number an image, of logits and of the map ``late``."""

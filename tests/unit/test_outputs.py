@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate
+from dgn.analysis.ablation.ablation import ablate
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.units import Reader, Term, parse_units
+from dgn.units.units import Reader, Term, parse_units
 
 
 class Two(nn.Module):

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dgn import patches
-from dgn.ablation import ablate
-from dgn.cuts import Cut, changed, choose_cuts, find_cuts, needed
-from dgn.network import Network
-from dgn.units import Reader, Unit, parse_units
+from dgn.analysis.ablation import patches
+from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.ablation.cuts import Cut, changed, choose_cuts, find_cuts, needed
+from dgn.network.network import Network
+from dgn.units.units import Reader, Unit, parse_units
 
 
 class Deep(nn.Module):

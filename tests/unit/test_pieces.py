@@ -18,11 +18,11 @@ from conftest import ALONE
 import dgn.synthesis
 from dgn.cli.common import result_rows
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.files.storage import join_tensors, lock, write_atomic
+from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.storage import join_tensors, lock, write_atomic
+from dgn.runs.writer import Writer
 from dgn.synthesis import join, out_of_memory, pieces, plan, synthesize
-from dgn.writer import Writer
 
 FP32 = {"precision": "fp32", "steps": 4}
 
@@ -139,8 +139,8 @@ def test_writer_says_what_went_wrong() -> None:
 
 INTERRUPTED = """
 import itertools, random, signal, sys
-from dgn.channel import ahead
-from dgn.writer import Writer
+from dgn.files.channel import ahead
+from dgn.runs.writer import Writer
 
 def stop(*_):
     raise KeyboardInterrupt
@@ -184,7 +184,7 @@ def test_threads_end_wherever_the_main_one_is_interrupted(way: str) -> None:
 
 @pytest.mark.slow
 def test_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = f"from pathlib import Path; from dgn.storage import lock; held = lock(Path({str(tmp_path)!r})); "
+    code = f"from pathlib import Path; from dgn.files.storage import lock; held = lock(Path({str(tmp_path)!r})); "
     code += "print(held is not None, flush=True); import time; time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None and other.stdout.readline() == "True\n"

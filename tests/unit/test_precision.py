@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.ascent.objectives import Objective, pieces
+from dgn.ascent.settings import AscentSettings
 from dgn.cli.main import main
-from dgn.convolution import Convolution
-from dgn.network import Network
-from dgn.precision import autocast, choose, resolve
+from dgn.network.fast.convolution import Convolution
+from dgn.network.fast.precision import autocast, choose, resolve
+from dgn.network.network import Network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import AscentSettings
 from dgn.synthesis import Plan, plan
-from dgn.units import parse_units
+from dgn.units.units import parse_units
 
 CPU = torch.device("cpu")
 

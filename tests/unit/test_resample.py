@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.transforms import _warp
-from dgn.resample import centres, reflected, sample
+from dgn.images.resample import centres, reflected, sample
 
 
 def against(mine: Tensor, theirs: Tensor, source: Tensor) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import dgn
 from dgn.ascent.sampling import Deviations, sample, times
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import Components
-from dgn.settings import AscentSettings
 from dgn.synthesis import plan, synthesize
 
 SIZE = 64  # numbers of a code 4 x 4 x 4

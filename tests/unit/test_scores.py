@@ -8,13 +8,13 @@ from conftest import SmallCNN
 from torch import Tensor, nn
 
 import dgn
-from dgn.ablation import ablate, curves
+from dgn.analysis.ablation.ablation import ablate, curves
 from dgn.cli.common import result_rows
 from dgn.errors import DgnError
-from dgn.network import Network
+from dgn.network.network import Network
+from dgn.network.scores import SCORES, applied, form_of, log_probabilities
 from dgn.priors.pixel import PixelPrior
-from dgn.scores import SCORES, applied, form_of, log_probabilities
-from dgn.units import Reader
+from dgn.units.units import Reader
 
 
 class Ending(nn.Module):

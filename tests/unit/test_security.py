@@ -23,10 +23,10 @@ import hydra_plugins.dgn_launchers
 from dgn.cli.main import main
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError
-from dgn.programs import load_export, load_script
+from dgn.network.programs import load_export, load_script
 from dgn.report.gallery import page, read_run
-from dgn.runs import Run, to_image
-from dgn.units import Unit, file_name
+from dgn.runs.run import Run, to_image
+from dgn.units.units import Unit, file_name
 
 PACKAGE = Path(dgn.__file__).parent
 LAUNCHERS = Path(hydra_plugins.dgn_launchers.__file__).parent
@@ -350,7 +350,8 @@ FOREIGN = [
     "torch.nn.functional.torch.load", "torch.nn.modules.module.torch.hub.load", "torch.nn.Module.load_state_dict",
     "torch.nn.functional.relu", "torch.nnx.Linear", "timm.create_model", "timm.models.create_model",
     "diffusers.AutoencoderKL.from_pretrained", "diffusers.DiffusionPipeline.from_pretrained", "dgn.load_network",
-    "dgn.programs.load_script", "hydra.utils.instantiate", "hydra.utils.get_method", "torch.nn", "", "torch.nn.", "..",
+    "dgn.network.programs.load_script", "hydra.utils.instantiate", "hydra.utils.get_method", "torch.nn", "",
+    "torch.nn.", "..",
 ]  # fmt: skip
 
 

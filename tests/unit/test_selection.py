@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dgn.errors import DgnError
-from dgn.network import Network
-from dgn.selection import select_units, take_shard
+from dgn.network.network import Network
+from dgn.units.selection import select_units, take_shard
 
 
 def names(specs: object, network: Network) -> list[str]:

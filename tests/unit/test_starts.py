@@ -12,15 +12,15 @@ from tqdm import tqdm
 
 import dgn
 from dgn.ascent.loop import climb
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
 from dgn.cli.common import Bar
-from dgn.network import Network
+from dgn.network.network import Network
 from dgn.priors.deep import ComponentsPrior, GeneratorPrior
 from dgn.priors.generator import Components
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import AscentSettings
 from dgn.synthesis import plan, synthesize
-from dgn.units import parse_units
+from dgn.units.units import parse_units
 
 FP32 = {"precision": "fp32"}
 

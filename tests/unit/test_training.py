@@ -16,9 +16,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dgn.errors import DgnError
-from dgn.images import crop, decode, list_images
-from dgn.network_sources import load_network
-from dgn.precision import autocast
+from dgn.images.reading import crop, decode, list_images
+from dgn.network.fast.precision import autocast
+from dgn.network.sources import load_network
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, load_tensors
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced

@@ -10,11 +10,11 @@ import dgn
 from dgn.ascent.loop import operate
 from dgn.ascent.operators import OPERATORS, centre_mask, denoise_tv
 from dgn.ascent.penalties import PENALTIES, penalise
+from dgn.ascent.settings import AscentSettings, preset
 from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, gaussian, transform
 from dgn.errors import DgnError
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.settings import AscentSettings, preset
 
 
 def pictures(count: int = 3, size: int = 24) -> torch.Tensor:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dgn.errors import DgnError
-from dgn.network import Network
-from dgn.units import Reader, Term, Unit, find_classes, parse_units
+from dgn.network.network import Network
+from dgn.units.units import Reader, Term, Unit, find_classes, parse_units
 
 
 def test_every_written_form(network: Network) -> None:

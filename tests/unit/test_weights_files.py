@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torchvision import models
 
 from dgn.errors import DgnError
-from dgn.fitting import class_count, fill, matched
-from dgn.network_sources import load_network
-from dgn.weights import Weights, read_weights
+from dgn.files.weights import Weights, read_weights
+from dgn.network.fitting import class_count, fill, matched
+from dgn.network.sources import load_network
 
 NAME = "timm/test_resnet"
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))

@@ -1,0 +1,1 @@
+"""What makes a unit fire in images that are there."""

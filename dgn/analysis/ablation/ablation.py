@@ -1,0 +1,201 @@
+"""Region ablation: what an image loses, for a unit, when a part of it is covered (Zeiler & Fergus 2014)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgn.analysis.ablation.patches import PatchReader
+from dgn.ascent.transforms import gaussian
+from dgn.errors import DgnError, nearest
+from dgn.guest import guest
+from dgn.images.given import as_images
+from dgn.network.network import Network
+from dgn.network.scores import log_probabilities
+from dgn.network.steady import steadiness
+from dgn.units.units import Reader, Unit, parse_units
+
+FILLS = ("grey", "mean", "blur", "noise")
+"""What a patch is covered with: mid-grey, the image's mean colour, the image blurred, seeded noise."""
+
+
+@dataclass
+class Ablation:
+    """How one unit's activation falls when parts of an image are covered.
+
+    Attributes:
+        unit: the unit.
+        activation: of the whole image.
+        drops: ``[rows, columns]``, whole image's activation minus that with the patch at this place.
+        heat: ``[H, W]`` at the network's input size: mean drop over all patches that cover a pixel.
+        image: ``[C, H, W]``, the image as the network saw it.
+        size, stride: of the patches in pixels of the input, ``(height, width)``.
+        fill: what they were covered with.
+        how: ``"crops"``: only what a patch can change was computed; or ``"whole images"``.
+    """
+
+    unit: Unit
+    activation: float
+    drops: Tensor
+    heat: Tensor
+    image: Tensor
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    fill: str
+    how: str
+
+
+@dataclass
+class Curve:
+    """Activation (and probability, of output units) against the share of the image that was changed.
+
+    Attributes:
+        kind: ``"deletion"`` or ``"insertion"``.
+        shares, activations, probabilities: of each step; probabilities are empty for hidden units, and
+            for outputs that are no scores of classes.
+        area: under the curve of the activation, divided by the whole image's.
+    """
+
+    kind: str
+    shares: list[float]
+    activations: list[float]
+    probabilities: list[float]
+    area: float
+
+
+@guest
+def ablate(
+    network: Network,
+    image: Tensor | np.ndarray,
+    unit: str | int | Unit,
+    *,
+    size: int | tuple[int, int] = 32,
+    stride: int | tuple[int, int] = 16,
+    fill: str = "grey",
+    seed: int = 0,
+    batch: int = 8,
+    note: Callable[[int, int], object] | None = None,
+) -> Ablation:
+    """Slide a patch over an image and see what the unit loses.
+
+    Equal to Captum's ``Occlusion`` with the same windows, strides and baseline.
+
+    Args:
+        network: under study.
+        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; meets the network's input by its ``fit``.
+        unit: see :func:`dgn.parse_units`.
+        size, stride: of the patch, in pixels of the network's input.
+        fill: one of :data:`FILLS`.
+        seed: of the noise.
+        batch: covered images a forward pass.
+        note: called with (patches done, patches in all).
+
+    Raises:
+        DgnError: a patch larger than the image, a stride of 0 or beyond the patch, an unknown fill.
+    """
+    (one,) = parse_units([unit], network)
+    x = _seen(network, image)
+    height, width = x.shape[1:]
+    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    stride = (stride, stride) if isinstance(stride, int) else (int(stride[0]), int(stride[1]))
+    if min(size) < 1 or size[0] > height or size[1] > width:
+        raise DgnError(f"a patch of {size[0]} x {size[1]} px doesn't fit an image of {height} x {width}: give size=32")
+    if min(stride) < 1 or stride[0] > size[0] or stride[1] > size[1]:
+        raise DgnError(f"stride {stride[0]} x {stride[1]} leaves gaps or stands still: give 1 to {min(size)}")
+    if batch < 1:
+        raise DgnError(f"batch is {batch}, expected a whole number above 0")
+    cover = filling(x, fill, seed)
+    tops = [i * stride[0] for i in range(math.ceil((height - size[0]) / stride[0]) + 1)]
+    lefts = [i * stride[1] for i in range(math.ceil((width - size[1]) / stride[1]) + 1)]
+    places = [(top, left) for top in tops for left in lefts]
+    batch = steadiness(network, one.layers).batch(batch)
+    reader = PatchReader(network, one.layers, x, cover, places, size)
+    whole = float(Reader(network, [one], x.device)(reader.clean)[0])
+
+    def value(features: dict[str, Tensor], count: int) -> Tensor:
+        return Reader(network, [one] * count, x.device)(features)
+
+    drops = whole - reader.read(value, batch, (lambda done: note(done, len(places))) if note else None)
+    heat, count = torch.zeros(height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
+    for (top, left), drop in zip(places, drops.tolist(), strict=True):
+        heat[top : top + size[0], left : left + size[1]] += drop
+        count[top : top + size[0], left : left + size[1]] += 1
+    heat = (heat / count.clamp(min=1)).float()
+    return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill, reader.how)
+
+
+@guest
+def curves(
+    network: Network, found: Ablation, *, steps: int = 28, fill: str = "blur", seed: int = 0, batch: int = 16
+) -> tuple[Curve, Curve]:
+    """Deletion and insertion (Petsiuk et al. 2018, RISE): the hottest pixels are covered, or uncovered, first.
+
+    Args:
+        network, found: see :func:`ablate`.
+        steps: parts into which the pixels are divided.
+        fill, seed: what covers them.
+        batch: images a forward pass.
+    """
+    if steps < 1:
+        raise DgnError(f"steps is {steps}, expected a whole number above 0")
+    x = found.image.to(network.device)
+    batch = steadiness(network, found.unit.layers).batch(batch)
+    cover = filling(x, fill, seed)
+    rank = torch.empty(x[0].numel(), dtype=torch.long)
+    order = found.heat.flatten().argsort(descending=True, stable=True)
+    rank[order] = torch.arange(len(order))
+    share = ((rank.view_as(found.heat) + 0.5) / len(order)).to(x.device)
+    shares = [i / steps for i in range(steps + 1)]
+    result = []
+    for kind, first, second in (("deletion", x, cover), ("insertion", cover, x)):
+        activations: list[float] = []
+        probabilities: list[float] = []
+        for start in range(0, len(shares), batch):
+            images = torch.stack([torch.where(share < s, second, first) for s in shares[start : start + batch]])
+            activations += _read(network, [found.unit] * len(images), images).tolist()
+            if found.unit.class_index is not None:
+                probabilities += _probabilities(network, found.unit.class_index, images)
+        scale = found.activation if found.activation else 1.0
+        area = float(torch.trapezoid(torch.tensor(activations), torch.tensor(shares))) / scale
+        result.append(Curve(kind, shares, activations, probabilities, area))
+    return result[0], result[1]
+
+
+def filling(x: Tensor, fill: str, seed: int = 0) -> Tensor:
+    """What covers a patch, as a whole image ``[C, H, W]``; see :data:`FILLS`."""
+    if fill == "grey":
+        return torch.full_like(x, 0.5)
+    if fill == "mean":
+        return x.mean((1, 2), keepdim=True).expand_as(x).clone()
+    if fill == "blur":
+        return gaussian(x[None], x.new_full((1,), x.shape[1] / 20))[0]
+    if fill == "noise":
+        return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    raise DgnError(f"no fill {fill!r}{nearest(fill, FILLS) or '; expected one of ' + ', '.join(FILLS)}")
+
+
+def _seen(network: Network, given: Tensor | np.ndarray) -> Tensor:
+    """The image at the network's input size, still in [0, 1]."""
+    image = as_images(given, "the image", network.channels)
+    if len(image) != 1 or image.shape[1] != network.channels:
+        raise DgnError(f"ablation takes one image [{network.channels}, H, W], got {list(given.shape)}")
+    return network.sight.tensors(image.float().to(network.device))[0].clamp(0, 1)
+
+
+@torch.no_grad()
+def _probabilities(network: Network, index: int, images: Tensor) -> list[float]:
+    """Of an output unit; none where the outputs are no scores of classes."""
+    if network.scores == "none":
+        return []
+    return log_probabilities(network(images), network.scores, 1)[:, index].exp().tolist()
+
+
+@torch.no_grad()
+def _read(network: Network, units: list[Unit], images: Tensor) -> Tensor:
+    read = Reader(network, units, images.device)
+    return read(network.features(images, read.layers)).float().cpu()

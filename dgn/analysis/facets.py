@@ -1,0 +1,162 @@
+"""Multifaceted starts: the different kinds of images that one unit answers to (Nguyen et al. 2016b, 1602.03616)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.guest import guest
+from dgn.images.fit import resized
+from dgn.images.given import as_images
+from dgn.network.network import Network, feature_layer
+from dgn.network.steady import steadiness
+from dgn.priors.base import Prior
+
+
+@dataclass
+class Facets:
+    """Clusters of a unit's top-activating images.
+
+    Attributes:
+        labels: ``[N]``, the facet of each image; facets are numbered by falling size.
+        nearest: of each facet, the images nearest to its centre, nearest first (indices into the N).
+        points: ``[N, P]``, the space in which they were clustered (principal components, or t-SNE).
+        silhouette: mean silhouette of the clustering, -1 to 1; nan for a single facet.
+        scores: the silhouette of each number of facets that was tried.
+    """
+
+    labels: Tensor
+    nearest: list[list[int]]
+    points: Tensor
+    silhouette: float
+    scores: dict[int, float]
+
+    @property
+    def count(self) -> int:
+        """Number of facets."""
+        return len(self.nearest)
+
+
+@guest
+def find_facets(
+    features: Tensor,
+    count: int | None = None,
+    *,
+    members: int = 15,
+    components: int = 50,
+    tsne: bool = False,
+    most: int = 8,
+    seed: int = 0,
+) -> Facets:
+    """PCA, optionally t-SNE, then k-means.
+
+    Args:
+        features: ``[N, D]``, one row an image.
+        count: number of facets; None: the one from 2 to ``most`` with the highest mean silhouette.
+        members: images nearest to a facet's centre that stand for it (m, 15 in the paper).
+        components: principal components kept (50 in the paper).
+        tsne: cluster in a t-SNE map of two dimensions, as the paper does, instead of in the components.
+        most, seed: see above.
+
+    Raises:
+        DgnError: fewer images than facets, or none.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import silhouette_score
+
+    images = len(features)
+    check_facets(images, count, members=members, components=components, most=most)
+    x = features.double().numpy()
+    keep = min(components, images - 1, x.shape[1])
+    points = PCA(keep, random_state=seed).fit_transform(x) if keep >= 1 else x  # of one image there is none
+    if tsne and images >= 5:
+        from sklearn.manifold import TSNE
+
+        init = "pca" if points.shape[1] >= 2 else "random"
+        points = TSNE(2, perplexity=min(30.0, (images - 1) / 3), init=init, random_state=seed).fit_transform(points)
+    scores: dict[int, float] = {}
+    fits = {}
+    choices = [count] if count is not None else list(range(2, min(most, images - 1) + 1)) or [1]
+    for k in choices:
+        fits[k] = KMeans(k, n_init=10, random_state=seed).fit(points)
+        distinct = len(set(fits[k].labels_.tolist()))
+        scores[k] = float(silhouette_score(points, fits[k].labels_)) if 2 <= distinct < images else float("nan")
+    best = max(choices, key=lambda k: -2.0 if scores[k] != scores[k] else scores[k])
+    labels = torch.from_numpy(fits[best].labels_).long()
+    centres = torch.from_numpy(fits[best].cluster_centers_)
+    sizes = torch.bincount(labels, minlength=best)
+    order = [facet for facet in sizes.argsort(descending=True, stable=True).tolist() if sizes[facet] > 0]
+    where = torch.tensor(points)
+    nearest, renamed = [], torch.empty_like(labels)
+    for number, facet in enumerate(order):
+        inside = (labels == facet).nonzero()[:, 0]
+        renamed[inside] = number
+        distance = (where[inside] - centres[facet]).norm(dim=1)
+        nearest.append(inside[distance.argsort(stable=True)[:members]].tolist())
+    return Facets(renamed, nearest, where.float(), scores[best], scores)
+
+
+def check_facets(
+    images: int, count: int | None = None, *, members: int = 15, components: int = 50, most: int = 8
+) -> None:
+    """Raise :class:`DgnError` where so many images can't make these facets; see :func:`find_facets`."""
+    if count is not None and count < 1:
+        raise DgnError(f"facets is {count}, expected a whole number above 0")
+    for name, value in (("members", members), ("components", components), ("most", most)):
+        if value < 1:
+            raise DgnError(f"{name} is {value}, expected a whole number above 0")
+    if images < max(1, count or 1):
+        raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
+
+
+@guest
+@torch.no_grad()
+def late_features(
+    network: Network,
+    images: Tensor,
+    layer: str | None = None,
+    *,
+    batch: int = 32,
+    note: Callable[[int], object] | None = None,
+) -> Tensor:
+    """A late layer's spatial mean for each image, ``[N, D]``; by default the classifier's penultimate features."""
+    layer = layer or feature_layer(network)
+    network.layer_shape(layer)
+    images = as_images(images, "the images", network.channels).float()
+    batch = steadiness(network, [layer]).batch(batch)
+    parts = []
+    for piece in images.split(batch):
+        value = network.features(piece.to(network.device), [layer])[layer].float()
+        maps = network.canonical(layer, value, len(piece))
+        parts.append((maps.flatten(2).mean(2) if maps.dim() > 2 else maps).cpu())
+        if note:
+            note(len(piece))
+    return torch.cat(parts)
+
+
+def mean_images(images: Tensor, facets: Facets) -> Tensor:
+    """The mean of each facet's nearest images, ``[F, C, H, W]``."""
+    return torch.stack([images[rows].mean(0) for rows in facets.nearest])
+
+
+@guest
+@torch.no_grad()
+def mean_codes(prior: Prior, images: Tensor, facets: Facets) -> Tensor:
+    """The mean code of each facet's nearest images, ``[F, ...]``: the start of its ascent in a generator's code space.
+
+    Args:
+        prior: with an encoder; for pixels, codes are images and this is :func:`mean_images`.
+        images: ``[N, C, H, W]`` in [0, 1], any size.
+        facets: of these images.
+    """
+    device = prior.start(1).device
+    starts = []
+    for rows in facets.nearest:
+        shown = resized(images[rows].to(device), prior.size)
+        starts.append(prior.encode(shown).mean(0))
+    return prior.project(torch.stack(starts))

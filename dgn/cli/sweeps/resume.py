@@ -1,0 +1,185 @@
+"""Which folder a job works in: a new one, or that of the same job, killed or stopped before its end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from dgn.cli.common import open_tracker
+from dgn.cli.tracking import Tracker
+from dgn.errors import DgnError
+from dgn.files.folders import check_folder, new_folder, read_facts
+from dgn.files.storage import lock
+from dgn.runs.patterns import writes
+from dgn.runs.run import Run, now
+
+PATIENCE = 15.0
+"""Seconds that a job waits for another process to leave its folder: one that was told to stop is still writing."""
+
+
+@contextmanager
+def open_job(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    """The job's folder, locked; the manifest of what is already there (empty: a new job, whose own is written).
+
+    ``out=`` and a sweep's sub-folder are continued where they hold the same job. Without them, the newest unfinished
+    run of the same job that no living process works on is.
+
+    Args:
+        config: of the job; ``resume=false`` starts anew.
+        manifest: of the job as it begins; its ``key`` is of everything that decides the results.
+
+    Raises:
+        DgnError: the folder holds something else, another process works in it, or it can't be made.
+    """
+    run, held = _folder_of(config, manifest["key"])
+    with held:
+        before = run.take_up(manifest["verb"])
+        if before and (not config.resume or before["status"] == CLEARING):
+            run.check_way()
+            run.write_manifest({**before, "status": CLEARING})  # should this be killed, nothing of it is gone on with
+            run.clear()
+            before = {}
+        if before and before.get("key") != manifest["key"]:
+            raise DgnError(f"{str(run.folder)!r} holds another job: give another out=, or resume=false to replace it")
+        if before.get("status") != "done":
+            run.check_way()
+        elif run.ledger.leftovers():  # killed behind its last manifest
+            run.write_manifest(before)
+        if not before:
+            _begin(run, config, manifest)
+        elif before["status"] != "done" and not run.holds("config.yaml"):  # killed behind the manifest
+            _configure(run, config)
+        with run.ledger:
+            yield run, before
+
+
+CLEARING = "clearing"
+"""The status of a run whose files are being removed for another job."""
+
+
+@contextmanager
+def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[tuple[Run, Tracker]]:
+    """The folder of a job of any other verb, locked, and its tracking: where :func:`open_job` would begin a new one.
+
+    However the job ends, the lock is let go and the tracking ended. Where it ends with an exception, Weights & Biases
+    and the manifest say so; a folder in which nothing was finished is removed.
+
+    Args:
+        config: of the job.
+        manifest: as it begins; who does not write another at the end leaves this one.
+        name: of a figure's files.
+
+    Raises:
+        DgnError: the folder holds something else, another process works in it, or it can't be made.
+    """
+    verb = str(config.verb)
+    run, held = _locked(given_folder(config) or new_folder(verb), verb, name)
+    with held:
+        run.take_up(verb)
+        run.check_way()
+        tracker: Tracker | None = None
+        try:
+            _begin(run, config, manifest)
+            tracker = open_tracker(config, run)
+            with run.ledger:
+                yield run, tracker
+            tracker.finish()
+        except BaseException as error:
+            if tracker is not None:
+                tracker.finish(failed=True)
+            with suppress(DgnError):  # the disk may be what failed
+                if not run.discard() and run.read_manifest().get("status") != "done":
+                    run.write_manifest({**manifest, "status": ending(error), "finished": now()})
+            raise
+
+
+def ending(error: BaseException) -> str:
+    """What a manifest says of a job that ended with an exception."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+
+
+def hold(folder: Path) -> IO[bytes]:
+    """The folder's lock, until it is closed; made where it is missing.
+
+    Raises:
+        DgnError: another process has it, and keeps it for :data:`PATIENCE`.
+    """
+    held = lock(folder, wait=PATIENCE)
+    if held is None:
+        raise DgnError(f"another process is at work in {str(folder)!r}; wait for it, or give another out=")
+    return held
+
+
+def given_folder(config: Any) -> Path | None:
+    """``out=``, or the folder that the sweep has for the job; None: a new one is wanted."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return None if config.out is None else Path(str(config.out))
+    place = hydra.sweep  # whose folder is out=, where that was given: it was read once, for the sweep
+    return Path(hydra.runtime.output_dir) if config.out is None else Path(str(place.dir)) / str(place.subdir)
+
+
+def refuse_foreign(folder: Path | None, verb: str, manifest: str = "manifest.json") -> None:
+    """:func:`check_folder` before anything else is done, or said of a folder in which a process is at work."""
+    if folder is not None and not (folder / ".lock").exists():
+        check_folder(folder, verb, manifest)
+
+
+def _folder_of(config: Any, key: str) -> tuple[Run, IO[bytes]]:
+    verb = str(config.verb)
+    given = given_folder(config)
+    if given is not None:
+        return _locked(given, verb)
+    for folder in _unfinished(verb, key) if config.resume else []:
+        held = lock(folder)
+        if held is not None:
+            run = Run(folder, writes(verb))
+            if run.read_manifest().get("status") != "done":  # nor was it finished just now
+                return run, held
+            held.close()
+    while True:
+        run = Run(new_folder(verb), writes(verb))
+        held = lock(run.folder)
+        if held is not None and not run.read_manifest():
+            return run, held
+
+
+def _locked(folder: Path, verb: str, name: str = "") -> tuple[Run, IO[bytes]]:
+    refuse_foreign(folder, verb)
+    run = Run(folder, writes(verb, name))
+    return run, hold(folder)
+
+
+def _begin(run: Run, config: Any, manifest: dict[str, Any]) -> None:
+    """The first files of a job, the manifest before all others: what has none is somebody else's. What is only assumed
+    of the network is said aloud."""
+    run.write_manifest(manifest)
+    _configure(run, config)
+    for line in manifest.get("assumed", []):
+        print(f"dgn: {line}", file=sys.stderr)
+
+
+def _configure(run: Run, config: Any) -> None:
+    run.write_config(OmegaConf.to_yaml(config, resolve=True))
+
+
+def _unfinished(verb: str, key: str) -> list[Path]:
+    """Folders of this job below ``runs/VERB`` that are not done, the newest first."""
+    found = []
+    for path in sorted((Path("runs") / verb).glob("*/manifest.json"), reverse=True):
+        manifest = read_facts(path)
+        if manifest.get("key") == key and manifest.get("status") != "done":
+            found.append(path.parent)
+    return found
+
+
+def say_continuing(folder: Path, done: int, batches: int) -> None:
+    """One line on what is there already."""
+    print(f"dgn: continuing {folder} ({done} of {batches} batches done)", file=sys.stderr)

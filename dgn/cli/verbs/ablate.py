@@ -1,0 +1,209 @@
+"""``dgn ablate``: which parts of an image does a unit need?"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves
+from dgn.cli.common import new_manifest, open_network, plain
+from dgn.cli.sweeps.resume import at_work
+from dgn.errors import DgnError
+from dgn.files.listing import printable
+from dgn.files.storage import write_atomic
+from dgn.images.reading import read_image, suffixes
+from dgn.network.network import Network
+from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
+from dgn.report.heat import overlay, share_scale
+from dgn.runs.run import Run, now, to_image
+from dgn.units.units import Unit, parse_units
+
+Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
+"""An image's name, its ablation, and its curves of deletion and insertion."""
+
+
+def run(config: Any) -> None:
+    """One heat map, overlay and pair of curves an image, and one overview."""
+    values = plain(config)
+    network, device = open_network(config)
+    jobs = _jobs(values, network)
+    size, stride = patch_sizes(values["size"], values["stride"], network.input_size)
+    manifest = new_manifest("ablate", device, network)
+    with at_work(config, manifest) as (folder, tracker):
+        found: list[Found] = []
+        bar = tqdm(desc="patches", unit="patch", disable=not config.progress)
+        with bar:
+            for name, image, unit in jobs:
+                base = int(bar.n)
+
+                def note(done: int, total: int, base: int = int(base)) -> None:
+                    bar.total = base + total
+                    bar.update(base + done - bar.n)
+
+                one = ablate(
+                    network, image, unit, size=size, stride=stride,
+                    fill=str(config.fill), seed=config.seed, batch=config.batch, note=note,
+                )  # fmt: skip
+                both = None
+                if config.curve_steps:
+                    both = curves(
+                        network,
+                        one,
+                        steps=config.curve_steps,
+                        fill=str(config.curve_fill),
+                        seed=config.seed,
+                        batch=config.batch,
+                    )
+                found.append((name, one, both))
+                _keep(folder, name, one, both)
+                folder.write_text("results.csv", results(found))
+        canvas = draw_matrix(overview(found), title=f"What {network.name} needs: drop of the activation when covered")
+        write_atomic(folder.folder / "ablation.pdf", render(canvas, "pdf"))
+        write_atomic(folder.folder / "ablation.png", render(canvas, "png"))
+        if config.curve_steps:
+            write_atomic(folder.folder / "curves.png", render(draw_lines(curve_panels(found)), "png"))
+        computed = {name: one.how for name, one, _ in found}
+        folder.write_manifest({**manifest, "status": "done", "finished": now(), "computed": computed})
+        tracker.picture("ablation", folder.folder / "ablation.png")
+    print(folder.folder / "ablation.png")
+
+
+def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Tensor, Unit]]:
+    """Images with their names and the unit to look for: the given one, that of a run's image, or the first choice.
+
+    An image that can't be read is named and left out; only if none is left, it is an error.
+    """
+    given = values["image"] if isinstance(values["image"], list) else [values["image"]]
+    given = [entry for entry in given if entry is not None]
+    paths: list[Path] = []
+    made_for: dict[Path, str] = {}
+    for entry in given:
+        path = Path(str(entry))
+        if path.is_dir():
+            made_for |= _units_of_run(path)
+            inside = path / "images" if (path / "results.csv").is_file() else path
+            files = sorted(file for file in inside.iterdir() if file.suffix.lower() in suffixes())
+            if not files:
+                raise DgnError(f"no images in {str(inside)!r}")
+            paths += files
+        else:
+            paths.append(path)
+    if not paths:
+        raise DgnError("no image given; give image=FILE, image=FOLDER or image=[FILE,...]")
+    unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
+    jobs: list[tuple[str, torch.Tensor, Unit]] = []
+    stems = [printable(path.stem) for path in paths]
+    network.sight.check()
+    for number, path in enumerate(paths, 1):
+        try:
+            image = read_image(path, network.sight)
+        except DgnError as error:
+            if len(paths) == 1 or (number == len(paths) and not jobs):
+                raise
+            print(f"dgn: left out: {error}", file=sys.stderr)
+            continue
+        chosen = unit
+        if chosen is None and path in made_for:
+            chosen = parse_units([made_for[path]], network)[0]
+        if chosen is None:
+            chosen = first_choice(network, image)
+        stem = stems[number - 1]
+        jobs.append((stem if stems.count(stem) == 1 else f"{stem}-{number}", image, chosen))
+    return jobs
+
+
+@torch.no_grad()
+def first_choice(network: Network, image: torch.Tensor) -> Unit:
+    """The output unit that an image ``[C, H, W]`` excites most."""
+    return parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
+
+
+def _units_of_run(folder: Path) -> dict[Path, str]:
+    """The unit that each image of a run was made for; of none where the folder is no run."""
+    table = folder / "results.csv"
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
+    return {folder / row["image"]: re.sub(r", facet \d+$", "", row["unit"]) for row in rows}
+
+
+def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[int | tuple[int, int], int | tuple[int, int]]:
+    """Size and stride of the patches, those that are not given chosen for an input of ``seen`` pixels: 48 and 16; for
+    smaller inputs in the proportion that these have to 224 pixels, and small patches a third of them apart."""
+    short = min(seen)
+    chosen = (48 if short >= 96 else max(1, short * 3 // 14)) if size is None else _pair(size)
+    smaller = chosen if isinstance(chosen, int) else min(chosen)
+    if stride is None:
+        return chosen, 16 if smaller >= 16 else max(1, smaller // 3)
+    return chosen, _pair(stride)
+
+
+def _pair(value: Any) -> int | tuple[int, int]:
+    try:
+        return (int(value[0]), int(value[1])) if isinstance(value, list) else int(value)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
+
+
+def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:
+    stem = f"images/{_plain(name)}--{one.unit.file_name}"
+    folder.write_picture(f"{stem}.png", overlay(one.image, one.heat))
+    table = "\n".join(",".join(f"{value:.6g}" for value in row) for row in one.drops.tolist()) + "\n"
+    folder.write_text(f"{stem}.csv", table)
+    if both is not None:
+        lines = ["share,deletion,insertion"]
+        for share, deleted, inserted in zip(both[0].shares, both[0].activations, both[1].activations, strict=True):
+            lines.append(f"{share:.6g},{deleted:.6g},{inserted:.6g}")
+        folder.write_text(f"{stem}--curves.csv", "\n".join(lines) + "\n")
+
+
+def _plain(name: str) -> str:
+    return Unit(name, ()).file_name
+
+
+def results(found: Sequence[Found]) -> str:
+    """The table: a row an image."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "unit", "activation", "largest_drop", "top", "left", "deletion_area", "insertion_area"])
+    for name, one, both in found:
+        row, column = divmod(int(one.drops.argmax()), one.drops.shape[1])
+        areas = ["", ""] if both is None else [f"{curve.area:.5g}" for curve in both]
+        writer.writerow([
+            name, one.unit.name, f"{one.activation:.6g}", f"{float(one.drops.max()):.6g}", row * one.stride[0],
+            column * one.stride[1], *areas,
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def overview(found: Sequence[Found], most: int = 7) -> Matrix:
+    """Images above their heat maps, whose colours have one scale."""
+    shown = found[:most]
+    matrix = Matrix(["image", "drop when covered"], [one.unit.name for _, one, _ in shown])
+    for column, (_, one, _) in enumerate(shown):
+        matrix.pictures[0, column] = to_image(one.image)
+        matrix.captions[0, column] = f"activation {one.activation:.1f}"
+        matrix.captions[1, column] = f"largest drop {float(one.drops.max()):.1f}"
+    return share_scale(matrix, 1, [(one.image, one.heat) for _, one, _ in shown])
+
+
+def curve_panels(found: Sequence[Found], most: int = 6) -> list[Lines]:
+    """A panel an image: activation against the share of the pixels that was covered, or uncovered."""
+    panels = []
+    for name, one, both in found[:most]:
+        if both is None:
+            continue
+        panel = Lines(f"{one.unit.name} in {name}", "share of the pixels", "activation")
+        for curve in both:
+            panel.curves[curve.kind] = (curve.shares, curve.activations)
+        panels.append(panel)
+    return panels

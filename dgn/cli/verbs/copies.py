@@ -1,0 +1,73 @@
+"""``dgn evaluate data.training=FOLDER``: the nearest training image beside each synthesis, and how many are copies."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from dgn.analysis.examples import Squares
+from dgn.evaluation.copies import Nearest, measure_copies, nearest_images
+from dgn.evaluation.instrument import Figure, Made
+from dgn.evaluation.judges import Judge
+from dgn.files.listing import counted
+from dgn.images.fit import resized
+from dgn.report.grid import Cell, grid
+from dgn.runs.run import Run, to_image
+
+LEAST = 100
+"""Photographs of which the nearest 1 % can be told."""
+
+
+def compare_with_training(
+    folder: Run, training: Squares, judge: Judge, made: Sequence[Made], real: Tensor, progress: bool
+) -> tuple[list[Figure], list[str]]:
+    """Figures of each method, and lines to warn of; writes ``copies.csv`` of all images and ``copies.png`` of the first
+    method's.
+
+    Args:
+        folder: of the run.
+        training: the images that the prior was trained on, as the judge sees them.
+        judge: in whose features images are near.
+        made: the methods.
+        real: photographs that were not trained on, ``[N, C, H, W]`` in [0, 1]; shown as small as each method's images.
+        progress: whether a bar is drawn.
+    """
+    sizes = [(one.images.shape[2], one.images.shape[3]) for one in made]
+    yardsticks = {size: resized(real, size, "crop") for size in sizes}
+    with tqdm(total=len(training), desc="training images", unit="image", disable=not progress) as bar:
+        near, broken = nearest_images(
+            judge, [*yardsticks.values(), *(one.images for one in made)], training, note=bar.update
+        )
+    lines = counted(broken, "training images could not be read")
+    if len(real) < LEAST:
+        lines.append(f"of {len(real)} photographs no 1 % can be told: give {LEAST} or more as data.photos")
+    yardstick = dict(zip(yardsticks, near, strict=False))
+    found = list(zip(made, near[len(yardsticks) :], [yardstick[size] for size in sizes], strict=True))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("method", "unit", "seed", "nearest", "distance", "quantile"))
+    for one, own, theirs in found:
+        rows = zip(one.units, one.seeds, own.index.tolist(), own.distance, own.quantiles(theirs), strict=True)
+        for unit, seed, index, distance, quantile in rows:
+            writer.writerow((one.method, unit.name, seed, training.name(index), f"{distance:.6g}", f"{quantile:.6g}"))
+    folder.write_text("copies.csv", text.getvalue())
+    first, own, theirs = found[0]
+    folder.write_picture("copies.png", _beside(first, own, own.quantiles(theirs), training))
+    return [f for one, own, theirs in found for f in measure_copies(one, judge.name, own, theirs)], lines
+
+
+def _beside(one: Made, found: Nearest, quantiles: Tensor, data: Squares) -> Image.Image:
+    cells = []
+    for row, (unit, seed) in enumerate(zip(one.units, one.seeds, strict=True)):
+        if seed == one.seeds[0]:
+            nearest = data.tensors([int(found.index[row])])[0]
+            cells += [
+                Cell(unit.name, one.method, to_image(one.images[row]), ""),
+                Cell(unit.name, "nearest", to_image(nearest), f"{float(quantiles[row]):.0%} of real ones are nearer"),
+            ]
+    return grid(cells, "Each image above the training image nearest to it", tile=128, columns=10)

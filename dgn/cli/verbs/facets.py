@@ -1,0 +1,145 @@
+"""``dgn facets``: the kinds of images that one unit answers to, and one preferred image for each."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dgn.analysis.examples import Squares, find_examples, search_warnings
+from dgn.analysis.facets import Facets, check_facets, find_facets, late_features, mean_codes, mean_images
+from dgn.ascent.rules import written_for
+from dgn.cli.common import (
+    LOOKED_AT,
+    Bar,
+    choose_priors,
+    keep_images,
+    new_manifest,
+    open_network,
+    plain,
+    result_rows,
+    warn,
+    write_gallery,
+)
+from dgn.cli.sweeps.resume import at_work
+from dgn.cli.verbs.examples import open_data
+from dgn.errors import DgnError
+from dgn.evaluation.real import class_of
+from dgn.files.storage import write_atomic
+from dgn.network.network import Network
+from dgn.report.figure import Matrix, draw_matrix, render
+from dgn.runs.run import now, to_image
+from dgn.synthesis import join, plan
+from dgn.units.units import Unit, parse_units
+
+
+def run(config: Any) -> None:
+    """Examples, clusters, starts, one ascent a facet; a figure with the real examples beside their synthesis."""
+    network, device = open_network(config)
+    (unit,) = parse_units([plain(config)["unit"]], network)
+    climbs = choose_priors(config, network)
+    data = (
+        _of_class(open_data(config.data, network), unit, network)
+        if config.own_class
+        else open_data(config.data, network)
+    )
+    if config.examples < 1:
+        raise DgnError(f"examples is {config.examples}, expected a whole number above 0")
+    check_facets(min(config.examples, len(data)), config.facets, **_counts(config))
+    manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
+    with at_work(config, manifest) as (folder, tracker):
+        state = folder.folder / "examples.safetensors"
+        images, facets = _cluster(config, network, unit, data, state, manifest)
+        rows: list[dict[str, Any]] = []
+        matrix = _examples_matrix(images, facets, config.shown)
+        codes, coordinates, begun, begun_in = {}, {}, {}, {}
+        for prior, chosen in climbs:
+            started = time.perf_counter()
+            climbed = written_for(prior, chosen.rule)
+            starts = mean_codes(climbed.to(device), images, facets)
+            begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
+            with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
+                job = plan(
+                    network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
+                    start=starts,
+                )  # fmt: skip
+                result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
+            new = result_rows(result, network, time.perf_counter() - started, config.batch)
+            for facet, row in enumerate(new):
+                row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
+                row["unit"] = f"{unit.name}, facet {facet + 1}"
+            keep_images(folder, result, new, 1)
+            rows += new
+            codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
+            manifest["ascent"][prior.name] = asdict(job.settings)
+            warn(manifest, result.warnings)
+            matrix.columns.append(prior.name)
+            for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):
+                place = (facet, len(matrix.columns) - 1)
+                matrix.pictures[place], matrix.captions[place] = to_image(image), f"{row['activation']:.1f}"
+            folder.write_codes(codes, coordinates)
+            folder.write_codes(begun, begun_in, "starts.safetensors")
+            folder.write_table(rows)
+        title = f"{facets.count} facets of {unit.name}"
+        canvas = draw_matrix(matrix, title=title)
+        write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
+        write_atomic(folder.folder / "facets.png", render(canvas, "png"))
+        write_gallery([folder.folder], folder.folder / "index.html", title)
+        scores = {count: None if score != score else round(score, 4) for count, score in facets.scores.items()}
+        folder.write_manifest({
+            **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": scores,
+            "sizes": torch.bincount(facets.labels).tolist(),
+        })  # fmt: skip
+        tracker.picture("facets", folder.folder / "facets.png")
+        tracker.table(rows, folder.folder)
+    print(folder.folder / "facets.png")
+
+
+def _counts(config: Any) -> dict[str, int]:
+    return {name: config[name] for name in ("members", "components", "most")}
+
+
+def _cluster(
+    config: Any, network: Network, unit: Unit, data: Squares, state: Path, manifest: dict[str, Any]
+) -> tuple[torch.Tensor, Facets]:
+    """The unit's best examples, and their facets; what the search found is kept in ``state``."""
+    with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
+        (found,), data, broken = find_examples(
+            network, [unit], data, k=min(config.examples, len(data)), batch=min(config.batch, LOOKED_AT),
+            workers=config.data.workers, state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
+        )  # fmt: skip
+    warn(manifest, search_warnings([found], data, broken, network))
+    try:
+        found.check()
+        images = data.tensors([example.index for example in found.top])
+        features = late_features(network, images, config.layer)
+        return images, find_facets(features, config.facets, tsne=config.tsne, seed=config.seed, **_counts(config))
+    except DgnError as error:
+        raise DgnError(f"{error} (what the search found is kept: go on with out={state.parent})") from error
+
+
+def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
+    """Only the images that are labelled as the unit's class, as in the paper."""
+    if unit.class_index is None:
+        raise DgnError(f"own_class=true needs a class; {unit.name!r} is none")
+    kept = data.only(lambda entry: class_of(entry, network.class_names) == unit.class_index)
+    if not len(kept):
+        raise DgnError(f"no image lies in a folder named for {unit.name!r}; leave own_class=false")
+    return kept
+
+
+def _examples_matrix(images: torch.Tensor, facets: Facets, shown: int) -> Matrix:
+    sizes = torch.bincount(facets.labels).tolist()
+    shown = min(shown, max(len(members) for members in facets.nearest))
+    rows = [f"facet {number + 1}: {size} images" for number, size in enumerate(sizes)]
+    matrix = Matrix(rows, [f"real {place + 1}" for place in range(shown)] + ["mean image"])
+    means = mean_images(images, facets)
+    for number, members in enumerate(facets.nearest):
+        for place, index in enumerate(members[:shown]):
+            matrix.pictures[number, place] = to_image(images[index])
+        matrix.pictures[number, shown] = to_image(means[number])
+    return matrix

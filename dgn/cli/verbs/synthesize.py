@@ -1,0 +1,277 @@
+"""``dgn synthesize``: preferred images of units, one run folder a job; a job that was killed continues."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgn.ascent.rules import written_for
+from dgn.cli.common import (
+    MOST_CELLS,
+    Bar,
+    choose_priors,
+    choose_seeds,
+    grid_cells,
+    new_manifest,
+    open_network,
+    open_tracker,
+    plain,
+    result_rows,
+    warn,
+    write_gallery,
+)
+from dgn.cli.objective import check_objective, summarise
+from dgn.cli.sweeps.resume import ending, open_job, say_continuing
+from dgn.cli.tracking import Tracker
+from dgn.errors import DgnError
+from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
+from dgn.images.fit import Sight
+from dgn.images.reading import read_image
+from dgn.network.network import Network
+from dgn.priors import Prior
+from dgn.report.grid import Cell, grid
+from dgn.runs.batches import FOLDER as PARTS
+from dgn.runs.batches import Part, Parts, fingerprint
+from dgn.runs.run import Run, now, to_image
+from dgn.runs.writer import Writer
+from dgn.synthesis import Plan, as_begun, plan
+from dgn.units.selection import select_units, take_shard
+
+FEW = 32
+"""Images of a job that keeps pictures of their way without being asked."""
+
+
+def _frames(config: Any, images: int) -> int:
+    """Pictures kept of each image's way: as asked for, else some where a start is given or images are few."""
+    if config.frames is None:
+        return 8 if config.start not in (None, "random") else 6 if images <= FEW else 0
+    if int(config.frames) < 0:
+        raise DgnError(f"frames is {config.frames}, expected 0 or more")
+    return int(config.frames)
+
+
+def run(config: Any) -> float:
+    """Everything is checked before the run folder is made; each batch is kept as soon as it is climbed.
+
+    Returns:
+        The job's objective, for sweepers that optimise.
+    """
+    network, device = open_network(config)
+    units = take_shard(select_units(plain(config)["units"], network), config.shard)
+    check_objective(str(config.objective), units)
+    seeds = choose_seeds(config)
+    chosen_priors = choose_priors(config, network)
+    frames = _frames(config, len(units) * len(seeds) * len(chosen_priors))
+    jobs = [
+        plan(
+            network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch,
+            start=_start(config.start, prior, chosen.rule, network), frames=frames,
+        )
+        for prior, chosen in chosen_priors
+    ]  # fmt: skip
+    manifest = new_manifest(
+        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
+        ascent={job.prior.name: asdict(job.settings) for job in jobs},
+        starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
+    )  # fmt: skip
+    entries = plain(config.prior)
+    keys = [fingerprint(job, manifest["weights"]["network"], entry=entries[job.prior.name]) for job in jobs]
+    manifest["weights"] |= {job.prior.name: digest(job.prior.weights()) for job in jobs if job.prior.weights()}
+    manifest["key"] = hashlib.sha256(" ".join(keys).encode()).hexdigest()
+
+    with open_job(config, manifest) as (folder, before):
+        if before.get("status") == "done":
+            print(f"dgn: {folder.folder} is done already", file=sys.stderr)
+            summary = before.get("summary", {})
+        else:
+            manifest |= {key: before[key] for key in ("started", "batch") if key in before}
+            if before:
+                begun = before.get("ascent", {})
+                jobs = [as_begun(job, begun.get(job.prior.name, {}).get("precision")) for job in jobs]
+                manifest["ascent"] = {job.prior.name: asdict(job.settings) for job in jobs}
+                manifest["continued"] = [*before.get("continued", []), now()]
+            summary = _Job(config, network, jobs, keys, seeds, folder, manifest).run()
+            before = folder.read_manifest()
+        if any(name.startswith(f"{PARTS}/") for name in folder.ledger.files):
+            folder.clear(f"{PARTS}/")
+            folder.write_manifest(before)
+    print(folder.folder / "index.html")
+    print(folder.folder / "grid.png")
+    return float(summary.get(str(config.objective), math.nan))
+
+
+class _Job:
+    """What the steps of one job share."""
+
+    def __init__(
+        self, config: Any, network: Network, plans: list[Plan], keys: list[str], seeds: list[int], folder: Run,
+        manifest: dict[str, Any],
+    ) -> None:  # fmt: skip
+        self.config, self.network, self.plans, self.folder = config, network, plans, folder
+        self.parts = [Parts(folder.folder, job.prior.name, key) for job, key in zip(plans, keys, strict=True)]
+        self.seeds, self.manifest = seeds, manifest
+        self.rows: list[dict[str, Any]] = []
+        self.done: dict[str, list[Part]] = {job.prior.name: [] for job in plans}
+        self.tabled, self.began = time.monotonic(), time.perf_counter()
+
+    def run(self) -> dict[str, float]:
+        """Climb what is left to climb, and write everything; returns the summary."""
+        tracker: Tracker | None = None
+        try:
+            self._take_up()
+            self.folder.write_manifest(self.manifest)
+            tracker = open_tracker(self.config, self.folder)
+            with Writer() as writer:
+                for job, parts in zip(self.plans, self.parts, strict=True):
+                    self._climb(job, parts, writer, tracker)
+            return self._finish(tracker)
+        except BaseException as error:
+            if tracker is not None:
+                tracker.finish(failed=True)
+            self._give_up(error)
+            raise
+
+    def _take_up(self) -> None:
+        """The batches that an earlier call finished."""
+        for job, parts in zip(self.plans, self.parts, strict=True):
+            self.done[job.prior.name] = parts.finished()
+        done = sum(map(len, self.done.values()))
+        if "continued" in self.manifest:
+            left = [
+                -(-(len(job.rows) - _end(self.done[job.prior.name])) // self._batch(job)) for job in self.plans
+            ]  # fmt: skip
+            say_continuing(self.folder.folder, done, done + sum(left))
+
+    def _batch(self, job: Plan) -> int:
+        return int(self.manifest["batch"].get(job.prior.name, job.batch))
+
+    def _climb(self, job: Plan, parts: Parts, writer: Writer, tracker: Tracker) -> None:
+        """One prior: its finished batches' pictures where they are missing, then the batches that are left."""
+        done = self.done[job.prior.name]
+        for part in done:
+            self._note(part, writer)
+
+        def cut(batch: int) -> None:
+            """Remembered, so that a continued job climbs in the same batches."""
+            self.manifest["batch"][job.prior.name] = batch
+            warn(self.manifest, [f"memory is full: prior {job.prior.name} goes on with batches of {batch}"])
+            self.folder.write_manifest(self.manifest)
+            bar.again()
+
+        first, started = _end(done), time.perf_counter()
+        units = [unit for unit, seed in job.rows if seed == self.seeds[0]]
+        with Bar(job.prior.name, units, self.seeds, self.config.progress, tracker, first=first) as bar:
+            batch = self._batch(job)
+            for piece in job.pieces(first=first, batch=batch, on_step=bar.step, on_cut=cut, on_read=bar.reading):
+                part = parts.write(first, piece, result_rows(piece, self.network, time.perf_counter() - started))
+                done.append(part)
+                self._note(part, writer)
+                first, started = first + part.count, time.perf_counter()
+
+    def _note(self, part: Part, writer: Writer) -> None:
+        self.rows += part.rows
+        warn(self.manifest, part.warnings)
+        writer.put(lambda: write_pictures(self.folder, part))
+        if time.monotonic() - self.tabled > TABLE_EVERY:
+            self.tabled = time.monotonic()
+            rows = list(self.rows)
+            writer.put(lambda: self.folder.write_table(rows))
+
+    def _finish(self, tracker: Tracker) -> dict[str, float]:
+        """All batches are there: the job's own files, of which the manifest is the last."""
+        folder = self.folder
+        join_tensors(
+            folder.folder / "codes.safetensors",
+            {name: [part.path for part in done] for name, done in self.done.items()},
+            "codes", {name: done[0].coordinates for name, done in self.done.items()},
+        )  # fmt: skip
+        folder.write_table(self.rows)
+        title = f"What units of {self.network.name} want to see"
+        cells = grid_cells(folder.folder, self.rows, len(self.seeds))
+        rows = len({cell.row for cell in cells})
+        picture = folder.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // rows))))
+        summary = summarise(self.rows)
+        tracker.picture("grid", picture)  # by its thread, beside what follows
+        tracker.table(self.rows, folder.folder)
+        tracker.summary(summary)
+        folder.write_manifest(self.manifest)
+        write_gallery([folder.folder], folder.folder / "index.html", title)
+        tracker.finish()
+        cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.cost, 3)}
+        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary, **cost})
+        return summary
+
+    def _give_up(self, error: BaseException) -> None:
+        """What is there is kept, and said to be unfinished; a folder without a batch is removed."""
+        with suppress(DgnError):  # the disk may be what failed
+            if self.rows:
+                self.folder.write_table(self.rows)
+                self.folder.write_manifest({**self.manifest, "status": ending(error), "finished": now()})
+            else:
+                self.folder.discard()
+
+
+TABLE_EVERY = 5.0
+"""Seconds between two writings of the table while a job runs."""
+
+
+def _end(parts: Sequence[Part]) -> int:
+    return parts[-1].first + parts[-1].count if parts else 0
+
+
+def write_pictures(folder: Run, part: Part) -> None:
+    """The images of a batch, and the way of each where frames were kept; those that are there already are left."""
+    if not all(folder.holds(row["image"]) for row in part.rows):
+        for image, row in zip(part.read("images"), part.rows, strict=True):
+            folder.write_picture(row["image"], to_image(image))
+    if part.frame_steps:
+        _strips(folder, part)
+
+
+def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tensor | None:
+    """Where to begin: an image, codes of a past run (``FILE`` or ``FILE@ROW``), a facets run (``FOLDER@FACET``)."""
+    if given is None or str(given) == "random":
+        return None
+    name, _, row = str(given).partition("@") if re.search(r"@\d+$", str(given)) else (str(given), "", "")
+    path = Path(name)
+    if path.is_dir():
+        path = path / "starts.safetensors"
+        if not path.is_file():
+            raise DgnError(f"{name!r} is no folder of a dgn facets run: it lacks starts.safetensors")
+    if path.suffix != ".safetensors":
+        return read_image(path, Sight(prior.size, network.fit, prior.channels, network.sight.fill).at_least(256))
+    codes = read_tensors(path)
+    if prior.name not in codes:
+        raise DgnError(f"{str(path)!r} holds no codes of prior {prior.name!r}; it has {', '.join(codes)}")
+    code = codes[prior.name]
+    if row:
+        first = 1 if path.name == "starts.safetensors" else 0  # facets are counted from 1
+        if not first <= int(row) < len(code) + first:
+            raise DgnError(f"{str(path)!r} holds {len(code)} codes of {prior.name!r}, no {row}")
+        code = code[int(row) - first][None]
+    climbed = written_for(prior, rule)
+    return climbed.convert(code, read_notes(path).get(prior.name, climbed.coordinates))
+
+
+def _strips(folder: Run, part: Part) -> None:
+    """The way of each image: its frames side by side, the activation below each."""
+    frames, activations = part.read("frames"), part.read("frame_activations")
+    for index, row in enumerate(part.rows):
+        name = f"trajectory/{Path(row['image']).name}"
+        if folder.holds(name):
+            continue
+        cells = [
+            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+            for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
+        ]
+        folder.write_picture(name, grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128))

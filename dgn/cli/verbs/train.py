@@ -1,0 +1,73 @@
+"""``dgn train``: train a generator, or a flow of its codes; the same command resumes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dgn.cli.common import choose_device, plain
+from dgn.cli.network import network_facts
+from dgn.cli.sweeps.resume import at_work
+from dgn.cli.tracking import check_mode
+from dgn.errors import DgnError
+from dgn.images.reading import list_images
+from dgn.runs.run import now, surroundings
+from dgn.training.flow import FlowSettings, train_flow
+from dgn.training.settings import TrainSettings
+from dgn.training.trainer import train
+
+
+def run(config: Any) -> None:
+    """Train into the run folder; give ``out=`` to be able to resume there."""
+    check_mode(str(config.tracking.mode))
+    values = plain(config)
+    device = choose_device(config.device, config.threads)
+    chosen = {key: value for key, value in values["training"].items() if value is not None}
+    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
+    told = [name for name, value in {"weights": config.network.weights, **network_facts(config.network)}.items()
+            if value is not None]  # fmt: skip
+    if told:
+        raise DgnError(f"a generator's encoder is known by its name alone: leave out network.{told[0]}")
+    kind = FlowSettings if "prior" in chosen else TrainSettings
+    stray = [key for key in chosen if key not in kind.__dataclass_fields__]
+    if stray:
+        what = "a flow (training.prior=...)" if kind is FlowSettings else "a generator (no training.prior)"
+        raise DgnError(f"training.{stray[0]} is no key of the training of {what}")
+    if kind is TrainSettings:
+        chosen["network"] = config.network.name
+    settings = kind(seed=config.seed, **chosen)
+    settings.check()
+    data = Path(config.data.root)
+    for line in list_images(data).warnings:
+        print(f"dgn: {line}", file=sys.stderr)
+    manifest = {
+        "verb": "train", "status": "running", "started": now(), **surroundings(), "device": device,
+        "seeds": [config.seed],
+    }  # fmt: skip
+    with at_work(config, manifest) as (folder, tracker):
+        name, caption = "train/samples", "samples without guidance above, guided below"
+        if isinstance(settings, TrainSettings):
+            name, caption = "train/reconstructions", "held-out images above, reconstructions below"
+
+        def log(step: int, losses: dict[str, float], picture: Path | None) -> None:
+            if losses:
+                tracker.curves("train", step, losses)
+            if picture is not None:
+                tracker.picture(name, picture, caption)
+
+        fast = device.startswith("cuda") if config.compile is None else config.compile
+        given: dict[str, Any] = {
+            "device": device, "compile": fast, "workers": config.data.workers,
+            "checkpoint_minutes": config.checkpoint_minutes, "progress": config.progress, "log": log,
+        }  # fmt: skip
+        if isinstance(settings, FlowSettings):
+            path = train_flow(data, folder.folder, settings, **given)
+        else:
+            path = train(data, folder.folder, settings, **given)
+        broken = json.loads((folder.folder / "report.json").read_text(encoding="utf-8"))["broken"]
+        if broken:
+            print(f"dgn: {len(broken)} images could not be read and were replaced, the first: {broken[0]!r}")
+        folder.write_manifest({**manifest, "status": "done", "finished": now(), "broken_images": broken})
+    print(path)

@@ -1,0 +1,44 @@
+"""``dgn units``: layers with their shapes, or classes by part of their name."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from dgn.cli.network import load_chosen
+from dgn.errors import DgnError
+from dgn.network.facts import summary
+from dgn.network.network import OUTPUT, Network
+from dgn.units.units import find_classes
+
+
+def run(config: Any) -> None:
+    """Print layers, or with ``find=TEXT`` the classes whose name contains it."""
+    network = load_chosen(config.network)
+    if config.find is not None:
+        found = find_classes(str(config.find), network)
+        if not found:
+            raise DgnError(f"no class of {network.name!r} contains {str(config.find)!r}")
+        for index, name in found:
+            print(f"{index:5d}  {name}")
+        return
+    network.ask_layouts(network.layers)
+    width = max(len(layer) for layer in network.layers)
+    rows = [(layer, list(shape), _kind(layer, network)) for layer, shape in network.layers.items()]
+    shapes = max(len(str(shape)) for _, shape, _ in rows)
+    for layer, shape, kind in rows:
+        print(f"{layer:<{width}}  {shape!s:<{shapes}}  {kind}")
+    print(f"dgn: {network.name}: {'; '.join(summary(network))}", file=sys.stderr)
+
+
+def _kind(layer: str, network: Network) -> str:
+    """What a layer is, in words; which call of its module, where there are several."""
+    try:
+        words = network.layout(layer).kind
+    except DgnError:
+        words = "its features can't be told from its places: give network.axes"
+    source = network.source(layer)
+    calls = network.calls(layer)
+    if layer == OUTPUT and source.path:
+        words += f", = {OUTPUT}.{'.'.join(source.path)}"
+    return words + (f", call {source.call} of {calls}" if calls > 1 else "")

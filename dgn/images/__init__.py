@@ -1,0 +1,1 @@
+"""Images: read, handed in, cut and fitted."""

@@ -1,0 +1,166 @@
+"""What is known of a network beside its weights: normalisation, classes, kind of scores; and from where it is known."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dgn.arguments import normalisation
+from dgn.errors import DgnError, first_line
+from dgn.images.fit import check_fit, parse_size
+from dgn.network.scores import check_scores
+
+if TYPE_CHECKING:
+    from dgn.network.network import Network
+
+FACTS = ("input_size", "mean", "std", "range", "classes", "fit", "scores", "axes")
+"""What can be told of any network."""
+
+
+def read_classes(given: Any) -> tuple[str, ...]:
+    """Names of classes, in order of their index.
+
+    Args:
+        given: a list of names, a mapping from index to name (or from name to index), or a file: a name a line
+            (ImageNet's ``n01440764 tench, Tinca tinca`` too), or JSON with one of these, also as the ``id2label`` of a
+            ``config.json``.
+
+    Raises:
+        DgnError: no such file, or nothing of that kind in it.
+    """
+    where = ""
+    if isinstance(given, (str, Path)):
+        where, given = f" in {str(given)!r}", _read(Path(given))
+    if isinstance(given, Mapping) and isinstance(given.get("id2label"), Mapping):
+        given = given["id2label"]
+    if isinstance(given, Mapping):
+        given = _in_order(given, where)
+    if not isinstance(given, Sequence) or not given or any(isinstance(name, (Mapping, bool)) for name in given):
+        raise DgnError(f"no class names{where}: expected a name a line, a JSON list, or JSON from index to name")
+    return tuple(str(name[-1] if isinstance(name, (list, tuple)) and name else name) for name in given)
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DgnError(f"no readable file of class names {str(path)!r}: {first_line(error)}") from error
+    if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise DgnError(f"{str(path)!r} is no JSON: {error}") from error
+    lines = [line.strip() for line in text.rstrip().splitlines()]
+    wordnet = [re.fullmatch(r"n\d{8}[\s,:]+(.+)", line) for line in lines]
+    return [match[1].split(",")[0].strip() for match in wordnet if match] if lines and all(wordnet) else lines
+
+
+def _in_order(names: Mapping[Any, Any], where: str) -> list[Any]:
+    if names and all(isinstance(index, int) for index in names.values()):
+        names = {index: name for name, index in names.items()}
+    try:
+        by_index = {int(index): name for index, name in names.items()}
+    except (TypeError, ValueError):
+        by_index = {}
+    if not by_index or sorted(by_index) != list(range(len(names))):
+        raise DgnError(f"the class names{where} are not numbered from 0 on without a gap")
+    return [by_index[index] for index in range(len(names))]
+
+
+def tell(network: Network, facts: Mapping[str, Any]) -> None:
+    """Replace what is known of a network by what the user says of it.
+
+    Args:
+        network: changed in place, before it is used.
+        facts: any of :data:`FACTS`; None: as it was.
+
+    Raises:
+        DgnError: see the functions above; class names that are not as many as the outputs.
+    """
+    given = {name: value for name, value in facts.items() if value is not None}
+    if "input_size" in given:
+        network.input_size = parse_size(given["input_size"], "input_size")
+        network.forget()
+    if given.keys() & {"mean", "std", "range"}:
+        known = {"mean": network.mean, "std": network.std} if "range" not in given else {}
+        mean, std = (given.get(name, known.get(name)) for name in ("mean", "std"))
+        network.mean, network.std = normalisation(mean, std, network.channels, network.channels, given.get("range"))
+        network.range = given.get("range")
+        if "range" in given:
+            network.origins |= {"mean": "given", "std": "given"}
+    if "fit" in given:
+        network.fit = check_fit(str(given["fit"]))
+    if "axes" in given:
+        network.axes = dict(given["axes"])
+        network.forget()
+    if "scores" in given:
+        network.told_scores = check_scores(str(given["scores"]))
+    if "classes" in given:
+        network.class_names, network.named_by_index = read_classes(given["classes"]), False
+        check_classes(network)
+    network.origins |= dict.fromkeys(given, "given")
+
+
+def check_classes(network: Network) -> None:
+    """Raise :class:`DgnError` where there are not as many class names as outputs: names would stand for neighbours."""
+    outputs = None
+    with suppress(DgnError):  # several outputs, or one whose features can't be told
+        outputs = network.layout("output").count
+    few = network.named_by_index and len(network.class_names) < (outputs or 0)  # a dictionary names some of them
+    if outputs is not None and outputs != len(network.class_names) and not few:
+        raise DgnError(
+            f"{len(network.class_names)} class names for {outputs} outputs of network {network.name!r}: give one each"
+        )
+
+
+def described(network: Network) -> dict[str, Any]:
+    """What a manifest says of how images meet a network: each fact with its source (``given`` by the user, ``known``
+    from the network's library or file, ``found`` by asking the network, or ``assumed``)."""
+    sources = network.origins
+    facts = {
+        "input_size": list(network.input_size), "mean": list(network.mean), "std": list(network.std),
+        "range": network.range, "fit": network.fit, "classes": len(network.class_names), "scores": network.scores,
+        "axes": network.axes or None,
+    }  # fmt: skip
+    found = {
+        name: {"value": value, "source": sources.get(name, "assumed")}
+        for name, value in facts.items() if value is not None and (name != "classes" or value)
+    }  # fmt: skip
+    found["channels"] = {"value": network.channels, "source": sources.get("channels", found["mean"]["source"])}
+    return found
+
+
+def told(network: Network) -> dict[str, Any]:
+    """What the user said of a network, for the fingerprints of jobs; empty where nothing."""
+    values = {
+        "mean": network.mean, "std": network.std, "fit": network.fit, "scores": network.told_scores,
+        "classes": network.class_names, "axes": network.axes,
+    }  # fmt: skip
+    return {name: value for name, value in values.items() if network.origins.get(name) == "given"}
+
+
+def summary(network: Network) -> list[str]:
+    """:func:`described` as lines for a person."""
+    lines = []
+    for name, fact in described(network).items():
+        value = fact["value"]
+        text = " x ".join(map(str, value)) if name == "input_size" else value
+        if isinstance(text, list):
+            text = ", ".join(f"{number:g}" for number in text)
+        lines.append(f"{name}: {text} ({fact['source']})")
+    return lines
+
+
+def assumptions(network: Network) -> list[str]:
+    """A line where the normalisation or the names of classes are a guess."""
+    guesses = []
+    if network.origins.get("mean", "assumed") == "assumed":
+        ends = [(-m / s, (1 - m) / s) for m, s in zip(network.mean, network.std, strict=True)]
+        guesses.append(f"pixels from {ends[0][0]:g} to {ends[0][1]:g} (else network.range, network.mean, network.std)")
+    if network.class_names and network.origins.get("classes", "assumed") == "assumed":
+        guesses.append(f"the names of ImageNet's {len(network.class_names)} classes (else network.classes)")
+    return [f"assumed of network {network.name!r}: {'; '.join(guesses)}"] if guesses else []

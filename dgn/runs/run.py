@@ -1,0 +1,244 @@
+"""The run folder: its layout, and how things get into it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
+
+from dgn.errors import DgnError
+from dgn.files.folders import HYDRAS, NEW, begins, check_folder, missing, read_facts, remove_logs
+from dgn.files.ledger import JOURNAL, Ledger, foreign
+from dgn.files.storage import write_atomic
+from dgn.runs.earlier import written
+from dgn.runs.patterns import present
+
+COLUMNS = (
+    "unit", "prior", "seed", "activation", "probability", "rank", "steps", "frozen_at", "seconds", "image",
+)  # fmt: skip
+"""Columns of ``results.csv``: one row a unit x prior x seed. ``probability`` and ``rank`` (1: the network's first
+choice) are the network's own, for units of its output; empty for others."""
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8, on the CPU; uint8 ones as they are."""
+    if images.dtype == torch.uint8:
+        return images.cpu()
+    return (images.detach().clamp(0, 1) * 255).round().byte().cpu()
+
+
+def to_image(image: Tensor) -> Image.Image:
+    """``[C, H, W]`` in [0, 1], or uint8, as a picture: grey for one channel, RGB for three; else their mean, grey."""
+    pixels = to_bytes(image)
+    if pixels.shape[0] == 3:
+        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    return Image.fromarray((pixels if pixels.shape[0] == 1 else pixels.float().mean(0, keepdim=True).byte())[0].numpy())
+
+
+def png(image: Image.Image) -> bytes:
+    """The picture as PNG."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> bytes:
+    """A table as CSV; what a row holds besides the columns is left out."""
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue().encode()
+
+
+class Run:
+    """A folder that holds what one job made. Every file is written under a temporary name and renamed; none that dgn
+    did not write is ever replaced or removed.
+
+    Args:
+        folder: made where it is missing.
+        patterns: of the names that the job writes, see :mod:`dgn.runs.patterns`.
+        manifest: the name of its manifest.
+    """
+
+    def __init__(self, folder: Path, patterns: Sequence[str] = (), manifest: str = "manifest.json") -> None:
+        self.folder, self.patterns, self.manifest = folder, list(patterns), manifest
+        self._made = NEW.pop(folder, []) or missing(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
+        self.ledger = Ledger(folder)
+
+    def take_up(self, verb: str) -> dict[str, Any]:
+        """What the manifest says of an earlier call's work, whose files count as this run's from now on; empty in a
+        new folder. To be called with the folder's lock.
+
+        Raises:
+            DgnError: the folder holds something else, see :func:`check_folder`.
+        """
+        check_folder(self.folder, verb, self.manifest)
+        facts = self.read_manifest()
+        self.ledger = Ledger(self.folder, facts.get("files", {}))
+        if facts:
+            self.ledger.vouch(self.manifest)
+        if facts and "files" not in facts:  # of an earlier version
+            for name in [*written(self.folder, verb, self.patterns)]:
+                self.ledger.vouch(name)
+        self.ledger.tidy()
+        return facts
+
+    def check_way(self) -> None:
+        """Look for what would be in the way later, before anything is computed.
+
+        Raises:
+            DgnError: a file that dgn did not write, or that was changed since, has one of the names that it writes.
+        """
+        for name in present(self.folder, self.patterns):
+            if not self.ledger.ours(name):
+                raise DgnError(foreign(self.folder / name))
+
+    def write_config(self, text: str) -> None:
+        """``config.yaml``: the whole configuration, resolved."""
+        self._write("config.yaml", text.encode())
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """``manifest.json``: what is needed to make the run again, what it writes, and what it has written."""
+        with self.ledger.lock:
+            files = {name: digest for name, digest in sorted(self.ledger.files.items()) if name != self.manifest}
+            facts = {**manifest, "writes": self.patterns, "files": files}
+            self._write(self.manifest, (json.dumps(facts, indent=1) + "\n").encode())
+            self.ledger.fold()
+
+    def write_table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
+        """``results.csv``; what a row holds besides the columns is left out."""
+        self._write("results.csv", table_bytes(rows, columns))
+
+    def write_codes(
+        self, codes: Mapping[str, Tensor], coordinates: Mapping[str, str], name: str = "codes.safetensors"
+    ) -> None:
+        """One tensor a prior, rows as in the table; the metadata say in which coordinates each is written."""
+        tensors = {prior: code.detach().cpu().contiguous() for prior, code in codes.items()}
+        self._write(name, save(tensors, dict(coordinates)))
+
+    def write_picture(self, name: str, image: Image.Image) -> Path:
+        """A PNG under the run folder; returns its path."""
+        return self._write(name, png(image))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """A text file under the run folder; returns its path."""
+        return self._write(name, text.encode())
+
+    def _write(self, name: str, data: bytes) -> Path:
+        with self.ledger:
+            write_atomic(self.folder / name, data)
+        return self.folder / name
+
+    def holds(self, name: str) -> bool:
+        """Whether the run has written a file, and it is there."""
+        return name in self.ledger.files and (self.folder / name).is_file()
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What the manifest says; empty where it is missing or broken."""
+        return read_facts(self.folder / self.manifest)
+
+    def clear(self, folder: str = "") -> None:
+        """Remove what this run wrote, or what of it lies in one of its folders; other files stay."""
+        kept = {self.manifest}
+        self.ledger.remove(name for name in set(self.ledger.files) - kept if name.startswith(folder))
+
+    def has_results(self) -> bool:
+        """Whether there is more than what any job writes at its beginning."""
+        passing = {JOURNAL, *BEGINNINGS}
+        for path in self.folder.rglob("*"):
+            if path.relative_to(self.folder).parts[0] not in passing and not path.is_dir() and path.suffix != ".part":
+                return True
+        return False
+
+    def discard(self) -> bool:
+        """Remove the folder and the empty ones around it that were made for it, if no result is in it.
+
+        Returns:
+            Whether it was.
+        """
+        if not self._made or self.has_results():
+            return False
+        self.ledger.remove([*self.ledger.files])
+        self.ledger.fold()
+        self.drop_hydras()
+        remove_logs(self.folder / "wandb")
+        with suppress(OSError):  # somebody's file is in it, or another run has moved in
+            if (self.folder / ".lock").stat().st_size == 0:
+                (self.folder / ".lock").unlink()
+        with suppress(OSError):  # of a launcher that handed out no job
+            (self.folder / ".submitit").rmdir()
+        with suppress(OSError):
+            for path in self._made:
+                path.rmdir()
+        return not self.folder.exists()
+
+    def drop_hydras(self) -> None:
+        """Remove what Hydra wrote about a sweep that did not begin."""
+        for name, first in HYDRAS.items():
+            if begins(self.folder / name, first):
+                (self.folder / name).unlink()
+
+
+BEGINNINGS = ("config.yaml", "manifest.json", "sweep.json", ".lock", "wandb", "multirun.yaml")
+"""What a run folder holds before its job has made anything."""
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that decide what an image looks like."""
+    found = {"python": platform.python_version()}
+    for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions, machine and git revision, for the manifest."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "git": _git_revision(),
+        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],
+    }
+
+
+def now() -> str:
+    """The time, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git_revision() -> str | None:
+    """The revision of the checkout that this package runs from, with ``-dirty`` where it was changed; else None."""
+    folder = Path(__file__).resolve().parent
+    if not (folder.parent / ".git").exists():
+        return None
+    try:
+        call = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,1 @@
+"""What is climbed: one number an image, read from layers."""

@@ -1,0 +1,463 @@
+"""What is climbed: units, written as users write them, and how their activation is read from layers."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgn.errors import DgnError, nearest
+from dgn.files.storage import read_tensors
+from dgn.guest import guest
+from dgn.network.facts import check_classes
+from dgn.network.layout.layout import Layout, Position
+from dgn.network.network import OUTPUT, Fit, Network
+from dgn.network.scores import applied, form_of
+
+WHOLE = -(10**9)
+"""The index that stands for a whole layer, ``LAYER:*``."""
+
+_SIGN = re.compile(r"\s+([+-])\s+")
+_DIRECTION = re.compile(r"^([^:]+):(.+\.safetensors)(?:\^(\d+(?:\.\d+)?))?$")
+_FORM = re.compile(r"^(log|p)\((.+)\)$")
+_WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
+
+
+@dataclass(frozen=True)
+class Term:
+    """One weighted number read from a layer: ``weight * layer[index]`` at a position or averaged over positions.
+
+    Attributes:
+        layer, index, position, weight: the index is :data:`WHOLE` for the mean square over the whole layer.
+        form: ``""`` for the number itself, ``"log"`` or ``"p"`` for its log-probability or probability among all
+            of the layer, with the kind of scores behind it where they are no softmax's; see :mod:`dgn.network.scores`.
+        direction: numbers, one a feature, that are multiplied with the layer's in place of one feature.
+        cosine: with a direction, the power of the cosine that the product is multiplied by (0: the product alone).
+    """
+
+    layer: str
+    index: int
+    position: Position = None
+    weight: float = 1.0
+    form: str = ""
+    direction: tuple[float, ...] = ()
+    cosine: float = 0.0
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One number per image: a weighted sum of terms. ``name`` is how the user wrote it, or the class name."""
+
+    name: str
+    terms: tuple[Term, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers it reads, each once."""
+        return tuple(dict.fromkeys(term.layer for term in self.terms))
+
+    @property
+    def class_index(self) -> int | None:
+        """The output index, for a unit that is exactly one output; else None."""
+        if len(self.terms) == 1 and self.terms[0].layer == OUTPUT and self.terms[0].position is None:
+            term = self.terms[0]
+            return None if term.direction or term.index == WHOLE else term.index
+        return None
+
+    def as_log(self, network: Network) -> Unit:
+        """A class's log-probability, where the network's outputs tell one; other units as they are."""
+        if self.class_index is None or network.scores == "none":
+            return self
+        return replace(self, terms=(replace(self.terms[0], form=form_of("log", network, OUTPUT)),))
+
+    @property
+    def file_name(self) -> str:
+        """The name in letters, digits, ``.``, ``_`` and ``-``; see :func:`file_name`."""
+        return file_name(self.name)
+
+
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that Windows keeps for devices, whatever their suffix."""
+
+
+def file_name(text: str) -> str:
+    """Any text as a part of a file's name: ASCII letters, digits, ``.``, ``_`` and ``-``, at most 100 characters.
+
+    Texts that differ stay different: a space becomes ``-``, and whatever else is changed, too long or already holds a
+    ``-`` gets the beginning of its SHA-256.
+    """
+    plain = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
+    reserved = not plain or _RESERVED.fullmatch(plain)
+    same = plain == text.replace(" ", "-") and "-" not in text and not re.search(r"-[0-9a-f]{12}$", plain)
+    if same and len(plain) <= 80 and not reserved:
+        return plain
+    plain = f"unit-{plain[:70]}".strip("-.") if reserved else plain[:80]
+    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+@guest
+def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: Network) -> list[Unit]:
+    """Units from their written form.
+
+    Args:
+        specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
+            ``LAYER:INDEX@center`` for one position of a map or of the tokens' grid (without it the mean over all
+            positions), ``LAYER:INDEX@I`` for one position of a sequence or one token; ``LAYER:*`` for the mean
+            square over a whole layer; ``log(UNIT)`` and ``p(UNIT)`` for the log-probability and the probability of a
+            unit among all of its layer (a softmax; of the output, what :attr:`dgn.Network.scores` says);
+            ``LAYER:FILE.safetensors`` or ``LAYER:FILE.safetensors^2`` for a
+            direction, the file's one vector, times a power of the cosine; weighted sums of these,
+            ``0.5*candle + 0.5*convertible - 0.2*lampshade``, with blanks around the signs.
+        network: whose layers and classes are meant.
+
+    Raises:
+        DgnError: unknown layer or class (with the nearest names), an index or a position out of range, an ambiguous
+            class name, or no unit at all.
+    """
+    if isinstance(specs, (str, int, Unit)):
+        specs = [specs]
+    units = [spec if isinstance(spec, Unit) else _parse_unit(str(spec).strip(), network) for spec in specs]
+    if not units:
+        raise DgnError("no unit given; try units=[goldfish]")
+    for unit in units:
+        for term in unit.terms:
+            _check_term(term, network)
+    return units
+
+
+@guest
+def direction(
+    network: Network,
+    layer: str,
+    vector: Sequence[float] | Tensor,
+    *,
+    position: Position = None,
+    cosine: float = 0.0,
+    name: str | None = None,
+) -> Unit:
+    """A direction in a layer's feature space as a unit: ``dot(layer, vector) * cos(layer, vector)^cosine``.
+
+    Olah et al. 2017 (cosine 0) and Carter et al. 2019, "Activation Atlas" (cosine 2 or 4: the nearer
+    to the direction, the better). The cosine counts from 0.1 upwards.
+
+    Args:
+        network, layer: where; the dot product is taken at a position or of the mean over positions.
+        vector: one number a feature of the layer, not all zero.
+        position, cosine, name: of the unit.
+
+    Raises:
+        DgnError: unknown layer, or a vector of another length.
+    """
+    features = network.layout(layer).count
+    values = tuple(float(value) for value in vector)
+    if len(values) != features or not any(values):
+        raise DgnError(f"a direction in {layer!r} has {features} numbers, not all zero; got {len(values)}")
+    if not 0 <= cosine <= 16:
+        raise DgnError(f"cosine is {cosine}, expected a power from 0 to 16")
+    unit = Unit(name or f"{layer}:direction", (Term(layer, 0, position, 1.0, "", values, cosine),))
+    return parse_units(unit, network)[0]
+
+
+@guest
+def count_units(network: Network, layer: str) -> int:
+    """How many units a layer has.
+
+    Raises:
+        DgnError: unknown layer, or one whose features can't be told from its positions.
+    """
+    return network.layout(layer).count
+
+
+@guest
+def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
+    """Classes whose name contains ``text`` (any case), as (index, name)."""
+    if not network.class_names:
+        raise DgnError(f"network {network.name!r} names no classes; write them by index")
+    check_classes(network)
+    return [(i, name) for i, name in enumerate(network.class_names) if text.lower() in name.lower()]
+
+
+def _parse_unit(spec: str, network: Network) -> Unit:
+    if not spec:
+        raise DgnError("an empty unit; try units=[goldfish]")
+    index = _class_index(spec, network)
+    if index is not None:
+        return class_unit(index, network)
+    return Unit(spec, tuple(_parse_summand(*one, network) for one in _summands(spec, network)))
+
+
+def class_unit(index: int, network: Network) -> Unit:
+    """A unit of the output, called as its class is; of several classes of a name, with its index behind it."""
+    name = network.class_names[index] if 0 <= index < len(network.class_names) else str(index)
+    if network.class_names.count(name) > 1:
+        name = f"{name} ({index})"
+    return Unit(name, (Term(OUTPUT, index),))
+
+
+def _summands(spec: str, network: Network) -> list[tuple[float, str]]:
+    """A sum's parts with their weights. A sign inside of a class's name does not part it."""
+    pieces = _SIGN.split(spec)
+    found = []
+    at = 0
+    while at < len(pieces):
+        sign = 1.0 if at == 0 or pieces[at - 1] == "+" else -1.0
+        for end in range(len(pieces), at, -2):
+            text = "".join(f" {piece} " if n % 2 else piece for n, piece in enumerate(pieces[at:end])).strip()
+            weight, rest = _weighted(text, network)
+            if end == at + 1 or _class_index(rest, network) is not None:
+                found.append((sign * weight, rest))
+                at = end + 1
+                break
+    return found
+
+
+def _weighted(text: str, network: Network) -> tuple[float, str]:
+    """A summand's weight and what is left; a class's name that begins like a weight has none."""
+    if _class_index(text, network) is not None:
+        return 1.0, text
+    match = _WEIGHT.match(text)
+    if match:
+        return float(match[1].replace(" ", "")), match[2].strip()
+    return (-1.0, text[1:].strip()) if text.startswith("-") and len(text) > 1 else (1.0, text)
+
+
+def _parse_summand(weight: float, text: str, network: Network) -> Term:
+    form, inner = "", _FORM.match(text)
+    if inner and _class_index(text, network) is None:
+        form, text = inner[1], inner[2].strip()
+    inner = _DIRECTION.match(text)
+    if inner and not form and _class_index(text, network) is None:
+        return replace(_direction(inner[1], inner[2], inner[3], network), weight=weight)
+    layer, number, position = _parse_term(text, network)
+    form = form_of(form, network, layer) if form else ""
+    return Term(layer, number, position, weight, form)
+
+
+def _direction(layer: str, file: str, power: str | None, network: Network) -> Term:
+    """``LAYER:FILE.safetensors^POWER``."""
+    tensors = read_tensors(Path(file))
+    if len(tensors) != 1:
+        raise DgnError(f"{file!r} holds {len(tensors)} tensors, expected one vector")
+    (vector,) = tensors.values()
+    return direction(network, layer, vector.flatten(), cosine=float(power or 0)).terms[0]
+
+
+def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
+    index = _class_index(text, network)
+    if index is not None:
+        return OUTPUT, index, None
+    if ":" not in text:
+        choices = [*network.class_names, *network.layers]
+        hint = nearest(text, choices)
+        if text in network.layers:
+            hint = f"; {text!r} is a layer, write {text}:INDEX"
+        raise DgnError(f"no unit {text!r} in network {network.name!r}{hint}")
+    layer, _, rest = text.rpartition(":")
+    network.layer_shape(layer)
+    number, _, where = rest.partition("@")
+    if number == "*" and not where:
+        return layer, WHOLE, None
+    try:
+        return layer, int(number), _parse_position(where)
+    except ValueError:
+        raise DgnError(
+            f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X, LAYER:INDEX@I or LAYER:INDEX@center"
+        ) from None
+
+
+def _parse_position(text: str) -> Position:
+    if not text:
+        return None
+    if text == "center":
+        return "center"
+    return tuple(int(part) for part in text.split(","))
+
+
+def _class_index(text: str, network: Network) -> int | None:
+    """The index of an output unit written by index or by name; None where it is neither.
+
+    Raises:
+        DgnError: several classes are called so; or it is a class's name and the index or the unit of another.
+    """
+    if re.fullmatch(r"-?\d+", text):
+        named = [index for index, name in enumerate(network.class_names) if name == text]
+        if named and named != [int(text)]:
+            raise DgnError(
+                f"{text!r} is the name of class {named[0]} and the index of another: write {OUTPUT}:{text} for the "
+                f"index, '{text} ({named[0]})' for the name"
+            )
+        return int(text)
+    if ":" in text and text in network.class_names and _is_unit(text, network):
+        at = network.class_names.index(text)
+        raise DgnError(f"{text!r} is the name of class {at} and a unit of a layer: write {OUTPUT}:{at} for the class")
+    match = re.fullmatch(r"(.+) \((\d+)\)", text)
+    if match and int(match[2]) < len(network.class_names) and network.class_names[int(match[2])] == match[1]:
+        check_classes(network)
+        return int(match[2])
+    for names, wanted in (
+        (network.class_names, text),
+        ([name.lower() for name in network.class_names], text.lower().replace("_", " ")),
+    ):
+        found = [index for index, name in enumerate(names) if name == wanted]
+        if len(found) == 1:
+            check_classes(network)
+            return found[0]
+        if found:
+            raise DgnError(
+                f"{len(found)} classes of network {network.name!r} are called {text!r}: give one of the indices "
+                + ", ".join(map(str, found))
+            )
+    return None
+
+
+def _is_unit(text: str, network: Network) -> bool:
+    """Whether a text is ``LAYER:INDEX`` of a layer that there is."""
+    layer, _, rest = text.rpartition(":")
+    return layer in network.layers and bool(re.fullmatch(r"\d+(@.*)?|\*", rest))
+
+
+def _check_term(term: Term, network: Network) -> None:
+    where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
+    if term.index == WHOLE:
+        network.layer_shape(term.layer)
+        if term.form or term.direction:
+            what = term.form.partition(" ")[0] or "a direction"
+            raise DgnError(f"{what} of a whole layer means nothing: give {term.layer}:INDEX")
+        return
+    layout = network.layout(term.layer)
+    if not 0 <= term.index < layout.count:
+        raise DgnError(f"unit {term.index} is out of range: {where} has {layout.count} units, 0 to {layout.count - 1}")
+    layout.check(term.position, f"unit {term.index}: {where}" if term.position == "center" else where)
+
+
+def layers_of(units: Iterable[Unit]) -> tuple[str, ...]:
+    """The layers that these units read, each once."""
+    return tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
+
+
+class Reader:
+    """Reads one unit per sample out of layers, all samples of a batch at once.
+
+    Args:
+        network: whose layers are read, at whatever input size.
+        units: the unit of each sample, in order of the batch.
+        device: where the layers' outputs are; None for the network's.
+    """
+
+    def __init__(self, network: Network, units: Sequence[Unit], device: torch.device | str | None = None) -> None:
+        device = network.device if device is None else device
+        self.network, self.layers, self.count = network, layers_of(units), len(units)
+        groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
+        self._special: list[tuple[int, Term, Tensor]] = []
+        self._at: list[Tensor] = []
+        for row, unit in enumerate(units):
+            for term in unit.terms:
+                if term.direction or term.index == WHOLE:
+                    self._special.append((row, term, torch.tensor(term.direction, device=device)))
+                    self._at.append(torch.tensor([row], device=device))
+                else:
+                    key = (term.layer, term.position, term.form)
+                    groups.setdefault(key, []).append((row, term.index, term.weight))
+        # Uploaded once: nothing of a unit travels to the device while a loop runs.
+        self._groups: list[tuple[str, Position, str, Tensor, Tensor, Tensor]] = []
+        for (layer, position, form), terms in groups.items():
+            rows, indices, weights = (torch.tensor(column, device=device) for column in zip(*terms, strict=True))
+            self._groups.append((layer, position, form, rows, indices, weights.float()))
+
+    def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
+        """Activations ``[N]`` (float32) from the layers' outputs, as :meth:`dgn.Network.features` gives them."""
+        parts = []
+        for layer, position, form, rows, indices, weights in self._groups:
+            layout = self.network.layout(layer)
+            output = layout.canonical(features[layer], self.count)
+            if form:
+                output = applied(output, form, 1)
+            value = _at_position(output[rows, indices], position, layout).float() * weights
+            parts.append(value.new_zeros(self.count).index_add(0, rows, value))
+        for (row, term, vector), at in zip(self._special, self._at, strict=True):
+            output = self.network.samples_first(term.layer, features[term.layer], self.count)[row]
+            value = output.float().square().mean() if term.index == WHOLE else self._direction(output, term, vector)
+            value = value * term.weight
+            parts.append(value.new_zeros(self.count).index_add(0, at, value[None]))
+        return torch.stack(parts).sum(0)
+
+    def _direction(self, output: Tensor, term: Term, vector: Tensor) -> Tensor:
+        """A direction's product with a layer of one sample."""
+        layout = self.network.layout(term.layer)
+        maps = output.movedim(layout.features, 0) if layout.shape else output[None]
+        values = _at_position(maps, term.position, layout).float()
+        dot = (values * vector).sum()
+        if term.cosine:
+            cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)
+            dot = dot * cosine.clamp(min=0.1) ** term.cosine
+        return dot
+
+
+class BatchReader:
+    """Activations of all units for each image of a batch, and where in the map each is highest.
+
+    Args:
+        network: that sees the images.
+        units: what is read of each of them.
+        fit: how images meet the network's input.
+    """
+
+    def __init__(self, network: Network, units: Sequence[Unit], fit: Fit = "resize") -> None:
+        self.network, self.units, self.fit = network, units, fit
+        self.layers = layers_of(units)
+        self._plain: dict[str, list[int]] = {}
+        self._other: list[int] = []
+        for row, unit in enumerate(units):
+            term = unit.terms[0]
+            plain = len(unit.terms) == 1 and not term.form and not term.direction and term.index != WHOLE
+            if plain:
+                self._plain.setdefault(term.layer, []).append(row)
+            else:
+                self._other.append(row)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, U]`` twice: activations, and the cell of the layer's grid (row by row) where each is highest; a peak of
+        -1 is none."""
+        features = self.network.features(images, self.layers, self.fit)
+        values = images.new_zeros(len(images), len(self.units))
+        peaks = torch.full(values.shape, -1, dtype=torch.long, device=images.device)
+        for layer, rows in self._plain.items():
+            terms = [self.units[row].terms[0] for row in rows]
+            index = torch.tensor([term.index for term in terms], device=images.device)
+            weight = torch.tensor([term.weight for term in terms], device=images.device)
+            at = torch.tensor(rows, device=images.device)
+            layout = self.network.layout(layer)
+            output = layout.canonical(features[layer], len(images)).float()[:, index]
+            mean = output.flatten(2).mean(2) if output.dim() > 2 else output
+            for column, term in enumerate(terms):
+                if term.position is not None:
+                    mean[:, column] = _at_position(output[:, column], term.position, layout)
+            values[:, at] = mean * weight
+            grid = layout.cells(output)
+            if grid is not None:
+                peak = (grid * weight[:, None]).argmax(2)
+                for column, term in enumerate(terms):
+                    cell = layout.cell_of(term.position)
+                    if cell is not None:
+                        peak[:, column] = cell
+                peaks[:, at] = peak
+        for row in self._other:
+            values[:, row] = Reader(self.network, [self.units[row]] * len(images), images.device)(features)
+        return values, peaks
+
+
+def _at_position(values: Tensor, position: Position, layout: Layout) -> Tensor:
+    """``[N, *places]`` at a position, or averaged over all of them: ``[N]``."""
+    if values.dim() == 1:
+        return values
+    if position is None:
+        return values.float().flatten(1).mean(1)  # a mean in half precision would be one of 256 steps
+    at: tuple[Any, ...] = (slice(None), *layout.where(position, values.shape[1:]))
+    return values[at]
