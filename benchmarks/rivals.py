@@ -19,7 +19,8 @@ import dgn
 from dgn.ascent.loop import climb
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import TRANSFORMS
-from dgn.network.network import OUTPUT, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
 from dgn.priors.fourier import FourierPrior
 from dgn.priors.pixel import PixelPrior
 from dgn.units.units import parse_units

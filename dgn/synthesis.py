@@ -161,14 +161,13 @@ class Plan:
         else:
             starts = random_starts(sized, [seed for _, seed in rows], self.settings)
         frames = Frames(self.frames, self.settings)
-        images, activations, found, history, frozen, kept, on_the_way = climb_batch(
-            self.network, rows, self.prior, self.settings, starts, frames, on_step,
-            self._deviations(rows),
-        )  # fmt: skip
+        found = climb_batch(
+            self.network, rows, self.prior, self.settings, starts, frames, on_step, self._deviations(rows)
+        )
         return Synthesis(
-            images, activations, found, history, [unit for unit, _ in rows], [seed for _, seed in rows], frozen,
-            self.prior.name, self.settings, kept, frames.steps, on_the_way,
-            "code" if self.prior.refines else self.prior.coordinates, self.notes,
+            found.images, found.activations, found.codes, found.history, [unit for unit, _ in rows],
+            [seed for _, seed in rows], found.frozen_at, self.prior.name, self.settings, found.frames, frames.steps,
+            found.frame_activations, found.coordinates, self.notes,
         )  # fmt: skip
 
     def _deviations(self, rows: list[tuple[Unit, int]]) -> Tensor | None:
@@ -322,7 +321,7 @@ CLIMBING = (
     "lr", "lr_end", "decay", "between", "centre_mask", "centre_from", "epsilon1", "epsilon3", "reencode", "keep",
     "starts", "race_steps", "race_by", "start_scale", "refine_steps", "refine_lr", "refine_radius",
 )  # fmt: skip
-SAMPLING = ("temperature", "inner", "pull", "churn", "shift", "start_time")
+SAMPLING = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
 """Settings that only rules of one kind read."""
 
 

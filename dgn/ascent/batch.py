@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,20 @@ class Frames:
         return torch.stack(same) if same else torch.zeros(0)
 
 
+@dataclass
+class Outcome:
+    """What became of one batch; as in :class:`dgn.synthesis.Synthesis`."""
+
+    images: Tensor
+    activations: Tensor
+    codes: Tensor
+    history: Tensor
+    frozen_at: Tensor
+    frames: Tensor
+    frame_activations: Tensor
+    coordinates: str
+
+
 def climb_batch(
     network: Network,
     rows: list[tuple[Unit, int]],
@@ -62,13 +76,9 @@ def climb_batch(
     frames: Frames,
     on_step: OnStep | None,
     deviations: Tensor | None = None,
-) -> tuple[Tensor, ...]:
+) -> Outcome:
     """One batch: races between start codes ``[N, ...]`` where there are several, the ascent's phases, its refinement
-    where the prior has one, and the final look in float32.
-
-    Returns images, activations, codes, history, frozen_at, frames and their activations; see
-    :class:`dgn.synthesis.Synthesis`.
-    """
+    where the prior has one, and the final look in float32."""
     units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
     total, offset = settings.total_steps, 0
     sizes = canvas_sizes(prior, settings)
@@ -127,7 +137,9 @@ def climb_batch(
 
         kept = frames.stack(prior.size)
         on_the_way = torch.stack([look(frame) for frame in kept]) if len(kept) else kept
-        return images.cpu(), look(images), code.cpu(), history.cpu(), frozen.cpu(), kept, on_the_way
+        return Outcome(
+            images.cpu(), look(images), code.cpu(), history.cpu(), frozen.cpu(), kept, on_the_way, prior.coordinates
+        )
 
 
 RACE_SIZES = (0.6, 0.8, 1.0, 1.2, 1.4)

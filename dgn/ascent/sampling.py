@@ -60,7 +60,8 @@ def sample(
     Args:
         prior: that has ``denoise``.
         code: noise ``[N, ...]``, or codes to begin at, mixed with noise at ``settings.start_time`` above 0.
-        settings: ``temperature``, ``steps``, ``inner``, ``shift``, ``churn``, ``start_time``.
+        settings: ``temperature``, ``steps``, ``inner``, ``shift``, ``churn``, ``reach``,
+            ``start_time``.
         seeds: of each row's noise.
         sigma: ``[N]``, standard deviation of each row's activation over real images.
         slope: see :data:`Slope`.
@@ -76,6 +77,8 @@ def sample(
             activation, gradient = slope(estimate, i)
             move = weight * prior.covary(gradient, t)
             estimate = estimate + capped(move, settings.pull * (1 - t)) / settings.inner
+        if settings.reach:
+            estimate = prior.within(estimate, settings.reach)
         x = later(x, estimate, t, after, settings.churn, draws)
         note(i, activation)
     return prior.project(x, settings.sigmas)

@@ -30,6 +30,8 @@ class AscentSettings:
         pull: of ``sample``: the longest pull at the beginning, in standard deviations of a code's elements.
         churn: of ``sample``: fresh noise at each step, from none (0) to that of ancestral sampling (1).
         shift: of ``sample``: above 1, more of the steps fall where the image is still noise.
+        reach: of ``sample``: estimates stay within so many times a real code's typical distance from the mean code (0:
+            anywhere).
         start_time: of ``sample``, with a start that is no noise: where between noise (0) and it (1) to begin.
         lr, lr_end: learning rate at the first step and the value it falls to linearly.
         decay: the code is multiplied by this after every step (1: no decay).
@@ -82,6 +84,7 @@ class AscentSettings:
     pull: float = 1.8
     churn: float = 1.0
     shift: float = 1.0
+    reach: float = 0.0
     start_time: float = 0.0
     lr: float = 0.05
     lr_end: float = 0.0
@@ -224,6 +227,8 @@ class AscentSettings:
                 raise DgnError(f"{name} is {amount}, expected a number above 0")
         if not 0 <= self.churn <= 1:
             raise DgnError(f"churn is {self.churn}, expected a share from 0 to 1")
+        if not 0 <= self.reach < math.inf:
+            raise DgnError(f"reach is {self.reach}, expected a factor of 0 or more")
         if not 0 <= self.start_time < 1:
             raise DgnError(
                 f"start_time is {self.start_time}, expected a time from 0 (noise) up to 1 (the start itself)"

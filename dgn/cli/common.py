@@ -32,7 +32,8 @@ from dgn.files.storage import digest, write_atomic
 from dgn.images.fit import canvas_size, parse_size
 from dgn.network.facts import assumptions, described
 from dgn.network.fast.readback import Readback
-from dgn.network.network import OUTPUT, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior

@@ -54,6 +54,7 @@ class AscentConfig:
     pull: float | None = None
     churn: float | None = None
     shift: float | None = None
+    reach: float | None = None
     start_time: float | None = None
     lr: float | None = None
     lr_end: float | None = None

@@ -12,7 +12,8 @@ from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import to_channels
 from dgn.images.given import as_images
-from dgn.network.network import OUTPUT, Network, feature_layer
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network, feature_layer
 from dgn.network.sources import load_network
 from dgn.network.steady import steadiness
 

@@ -23,8 +23,7 @@ from dgn.network.calling import Manner, Reached, call
 from dgn.network.fast.fused import FusedCopies
 from dgn.network.layout.layout import Layout
 from dgn.network.layout.layouts import Layouts
-from dgn.network.layout.survey import OUTPUT as OUTPUT
-from dgn.network.layout.survey import Source, Survey, pick, survey
+from dgn.network.layout.survey import OUTPUT, Source, Survey, pick, survey
 from dgn.network.scores import check_scores, find_scores
 from dgn.network.turns import Known, Turn, kept
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
+from dgn.network.layout.survey import OUTPUT
 
 if TYPE_CHECKING:
     from dgn.network.network import Network
@@ -40,8 +41,6 @@ def check_scores(scores: str) -> str:
 def find_scores(network: Network) -> str:
     """What the outputs are, asked of three images: probabilities where the last operation is a softmax or a sigmoid,
     or where rows are in [0, 1] and sum to 1; a single number is a logit of its own; else logits of one choice."""
-    from dgn.network.network import OUTPUT
-
     network = network.apart()
     try:
         network.layout(OUTPUT)
@@ -93,8 +92,6 @@ def form_of(kind: str, network: Network, layer: str) -> str:
     Raises:
         DgnError: the outputs are no scores.
     """
-    from dgn.network.network import OUTPUT
-
     scores = network.scores if layer == OUTPUT else "softmax"
     if scores == "none":
         raise DgnError(f"{kind}(...): the outputs of {network.name!r} are no scores of classes (network.scores=none)")

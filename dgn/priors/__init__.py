@@ -48,7 +48,7 @@ def load_prior(
     Raises:
         DgnError: unknown name, unreadable checkpoint, or a size that the generator can't make.
     """
-    from dgn.priors.deep import load_deep
+    from dgn.priors.components import load_deep
     from dgn.priors.fourier import FourierPrior, MacoPrior
     from dgn.priors.hub import KINDS, load_hub
     from dgn.priors.pixel import PixelPrior
@@ -99,5 +99,5 @@ def generator_path(name: str) -> Path | None:
 CANVASES = ("pixel", "fourier", "maco")
 """Priors whose images can have any proportions: by default those of the network's input."""
 
-DEFAULT = "spatial64"
+DEFAULT = "spatial128"
 """The shipped generator that ``"dgn"`` stands for."""

@@ -142,6 +142,10 @@ class Prior(ABC):
         """``Cov[x | x_t]`` times a direction ``[n, ...]`` (about): how far codes still may go there at ``t``."""
         raise DgnError(f"prior {self.name!r} has no distribution to sample from: use another ascent.rule")
 
+    def within(self, code: Tensor, reach: float) -> Tensor:
+        """Codes ``[n, ...]``, none further from the mean than ``reach`` times what is typical of real ones."""
+        return code
+
     def real_codes(self, n: int) -> Tensor:
         """``n`` codes like those of real images, always the same, ``[n, ...]``."""
         raise DgnError(f"prior {self.name!r} has no distribution to sample from: use another ascent.rule")

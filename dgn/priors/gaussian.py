@@ -59,6 +59,13 @@ class GaussianPrior(Prior):
     def covary(self, direction: Tensor, t: float) -> Tensor:
         return self._along(direction, lambda v: v * (1 - t) ** 2 / (t * t * v + (1 - t) ** 2))
 
+    def within(self, code: Tensor, reach: float) -> Tensor:
+        parts = self.components
+        mean, others = parts.mean.view(parts.shape), len(parts.mean) - len(parts.scale)
+        typical = (parts.scale.square().sum() + parts.rest * others).sqrt()
+        distance = (code - mean).flatten(1).norm(dim=1).clamp(min=1e-12)
+        return mean + (code - mean) * (reach * typical / distance).clamp(max=1).view(-1, 1, 1, 1)
+
     def real_codes(self, n: int) -> Tensor:
         parts = self.components
         if len(parts.centres) >= n:

@@ -102,7 +102,7 @@ class Parts:
         )
 
 
-SINCE = ("temperature", "inner", "pull", "churn", "shift", "start_time")
+SINCE = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
 """Settings of the rule ``sample``, which earlier versions had not: under others they decide nothing, so that runs of
 those versions go on."""
 

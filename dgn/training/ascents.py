@@ -12,7 +12,8 @@ from dgn.ascent.sampling import capped, later, times
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.errors import DgnError
-from dgn.network.network import OUTPUT, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import Components, Generator
 

@@ -23,7 +23,7 @@ from dgn.images.reading import list_images
 from dgn.network.fast.precision import autocast
 from dgn.priors import generator_path, load_prior
 from dgn.priors.checkpoint import load_flow, load_tensors, save_flow, save_tensors
-from dgn.priors.deep import ComponentsPrior
+from dgn.priors.components import ComponentsPrior
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 from dgn.runs.run import png, to_image

@@ -19,7 +19,8 @@ from dgn.files.storage import write_atomic
 from dgn.guest import guest
 from dgn.images.reading import Entry, list_images
 from dgn.network.fast.precision import autocast
-from dgn.network.network import OUTPUT, Network, feature_layer
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network, feature_layer
 from dgn.network.sources import load_network
 from dgn.priors import generator_path
 from dgn.priors.checkpoint import (
@@ -31,7 +32,7 @@ from dgn.priors.checkpoint import (
     save_generator,
     save_tensors,
 )
-from dgn.priors.deep import ComponentsPrior
+from dgn.priors.components import ComponentsPrior
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced
 from dgn.runs.run import png, to_image
@@ -243,11 +244,10 @@ class _Training:
     def _distribution(self) -> GaussianPrior:
         """What the folder knows of its codes: their Gaussian, or a flow."""
         components, _ = load_components(self._components_path)
-        prior = ComponentsPrior(self.average, components)
-        flow = self.out / "flow.safetensors"
-        if flow.is_file():
-            prior.flow, _ = load_flow(flow, components)
-        return prior.to(self.device).sampled()
+        learned = self.out / "flow.safetensors"
+        flow = load_flow(learned, components)[0] if learned.is_file() else None
+        size = self.settings.image_size
+        return ComponentsPrior(self.average, components, size, flow=flow).to(self.device).sampled()
 
     @torch.no_grad()
     def _deviations(self) -> Tensor:
@@ -292,6 +292,8 @@ class _Training:
             semantic = feature_distance(deep_again, deep, self.semantic_scales)
         cycle = (again.float() - code[:cycled]).square().mean()
         loss = settings.pixel_weight * pixel + settings.feature_weight * feature
+        if free:  # codes without an image: nothing else keeps their pixels in range
+            loss = loss + settings.pixel_weight * (fake_images[:free] - fake_images[:free].clamp(0, 1)).abs().mean()
         loss = loss + settings.semantic_weight * semantic + settings.code_weight * cycle
         adversary = discriminator = zero
         if settings.adversary_weight > 0 and step >= settings.adversary_start * settings.steps:

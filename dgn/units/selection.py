@@ -10,7 +10,8 @@ from pathlib import Path
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.network.facts import check_classes
-from dgn.network.network import OUTPUT, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
 from dgn.units.units import Unit, class_unit, count_units, parse_units
 
 _RANGE = re.compile(r"^(?:(.+):)?(\d+)-(\d+)$")

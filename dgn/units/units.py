@@ -17,7 +17,8 @@ from dgn.files.storage import read_tensors
 from dgn.guest import guest
 from dgn.network.facts import check_classes
 from dgn.network.layout.layout import Layout, Position
-from dgn.network.network import OUTPUT, Fit, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Fit, Network
 from dgn.network.scores import applied, form_of
 
 WHOLE = -(10**9)

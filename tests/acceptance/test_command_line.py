@@ -160,7 +160,7 @@ def test_sweep_goes_on_past_a_failing_job(
         (["synthesize", "units=[1000]"], "out of range"),
         (["synthesize", "prior=dgm"], "did you mean 'dgn'"),
         (["synthesize", "prior.dgn.path=nowhere"], "no prior 'nowhere'"),
-        (["synthesize", "prior.dgn.size=100"], "multiple of 8"),
+        (["synthesize", "prior.dgn.size=200"], "multiple of 16"),
         (["synthesize", "prior.dgn.size=big"], "prior.dgn.size is 'big', expected pixels"),
         (["synthesize", "+prior.mine.path=nowhere"], "no prior 'nowhere'"),
         (["synthesize", "+prior.mine.size=64"], "prior.mine has no path"),
@@ -282,7 +282,7 @@ def test_train_a_flow_then_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert codes in {path.stat().st_mtime_ns for path in (tmp_path / "flow").glob("codes-*.npy")}
     assert json.loads((tmp_path / "flow" / "report.json").read_text())["step"] == 2
     with Image.open(tmp_path / "flow" / "samples" / "step-0000002.png") as picture:
-        assert picture.size == (8 * 66 + 2, 2 * 66 + 2)  # without guidance above, of eight classes below
+        assert picture.size == (8 * 130 + 2, 2 * 130 + 2)  # without guidance above, of eight classes below
     manifest = json.loads((tmp_path / "flow" / "manifest.json").read_text())
     assert manifest["status"] == "done" and "flow.safetensors" in manifest["files"]
     call = ["synthesize", "prior=dgn", "prior.dgn.path=flow", "units=goldfish", "tracking=off", *SHORT]

@@ -17,7 +17,7 @@ from dgn.cli.main import main
 SHORT = [
     "ascent.inner=1",
     "ascent.steps=2", "ascent.screen=32", "ascent.starts=1", "ascent.refine_steps=1", "ascent.input_size=96", "seeds=2",
-    "prior.dgn.size=64", "prior.pixel.size=64", "progress=false", "tracking=off",
+    "prior.dgn.size=128", "prior.pixel.size=64", "progress=false", "tracking=off",
 ]  # fmt: skip
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluation is made once, and looked at by all

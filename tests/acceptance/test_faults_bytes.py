@@ -26,8 +26,8 @@ from dgn.training.trainer import STATE_FORMAT, train
 
 FLIPS, CUTS = 200, 40
 SHIPPED: list[tuple[str, Callable[[Path], Any]]] = [
-    ("spatial64/generator.safetensors", load_generator),
-    ("spatial64/components.safetensors", load_components),
+    ("spatial128/generator.safetensors", load_generator),
+    ("spatial128/components.safetensors", load_components),
     ("natural_images/statistics.safetensors", read_statistics),
 ]
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import lay_out, small_generator
+from PIL import Image
 from safetensors.torch import load_file
 
 import dgn.synthesis
@@ -75,16 +77,31 @@ def test_a_job_that_was_stopped_ends_with_the_same_bits(
     assert {(row["prior"], row["steps"]) for row in table("whole")} == {("pixel", "4"), ("mine", "4")}
 
 
-def test_codes_go_on_under_every_rule(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of the sampler under itself, Adam and the rule of 2016; of theirs under the sampler."""
-    only = ["prior=[]", "units=[0]"]
-    assert main(command(*only, "out=sampled")) == 0
-    for rule in ("sample", "adam", "nguyen2016"):
-        more = ["ascent.refine_steps=2", f"ascent.rule={rule}"]
-        assert main(command(*only, *more, "start=sampled/codes.safetensors", f"out={rule}")) == 0, rule
-        again = ["start=" + f"{rule}/codes.safetensors", f"out=from_{rule}", "ascent.start_time=0.9"]
-        assert main(command(*only, *again)) == 0, (rule, capsys.readouterr().err)
-        assert load_file(f"from_{rule}/codes.safetensors")["mine"].shape == (1, 4, 4, 4)
+LEFT = {
+    "sampled": ["ascent.rule=sample"],
+    "refined": ["ascent.rule=adam", "ascent.refine_steps=2"],
+    "components": ["ascent.rule=adam", "ascent.refine_steps=0"],
+    "raw": ["ascent.rule=nguyen2016"],
+}
+"""Every kind of code that a run can leave."""
+
+
+@pytest.mark.parametrize("left", LEFT)
+def test_codes_go_on_under_every_rule(left: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever they are written in. The rule of 2016 can write every code: its run begins at the very image."""
+    only = ["prior=[]", "units=[0]", "+prior.mine.size=16"]
+
+    def image(run: str) -> np.ndarray:
+        (path,) = Path(run, "images").glob("*.png")
+        return np.asarray(Image.open(path), dtype=np.float32)
+
+    assert main(command(*only, *LEFT[left], "out=first")) == 0
+    shape = (1, 6) if left == "components" else (1, 4, 4, 4)
+    assert load_file("first/codes.safetensors")["mine"].shape == shape
+    for rule, more in LEFT.items():
+        words = [*more, "ascent.steps=1", "start=first/codes.safetensors", "ascent.start_time=0.9", f"out={rule}"]
+        assert main(command(*only, *words)) == 0, (rule, capsys.readouterr().err)
+    assert np.abs(image("raw") - image("first")).max() <= 2
 
 
 @pytest.mark.parametrize(

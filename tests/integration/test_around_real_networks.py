@@ -39,12 +39,14 @@ def test_every_kind_of_objective_is_climbed(network: Network) -> None:
     """One batch of all kinds, in a hand-designed prior, at a small size."""
     vector = torch.randn(112, generator=torch.Generator().manual_seed(0))
     units = [
-        "zebra", "blocks.2:5", "blocks.4:17@center", "blocks.4:17@2,3", "blocks.1:*", "log(zebra)", "p(zebra)",
+        "zebra", "blocks.2:5", "blocks.4:17@center", "blocks.4:17@2,3", "blocks.1:*", "log(zebra)", "p(volcano)",
         "0.5*candle + 0.5*convertible", "zebra - 0.5*goldfish", dgn.direction(network, "blocks.4", vector, cosine=2),
         dgn.direction(network, "blocks.4", vector),
     ]  # fmt: skip
-    result = dgn.synthesize(network, units, prior=FourierPrior(64), steps=16, input_size=96, noise=0.0)
-    least = torch.tensor([18, 5, 20, 25, 25, 3, 0.2, 8, 12, 60, 100])  # about half of what each rises by
+    result = dgn.synthesize(
+        network, units, prior=FourierPrior(64), steps=16, input_size=96, noise=0.0, precision="fp32"
+    )
+    least = torch.tensor([18, 5, 20, 25, 25, 3, 0.4, 8, 12, 60, 100])  # about half of what each rises by
     rise = result.history[-3:].mean(0) - result.history[:2].mean(0)
     assert bool((rise > least).all()), rise
 
@@ -96,7 +98,7 @@ def test_planted_facets_of_a_real_unit(network: Network, photos: Path, tmp_path:
 
 @pytest.mark.parametrize("rule", rest_slow(["ppgn", "nguyen2016"], "nguyen2016"))
 def test_rules_in_the_shipped_generator(network: Network, rule: str) -> None:
-    prior = dgn.load_prior("dgn", size=64)
+    prior = dgn.load_prior("dgn", size=128)
     result = dgn.synthesize(network, ["volcano", "zebra"], prior=prior, ascent=rule, steps=10, lr=0.5)
     assert bool((result.history[-3:].mean(0) > result.history[:2].mean(0) + 4).all())
     torch.testing.assert_close(result.activations, network(result.images)[[0, 1], [980, 340]], rtol=1e-3, atol=1e-3)
@@ -104,12 +106,12 @@ def test_rules_in_the_shipped_generator(network: Network, rule: str) -> None:
 
 @pytest.mark.slow
 def test_operators_and_octaves_in_the_shipped_generator(network: Network) -> None:
-    prior = dgn.load_prior("dgn", size=64, space="code")
+    prior = dgn.load_prior("dgn", size=128, space="code")
     settings = {"steps": 6, "input_size": 96, "transforms": ["rotate"], "penalties": [{"code_l2": 1.0}]}
     result = dgn.synthesize(
         network, "volcano", prior=prior, octaves=2, between=[{"blur": {"every": 2}}], **settings, noise=0.0
     )
-    assert result.images.shape[2:] == (64, 64) and float(result.history[-1] - result.history[0]) > 5
+    assert result.images.shape[2:] == (128, 128) and float(result.history[-1] - result.history[0]) > 5
 
 
 def variation(result: dgn.Synthesis) -> float:
@@ -124,7 +126,7 @@ def contrast(result: dgn.Synthesis) -> float:
 def edge(result: dgn.Synthesis) -> float:
     """How far the border has moved from the start, which is the same for all."""
     moved = (result.frames[-1] - result.frames[0]).abs()[0].mean(0)
-    return float(moved[:8].mean() + moved[-8:].mean())
+    return float(moved[:16].mean() + moved[-16:].mean())
 
 
 REGULARISERS = {
@@ -143,7 +145,7 @@ def unregularised(network: Network) -> dgn.Synthesis:
 
 
 def regularised(network: Network, settings: dict[str, object]) -> dgn.Synthesis:
-    prior = dgn.load_prior("dgn", size=64, space="code")
+    prior = dgn.load_prior("dgn", size=128, space="code")
     plain = {"steps": 6, "starts": 1, "refine_steps": 0, "reencode": 0.0, "input_size": 64, "noise": 0.0, "jitter": 0.0}
     return dgn.synthesize(network, "volcano", prior=prior, frames=2, scale=0.0, precision="fp32", **plain, **settings)
 
@@ -161,7 +163,7 @@ def test_centre_mask_on_the_shipped_generator(network: Network) -> None:
     free, masked = (
         regularised(network, {"rule": "nguyen2016", "lr": 0.3, "centre_mask": width}) for width in (0.0, 0.1)
     )  # fmt: skip
-    assert edge(masked) < 0.7 * edge(free)
+    assert edge(masked) < 0.85 * edge(free)
 
 
 @pytest.mark.needs("skimage")
@@ -212,7 +214,7 @@ def test_facets_start_near_their_images(network: Network, photos: Path) -> None:
     (found,), data, _ = find_examples(network, parse_units("blocks.4:17", network), photos, k=16)
     images = data.tensors([example.index for example in found.top])
     facets = find_facets(late_features(network, images), 2, members=4)
-    prior = dgn.load_prior("dgn", size=64)
+    prior = dgn.load_prior("dgn", size=128)
     starts = prior.decode(mean_codes(prior, images, facets))
     seen = network.features(starts, ["blocks.6"])["blocks.6"].mean((2, 3))
     real = network.features(images, ["blocks.6"])["blocks.6"].mean((2, 3))

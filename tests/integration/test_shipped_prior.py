@@ -27,7 +27,7 @@ def test_shipped_files_fit_the_limit_and_have_a_card() -> None:
     assert set(shipped_priors()) == {DEFAULT}
     for name in shipped_priors():
         folder = resource("pretrained") / name
-        assert (folder / "card.md").is_file() and (folder / "samples.png").is_file()
+        assert (folder / "card.md").is_file() and (folder / "samples.webp").is_file()
         assert all(path.stat().st_size <= 16 * 2**20 for path in folder.iterdir())
 
 
@@ -44,7 +44,7 @@ def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> No
     judge, itself = load_judge("efficientnet_lite2"), Judge(network, "conv_head")
     settings = {"rule": "adam", "starts": 1, "steps": 60, "refine_steps": 20, "input_size": 128, "precision": "fp32"}
     made = dgn.synthesize(network, CLASSES[:4], "dgn", screen=128, **settings)
-    raw = dgn.synthesize(network, CLASSES[:4], "pixel", steps=30)
+    raw = dgn.synthesize(network, CLASSES[:4], "pixel", steps=60)
     classes = [int(unit.class_index or 0) for unit in made.units]
     assert made.images.shape == (4, 3, 128, 128) and raw.images.shape == (4, 3, 128, 128)
     assert float(made.images.min()) >= 0 and float(made.images.max()) <= 1
@@ -69,7 +69,7 @@ def test_hidden_units_climb(network: dgn.Network) -> None:
         "jitter": 0.0,
         "input_size": 128,
     }
-    result = dgn.synthesize(network, list(units), dgn.load_prior("dgn", size=64), **settings)
+    result = dgn.synthesize(network, list(units), dgn.load_prior("dgn", size=128), **settings)
     assert result.warnings == [result.notes[0]] and result.notes[0].startswith("blocks.1.1:3, blocks.2.1:10@center: ")
     rise = result.history[-3:].mean(0) - result.history[:2].mean(0)
     assert bool((rise > torch.tensor(list(units.values()))).all()), rise
@@ -89,16 +89,17 @@ def test_reconstruction_beats_the_mean_image(network: dgn.Network) -> None:
     from torchvision.transforms.functional import to_tensor
 
     from dgn.priors.checkpoint import load_generator
-    from dgn.priors.generator import encode
+    from dgn.priors.generator import encode, reduced
 
     generator, meta = load_generator(resource("pretrained") / DEFAULT / "generator.safetensors")
-    with Image.open(resource("pretrained") / DEFAULT / "samples.png") as sheet:
+    with Image.open(resource("pretrained") / DEFAULT / "samples.webp") as sheet:
         pixels = to_tensor(sheet.convert("RGB"))
-    tiles = torch.stack([pixels[:, 2:66, 2 + 66 * i : 66 + 66 * i] for i in range(8)])
     config = generator.config
+    side = config.image_size
+    tiles = torch.stack([pixels[:, 2 : side + 2, 2 + (side + 2) * i : (side + 2) * (i + 1)] for i in range(8)])
     seen = network.at(config.encoder_size)
     with torch.no_grad():
-        code = encode(seen.features(tiles, [config.layer])[config.layer], config.code)
+        code = encode(seen.features(reduced(tiles, config), [config.layer])[config.layer], config.code)
         made = generator(generator.normalise(code)).clamp(0, 1)
     error = (made - tiles).square().mean()
     flat = (tiles - tiles.mean((2, 3), keepdim=True)).square().mean()

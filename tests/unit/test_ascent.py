@@ -15,7 +15,8 @@ from dgn.ascent.rules import RULES, State, adam
 from dgn.ascent.settings import NGUYEN2016, AscentSettings
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.network.network import Network
-from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.components import ComponentsPrior
+from dgn.priors.deep import GeneratorPrior
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
 from dgn.synthesis import synthesize

@@ -16,7 +16,8 @@ from dgn.errors import DgnError
 from dgn.files.storage import digest, write_atomic
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_components, load_generator, save_components, save_generator
-from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.components import ComponentsPrior
+from dgn.priors.deep import GeneratorPrior
 from dgn.priors.generator import Components
 
 

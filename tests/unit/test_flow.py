@@ -19,7 +19,8 @@ from dgn.errors import DgnError
 from dgn.images.reading import list_images
 from dgn.priors import load_prior
 from dgn.priors.checkpoint import load_flow, load_generator, load_tensors, save_flow, save_generator
-from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.components import ComponentsPrior
+from dgn.priors.deep import GeneratorPrior
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 from dgn.priors.generator import Components

@@ -14,7 +14,8 @@ from dgn.ascent.sampling import Deviations, sample, times
 from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.network.network import Network
-from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.components import ComponentsPrior
+from dgn.priors.deep import GeneratorPrior
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import Components
 from dgn.synthesis import plan, synthesize
@@ -84,6 +85,19 @@ def test_the_mean_activation_rises_by_one_over_t(
     activation = drawn(prior, settings, weight) @ weight
     assert float((activation.mean() - components.mean @ weight) / sigma) == pytest.approx(1 / temperature, rel=0.1)
     assert float(activation.std() / sigma) == pytest.approx(1, rel=0.08)
+
+
+def test_estimates_stay_within_reach(prior: GaussianPrior, components: Components) -> None:
+    """A pull of any strength leaves codes no further from the mean than real ones; those within are as they were."""
+    weight = torch.randn(SIZE, generator=torch.Generator().manual_seed(2))
+    typical = torch.linalg.eigvalsh(covariance(components).float()).sum().sqrt()
+    strong = replace(SETTINGS, temperature=0.01, pull=50.0, steps=12, sigmas=None)
+    far, near = (
+        (drawn(prior, replace(strong, reach=reach), weight) - components.mean).norm(dim=1) for reach in (0, 1.5)
+    )
+    assert bool((far > 2 * typical).all()) and bool((near <= 1.5 * typical * 1.001).all())
+    code = components.mean.view(1, *components.shape) + 1e-3
+    assert torch.equal(prior.within(code, 1.0), code)
 
 
 def test_times_are_shifted_towards_noise() -> None:

@@ -16,7 +16,8 @@ from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
 from dgn.cli.common import Bar
 from dgn.network.network import Network
-from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.components import ComponentsPrior
+from dgn.priors.deep import GeneratorPrior
 from dgn.priors.generator import Components
 from dgn.priors.pixel import PixelPrior
 from dgn.synthesis import plan, synthesize

@@ -118,8 +118,8 @@ def test_a_resumed_training_equals_an_undisturbed_one(code: str, images: Path, t
 
 @pytest.mark.slow
 def test_codes_of_the_pool_climb_and_start_anew() -> None:
-    generator, _ = load_generator(resource("pretrained") / "spatial64" / "generator.safetensors")
-    components, _ = load_components(resource("pretrained") / "spatial64" / "components.safetensors")
+    generator, _ = load_generator(resource("pretrained") / "spatial128" / "generator.safetensors")
+    components, _ = load_components(resource("pretrained") / "spatial128" / "components.safetensors")
     pool = AscentPool(components, load_network().at(128), rows=3, steps=12, seed=0)
     generator.eval()
     assert pool.ages == [0, 3, 6, 9]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dgn.network import adapt
-from dgn.network.network import OUTPUT, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
 
 IMAGE = ""
 """The name of the first cut, the image itself."""

@@ -50,7 +50,8 @@ from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
 from dgn.priors.checkpoint import load_tensors, save_tensors
-from dgn.priors.deep import ComponentsPrior, GeneratorPrior
+from dgn.priors.components import ComponentsPrior
+from dgn.priors.deep import GeneratorPrior
 from dgn.report.grid import Cell, grid
 from dgn.report.panels import panels
 from dgn.report.trade import trade

@@ -260,7 +260,10 @@ def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tenso
             raise DgnError(f"{str(path)!r} holds {len(code)} codes of {prior.name!r}, no {row}")
         code = code[int(row) - first][None]
     climbed = written_for(prior, rule)
-    return climbed.convert(code, read_notes(path).get(prior.name, climbed.coordinates))
+    coordinates = read_notes(path).get(prior.name, climbed.coordinates)
+    if coordinates == "code" and code.dim() == 2:  # so runs of earlier versions called components that weren't refined
+        coordinates = "components"
+    return climbed.convert(code, coordinates)
 
 
 def _strips(folder: Run, part: Part) -> None:

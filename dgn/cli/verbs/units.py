@@ -8,7 +8,8 @@ from typing import Any
 from dgn.cli.network import load_chosen
 from dgn.errors import DgnError
 from dgn.network.facts import summary
-from dgn.network.network import OUTPUT, Network
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
 from dgn.units.units import find_classes
 
 
