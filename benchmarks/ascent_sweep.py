@@ -13,7 +13,7 @@ from pathlib import Path
 
 from collect import known, merge, run
 
-HALF = "starts: 1, steps: 60, refine_steps: 40"
+HALF = "rule: adam, starts: 1, steps: 60, refine_steps: 40"
 """What is changed one thing at a time: the first default's steps, halved to afford many variants."""
 
 RANDOM = f"{HALF}, screen: 0"
@@ -34,7 +34,7 @@ VARIANTS = {
     "screen_128": f"{HALF}, screen: 128",
     "screen_all": f"{HALF}, screen: 10000",
     "starts_4": f"{HALF}, starts: 4, race_steps: 15",
-    "steps_90_and_80": "starts: 1, steps: 90, refine_steps: 80",
+    "steps_90_and_80": "rule: adam, starts: 1, steps: 90, refine_steps: 80",
     "start_scale_half": f"{HALF}, start_scale: .5",
     "sizes_128_to_224": f"{HALF}, input_size: [128, 160, 192, 224]",
     "input_224": f"{HALF}, input_size: 224",
@@ -45,11 +45,11 @@ VARIANTS = {
     "decay_99": f"{HALF}, decay: .99",
     "box_2_sigmas": f"{HALF}, sigmas: 2",
     "no_reencoding": f"{HALF}, reencode: 0",
-    "no_refinement": "starts: 1, steps: 100, refine_steps: 0",
+    "no_refinement": "rule: adam, starts: 1, steps: 100, refine_steps: 0",
     "refine_radius_half": f"{HALF}, refine_radius: .5",
     "refine_radius_2": f"{HALF}, refine_radius: 2",
     "rule_nguyen2016": PAPER,
-    "default": "",
+    "default": "rule: adam",
 }
 
 

@@ -17,7 +17,7 @@ from dgn.images.reading import list_images
 from dgn.network.network import feature_layer
 from dgn.network.sources import load_network
 from dgn.priors.checkpoint import load_components, load_generator, save_components
-from dgn.priors.generator import encode
+from dgn.priors.generator import encode, reduced
 from dgn.training.data import StepBatches
 from dgn.training.statistics import measure_centres
 
@@ -41,7 +41,7 @@ def main() -> None:
     def seen() -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(options.images // BATCH):
             images = batches[step][0].float() / 255
-            read = encoder.maps(images, [config.layer, late])
+            read = encoder.maps(reduced(images, config), [config.layer, late])
             feature = read[late].flatten(2).mean(2) if read[late].dim() > 2 else read[late]
             yield encode(read[config.layer].float(), config.code), feature
 

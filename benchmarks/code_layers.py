@@ -51,8 +51,9 @@ def main() -> None:
         evaluated = Path(f"runs/code_layers/{name}-{options.steps}-evaluated")
         run(
             "evaluate", f"data.root={options.data}", f"data.photos={options.photos}",
-            f"judges=[{','.join(options.judges)}]", "prior=[]", f"+prior.{method}={{path: {out}}}",
-            f"classes={options.classes}", f"seeds={options.seeds}", "data.most_photos=100", "tracking=off",
+            f"judges=[{','.join(options.judges)}]", "prior=[]",
+            f"+prior.{method}={{path: {out}, ascent: {{rule: adam}}}}", f"classes={options.classes}",
+            f"seeds={options.seeds}", "data.most_photos=100", "tracking=off",
             f"out={evaluated}",
         )  # fmt: skip
         merge(results, evaluated, ["real", *(key.replace(".", "_") for key in LAYERS)])

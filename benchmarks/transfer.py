@@ -35,8 +35,9 @@ def main() -> None:
         judges = ",".join(f"'{other}'" for other in options.networks if other != name)
         run(
             "evaluate", f"data.root={options.data}", f"data.photos={options.photos}", f"judges=[{judges}]",
-            "network=custom", f"network.name='{name}'", "prior=[]", f"+prior.{method}={{path: dgn, size: 128}}",
-            f"classes={options.classes}", "seeds=1", "data.per_class=10", "data.most_photos=100", "batch=12",
+            "network=custom", f"network.name='{name}'", "prior=[]",
+            f"+prior.{method}={{path: dgn, size: 128, ascent: {{rule: adam}}}}", f"classes={options.classes}",
+            "seeds=1", "data.per_class=10", "data.most_photos=100", "batch=12",
             "tracking=off", f"out={out}",
         )  # fmt: skip
         merge(results, out, ["real", *methods])

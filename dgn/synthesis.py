@@ -319,7 +319,7 @@ def plan(
 
 CLIMBING = (
     "lr", "lr_end", "decay", "between", "centre_mask", "centre_from", "epsilon1", "epsilon3", "reencode", "keep",
-    "starts", "race_steps", "race_by", "start_scale", "refine_steps", "refine_lr", "refine_radius",
+    "starts", "race_steps", "race_by", "refine_steps", "refine_lr", "refine_radius",
 )  # fmt: skip
 SAMPLING = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
 """Settings that only rules of one kind read."""

@@ -116,7 +116,7 @@ def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
     return prior
 
 
-PRIOR_FILES = ("generator", "components")
+PRIOR_FILES = ("generator", "components", "flow")
 
 
 def choose_seeds(config: Any) -> list[int]:

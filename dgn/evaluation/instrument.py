@@ -26,7 +26,7 @@ from dgn.images.fit import canvas_size, resized, to_channels
 from dgn.images.given import as_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
-from dgn.priors.generator import Generator, encode
+from dgn.priors.generator import Generator, encode, reduced
 from dgn.units.units import Reader, Unit, layers_of
 
 COMMON_SIZE = 128
@@ -335,7 +335,7 @@ def measure_reconstruction(
     small = resized(to_channels(images, 3), (config.image_size, config.image_size))
 
     def code_of(x: Tensor) -> Tensor:
-        features = encoder.maps(x, [config.layer])[config.layer]
+        features = encoder.maps(reduced(x, config), [config.layer])[config.layer]
         return generator.normalise(encode(features.float(), config.code))
 
     for x in small.split(batch):

@@ -211,6 +211,10 @@ class Components:
 
     def to_code(self, coordinates: Tensor) -> Tensor:
         """Whitened coordinates ``[N, K]`` -> normalised codes ``[N, *shape]``."""
+        if coordinates.shape[1] != len(self.scale):
+            raise DgnError(
+                f"codes of {coordinates.shape[1]} components are not this prior's, which has {len(self.scale)}"
+            )
         return (self.mean + (coordinates * self.scale) @ self.basis.T).unflatten(1, self.shape)
 
     def to_coordinates(self, code: Tensor) -> Tensor:

@@ -108,7 +108,8 @@ those versions go on."""
 
 
 def _settings(settings: AscentSettings) -> dict[str, Any]:
-    return {name: value for name, value in asdict(settings).items() if name not in SINCE or settings.rule == "sample"}
+    kept = {name: value for name, value in asdict(settings).items() if name not in SINCE or settings.rule == "sample"}
+    return kept if settings.reach else {name: value for name, value in kept.items() if name != "reach"}
 
 
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:

@@ -234,7 +234,7 @@ def now() -> str:
 
 def _git_revision() -> str | None:
     """The revision of the checkout that this package runs from, with ``-dirty`` where it was changed; else None."""
-    folder = Path(__file__).resolve().parent
+    folder = Path(__file__).resolve().parents[1]
     if not (folder.parent / ".git").exists():
         return None
     try:

@@ -331,12 +331,13 @@ class _Training:
             return
         tensors, meta = load_tensors(self._state_path, STATE_FORMAT)
         mine, theirs = asdict(self.settings), meta["settings"]
+        usual = asdict(TrainSettings())  # of settings that an earlier version had not
         free = {"steps", "cooldown"}  # a training may be cut short or prolonged
         if not self.settings.ascent_share + self.settings.sample_share:
             free |= {"components", "component_images"}
         free.add("centres")
         for name, value in json.loads(json.dumps(mine)).items():
-            if name not in free and theirs.get(name) != value:
+            if name not in free and theirs.get(name, usual[name]) != value:
                 raise DgnError(
                     f"{str(self.out)!r} holds a training with {name}={theirs.get(name)}, not {value}; give another out="
                 )
