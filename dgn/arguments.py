@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +23,18 @@ def input_shape(given: Any) -> tuple[int | None, int, int]:
     if len(sides) == 1:
         return None, sides[0], sides[0]
     return (sides[0] if len(sides) == 3 else None), sides[-2], sides[-1]
+
+
+def check_workers(workers: int) -> int:
+    """A number of processes that this machine can start.
+
+    Raises:
+        DgnError: a negative one, or so many that they would fill its memory.
+    """
+    most = max(32, 4 * (os.cpu_count() or 1))
+    if not 0 <= workers <= most:
+        raise DgnError(f"workers is {workers}, expected 0 (none) to {most} processes")
+    return workers
 
 
 def parse_range(value: Any) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dgn.analysis.receptive import Box, ReceptiveFields
+from dgn.arguments import check_workers
 from dgn.errors import DgnError
 from dgn.files.channel import ahead
 from dgn.files.listing import counted
@@ -276,8 +277,9 @@ def find_examples(
         DgnError: no image at all, none that can be read, or a state of another search.
     """
     squares = data if isinstance(data, Squares) else Squares(data, network.sight)
-    if k < 1 or batch < 1 or workers < 0:
-        raise DgnError("k and batch are whole numbers above 0, workers 0 or more")
+    check_workers(workers)
+    if k < 1 or batch < 1:
+        raise DgnError("k and batch are whole numbers above 0")
     lists = _Lists(len(units), k)
     identity = json.dumps([
         repr([(unit.name, unit.terms) for unit in units]), digest(network.module.state_dict()), network.input_size,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from dgn.arguments import check_workers
 from dgn.ascent.sampling import sample
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
@@ -121,6 +122,7 @@ def train_flow(
         DgnError: bad data, settings that don't fit, a checkpoint that is not this training's.
     """
     settings.check()
+    check_workers(workers)
     training = FlowTraining(settings, data, out, device, workers, progress, compile)
     drive(
         training, training.batches(), settings.steps, settings.batch, shown=("loss",),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from dgn.arguments import check_workers
 from dgn.ascent.starts import above_zero
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
@@ -81,6 +82,7 @@ def train(
         DgnError: bad data, settings that don't fit each other, a checkpoint that is not this training's.
     """
     settings.check()
+    check_workers(workers)
     training = _Training(settings, data, out, device, compile)
     training.resume()
     source = StepBatches(training.entries, settings.image_size, settings.batch, settings.seed)
