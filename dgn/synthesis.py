@@ -321,21 +321,18 @@ CLIMBING = (
     "lr", "lr_end", "decay", "between", "centre_mask", "centre_from", "epsilon1", "epsilon3", "reencode", "keep",
     "starts", "race_steps", "race_by", "refine_steps", "refine_lr", "refine_radius",
 )  # fmt: skip
-SAMPLING = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
-"""Settings that only rules of one kind read."""
+"""Settings that the sampler does not read."""
 
 
 def _without_effect(settings: AscentSettings, prior: Prior) -> list[str]:
-    """A line where settings were given that the rule does not read."""
-    samples, usual = settings.rule == "sample", AscentSettings()
-    unread = CLIMBING if samples else SAMPLING
-    given = [f"ascent.{name}" for name in unread if getattr(settings, name) != getattr(usual, name)]
-    if not given:
+    """A line where settings were given that the sampler does not read. (The sampler's own are no mistake under another
+    rule: one command line serves several priors.)"""
+    usual = AscentSettings()
+    given = [f"ascent.{name}" for name in CLIMBING if getattr(settings, name) != getattr(usual, name)]
+    if settings.rule != "sample" or not given:
         return []
     names = ", ".join(given)
-    if samples:
-        return [f"prior {prior.name!r} is sampled, which does not read {names}: give ascent.rule=adam to climb by it"]
-    return [f"rule {settings.rule!r} does not read {names}, which is of ascent.rule=sample"]
+    return [f"prior {prior.name!r} is sampled, which does not read {names}: give ascent.rule=adam to climb by it"]
 
 
 def as_begun(job: Plan, precision: str | None) -> Plan:

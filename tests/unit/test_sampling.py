@@ -173,8 +173,8 @@ def test_settings_that_do_nothing_are_said(network: Network, whole: ComponentsPr
     (note,) = plan(network, "ant", whole, rule="sample", lr=0.3).notes
     assert "is sampled, which does not read ascent.lr:" in note
     assert plan(network, "ant", whole, rule="adam", lr=0.3).notes == []
-    (note,) = plan(network, "ant", whole, rule="adam", temperature=0.1, churn=0.5).notes
-    assert "rule 'adam' does not read ascent.temperature, ascent.churn" in note
+    (note,) = plan(network, "ant", whole, rule="sample", starts=2, refine_steps=9).notes
+    assert "does not read ascent.starts, ascent.refine_steps:" in note
 
 
 def test_one_temperature_means_the_same_for_all_units(network: Network, whole: ComponentsPrior) -> None:
