@@ -34,7 +34,7 @@ layers() { figure layers; }
 two_neurons() { figure two_neurons; }
 convergence() { figure convergence; }
 start() { figure start "figure.images=[$PHOTOS/rocket.jpg]"; }
-priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,Egyptian cat,moped,missile]' figure.title=; }
+priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,Egyptian cat,moped,missile]' 'figure.title=" "'; }
 
 examples() {
     dgn examples "data.root=$PHOTOS" "units=[espresso,tabby,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
