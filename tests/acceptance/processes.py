@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 TINY = [
     "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",
     "ascent.jitter=0.1",
 ]  # fmt: skip
+
+
+def wandb_records(log: Path) -> list[dict[str, Any]]:
+    """What an offline run of Weights & Biases holds, read by its own inspector; that one is asked again where it fails,
+    as it sometimes does beside other processes of its kind."""
+    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
+    for _ in range(10):
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+        if done.returncode == 0:
+            return [json.loads(line) for line in done.stdout.splitlines()]
+        time.sleep(2)
+    raise AssertionError(done.stderr)
 
 
 def start(*arguments: str, cwd: Path, **variables: str) -> subprocess.Popen[str]:

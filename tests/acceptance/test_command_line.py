@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from processes import wandb_records
 from safetensors.torch import load_file
 
 from dgn.cli.main import main
@@ -112,9 +113,7 @@ def test_codes_decode_to_the_images(finished: Path) -> None:
 @FINISHED
 def test_offline_tracking_reads_back(finished: Path) -> None:
     (log,) = (only_run(finished) / "wandb").glob("offline-run-*")
-    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
-    printed = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True).stdout
-    records = [json.loads(line) for line in printed.splitlines()]
+    records = wandb_records(log)
     (started,) = (record["run"] for record in records if record["type"] == "run")
     assert started["job_type"] == "synthesize"
     assert started["config"]["update"]["ascent"]["steps"] == 3

@@ -6,15 +6,13 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ALONE
 from PIL import Image
-from processes import TINY, alive, rows, start, until
+from processes import TINY, alive, rows, start, until, wandb_records
 
 from dgn.cli.main import main
 
@@ -117,9 +115,7 @@ def test_signal_ends_a_job_cleanly(small: str, tmp_path: Path, number: signal.Si
     assert manifest["status"] == "interrupted" and len(rows(run / "results.csv")) == kept >= 2
     assert not alive(f"DGN_MARK={tmp_path}")
     (log,) = (run / "wandb").glob("offline-run-*")
-    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
-    printed = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True).stdout
-    (exit_record,) = [json.loads(line) for line in printed.splitlines() if '"type":"exit"' in line.replace(" ", "")]
+    (exit_record,) = [record for record in wandb_records(log) if record["type"] == "exit"]
     assert exit_record["exit"]["exit_code"] == 1
 
 

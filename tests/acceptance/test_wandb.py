@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from conftest import ALONE
+from processes import wandb_records
 
 import dgn.cli.tracking
 from dgn.cli.main import main
@@ -28,12 +28,6 @@ SHORT = [
     "ascent.input_size=96",
     "prior.maco.size=32",
 ]
-
-
-def records(log: Path) -> list[dict]:
-    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
-    printed = subprocess.run(call, capture_output=True, text=True, timeout=60, check=True).stdout
-    return [json.loads(line) for line in printed.splitlines()]
 
 
 @pytest.mark.slow
@@ -61,7 +55,7 @@ def test_command_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["ascent"]["maco"]["lr"] == 0.03 and manifest["ascent"]["maco"]["jitter"] == 0.03
     (log,) = (run / "wandb").glob("offline-run-*")
-    logged = records(log)
+    logged = wandb_records(log)
     (started,) = [record["run"] for record in logged if record["type"] == "run"]
     assert started["run_id"] == "abc123"
     assert manifest["versions"]["torch"] in json.dumps(started["config"])
