@@ -9,12 +9,17 @@ mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
 
 show() { # FILE NAME: as docs/NAME.webp, at most 1400 px wide
     python - "$1" "docs/$2.webp" <<'END'
+import pathlib
 import sys
+
 from PIL import Image
 
 picture = Image.open(sys.argv[1]).convert("RGB")
 picture.thumbnail((1400, 4000), Image.Resampling.LANCZOS)
-picture.save(sys.argv[2], quality=82, method=6)
+for quality in (82, 70, 55, 40):  # noise costs most
+    picture.save(sys.argv[2], quality=quality, method=6)
+    if pathlib.Path(sys.argv[2]).stat().st_size < 400_000:
+        break
 END
 }
 

@@ -217,3 +217,9 @@ def components() -> Components:
     scale = torch.tensor([4.0, 3.0, 2.0, 1.5, 1.0])
     held, rest = float(scale.square().sum()), 0.3 * (64 - 5)
     return Components(torch.randn(64, generator=generator), scale, basis, (4, 4, 4), held / (held + rest))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network of 1,000 classes as a file, and labelled pictures."""
+    return lay_out(tmp_path_factory.mktemp("desk"))

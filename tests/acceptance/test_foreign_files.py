@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import lay_out, rest_slow
+from conftest import rest_slow
 
 sys.path.insert(0, str(Path(__file__).parent))
 from smallest import TINY
@@ -40,12 +40,6 @@ NAMES = [
     "mine",
 ]  # fmt: skip
 """Every name that dgn uses, and some that it does not."""
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network of 1,000 classes as a file, and labelled pictures."""
-    return lay_out(tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import lay_out, rest_slow
+from conftest import rest_slow
 from safetensors.torch import load_file
 from smallest import TINY
 
@@ -21,12 +21,6 @@ from dgn.files.folders import new_folder
 from dgn.files.storage import lock
 from dgn.runs.run import Run
 from dgn.synthesis import Plan
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network of 1,000 classes as a file, and labelled pictures."""
-    return lay_out(tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture(autouse=True)

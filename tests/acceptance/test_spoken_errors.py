@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import lay_out, rest_slow
+from conftest import rest_slow
 
 sys.path.insert(0, str(Path(__file__).parent))
 from smallest import TINY
@@ -21,12 +21,6 @@ from smallest import TINY
 from dgn.cli.main import main
 from dgn.cli.words import parse
 from dgn.errors import nearest
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network of 1,000 classes as a file, and labelled pictures."""
-    return lay_out(tmp_path_factory.mktemp("desk"))
 
 
 @pytest.fixture(autouse=True)
