@@ -14,6 +14,7 @@ from torch import Tensor
 from dgn.arguments import seed_list
 from dgn.ascent.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.ascent.loop import OnStep
+from dgn.ascent.own import BEAR_BF16, own_settings
 from dgn.ascent.rules import find_rule, written_for
 from dgn.ascent.sampling import Deviations
 from dgn.ascent.settings import AscentSettings, preset
@@ -26,6 +27,7 @@ from dgn.network.fast.precision import choose
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
+from dgn.priors.deep import GeneratorPrior
 from dgn.units.units import Unit, layers_of, parse_units
 
 
@@ -105,7 +107,7 @@ def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **ch
         ascent = preset(ascent)
     if changes.get("rule") == "sample" and prior.sampled() is None:
         changes["rule"] = None  # it keeps its own
-    settings = (ascent or prior.settings_for(changes.get("rule"))).with_changes(changes)
+    settings = (ascent or own_settings(prior, changes.get("rule"))).with_changes(changes)
     if settings.rule == "sample" and prior.sampled() is None:
         raise DgnError(f"prior {prior.name!r} has no distribution to sample from: use another ascent.rule")
     find_rule(settings.rule)
@@ -266,7 +268,7 @@ def plan(
     settings = choose_ascent(prior, ascent, **changes)
     refused = next((size for size in settings.input_sizes if not network.takes(size)), None)
     if refused is not None:
-        if settings.input_size != prior.settings_for(settings.rule).input_size:
+        if settings.input_size != own_settings(prior, settings.rule).input_size:
             raise DgnError(
                 f"network {network.name!r} can't see images of {refused} px; "
                 f"its own size is input_size={written(network.input_size)}"
@@ -274,7 +276,7 @@ def plan(
         settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
     asked, asked_settings = settings.precision, settings
     # A search that ranks many nearly equal candidates goes astray where these are rounded, and some priors' ascents do.
-    whole = asked == "auto" and (settings.rule == "cmaes" or not prior.bears_bf16)
+    whole = asked == "auto" and (settings.rule == "cmaes" or prior.family not in BEAR_BF16)
     settings = replace(settings, precision="fp32" if whole else choose(network, layers_of(parsed), asked))
     prior = written_for(prior, settings.rule)
     check_ability(prior, settings)
@@ -503,11 +505,13 @@ def check_ability(prior: Prior, settings: AscentSettings) -> None:
 
 def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[str]:
     """A line where a unit lies before the layer that the generator inverts: the prior then adds its own structure."""
-    if prior.code_layer is None or prior.code_layer[0] != network.name or prior.code_layer[1] not in network.layers:
+    generator = getattr(prior, "layout", prior)
+    inverts = generator.generator.config if isinstance(generator, GeneratorPrior) else None
+    if inverts is None or inverts.network != network.name or inverts.layer not in network.layers:
         return []
     order = list(network.layers)
-    code = order.index(prior.code_layer[1])
-    inside = prior.code_layer[1] + "."  # parts of the layer itself: the last of them is the code
+    code = order.index(inverts.layer)
+    inside = inverts.layer + "."  # parts of the layer itself: the last of them is the code
     early = dict.fromkeys(
         unit.name for unit in units
         if all(order.index(layer) < code and not layer.startswith(inside) for layer in unit.layers)
@@ -515,7 +519,7 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
     if not early:
         return []
     return [
-        f"{', '.join(early)}: before {prior.code_layer[1]}, whose code prior {prior.name!r} inverts; the prior adds "
+        f"{', '.join(early)}: before {inverts.layer}, whose code prior {prior.name!r} inverts; the prior adds "
         "structure of its own there: compare prior=fourier"
     ]
 

@@ -109,10 +109,8 @@ def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
         )  # fmt: skip
     prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
     prior.name = name
-    changes = plain(entry.ascent)
-    prior.ascent = prior.settings_for(changes.get("rule")).with_changes(changes)
-    if prior.otherwise is not None:
-        prior.otherwise = prior.otherwise.with_changes({**changes, "rule": None})
+    prior.ascent = {**prior.ascent, **plain(entry.ascent)}
+    AscentSettings().with_changes(dict(prior.ascent))
     return prior
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgn.arguments import check_workers
+from dgn.ascent.own import own_settings
 from dgn.ascent.sampling import sample
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
@@ -175,8 +176,7 @@ class FlowTraining:
             self.codes = Codes(out, layout, seen, settings.passes, settings.seed, workers=workers, note=note)
         self.broken |= {*entries.unread, *self.held_out.broken, *self.codes.broken}
         self.prior, self.kept = (
-            FlowPrior(layout, self.whole.components, self.whole.size[0], self.whole.settings_for("sample"), flow)
-            for flow in (self.flow, self.average)
+            FlowPrior(layout, self.whole.components, self.whole.size[0], flow) for flow in (self.flow, self.average)
         )
 
     def _open_prior(self) -> ComponentsPrior:
@@ -335,7 +335,7 @@ class FlowTraining:
         """Samples from noise that nothing guides, above samples of eight classes."""
         from torchvision.utils import make_grid
 
-        settings = replace(self.kept.ascent, start_time=0.0, screen=0, steps=self.settings.sample_steps)
+        settings = replace(own_settings(self.kept), start_time=0.0, screen=0, steps=self.settings.sample_steps)
         count = len(SHOWN)
         free = sample(
             self.kept, self.kept.start(count), settings, range(count), torch.ones(count, device=self.device),
