@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tqdm import tqdm
 
+from dgn.ascent.resolve import choose_ascent
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.changes import stamp
 from dgn.cli.network import load_chosen, network_key
@@ -40,7 +41,7 @@ from dgn.priors import CANVASES, Prior, load_prior
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
 from dgn.runs.run import Run, now, surroundings, to_image, versions
-from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
+from dgn.synthesis import Synthesis, default_batch, in_batches
 from dgn.units.units import Unit
 
 
@@ -133,9 +134,7 @@ def choose_priors(config: Any, network: Network) -> list[tuple[Prior, AscentSett
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)
         prior = _open_prior(str(name), entry, network, config.trust)
-        chosen = choose_ascent(prior, config.ascent.preset, **changes)
-        check_ability(prior, chosen)
-        climbs.append((prior, chosen))
+        climbs.append((prior, choose_ascent(prior, config.ascent.preset, **changes)))
     return climbs
 
 

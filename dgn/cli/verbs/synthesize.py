@@ -82,6 +82,7 @@ def run(config: Any) -> float:
     manifest = new_manifest(
         "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
         ascent={job.prior.name: asdict(job.settings) for job in jobs},
+        changed={job.prior.name: job.changed for job in jobs},
         starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
     )  # fmt: skip
     entries = plain(config.prior)
