@@ -15,7 +15,7 @@ from dgn.ascent.loop import climb
 from dgn.ascent.own import own_settings
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
-from dgn.cli.common import Bar
+from dgn.cli.bar import Bar
 from dgn.network.network import Network
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
@@ -165,7 +165,7 @@ def test_reading_starts_is_told_once(
     assert sum(read) == first[-1][1] + second[-1][1]
 
     shown = []
-    monkeypatch.setattr("dgn.cli.common.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
+    monkeypatch.setattr("dgn.cli.bar.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
     with Bar("generator", units, [0, 1], True) as bar:
         bar.reading(32, 96)
         assert (shown[-1].desc, shown[-1].n, shown[-1].total) == ("generator, starts", 32, 96)

@@ -12,11 +12,13 @@ from tqdm import tqdm
 
 from dgn.analysis.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples, search_warnings
 from dgn.analysis.receptive import Box
-from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain, warn
+from dgn.cli.chosen import open_network
+from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
 from dgn.errors import DgnError, nearest
 from dgn.network.network import Network
 from dgn.report.grid import Cell, grid
+from dgn.report.table import MOST_CELLS
 from dgn.runs.run import Run, now, to_image
 from dgn.units.selection import select_units
 

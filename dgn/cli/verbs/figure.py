@@ -17,15 +17,8 @@ from dgn.analysis.ablation.ablation import Curve, ablate, curves
 from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.facets import find_facets, late_features, mean_codes, mean_images
 from dgn.ascent.rules import written_for
-from dgn.cli.common import (
-    LOOKED_AT,
-    choose_priors,
-    new_manifest,
-    open_network,
-    plain,
-    result_rows,
-    warn,
-)
+from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
+from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.verbs.ablate import curve_panels, first_choice, overview, patch_sizes
 from dgn.cli.verbs.examples import open_data
@@ -35,6 +28,7 @@ from dgn.images.fit import Sight
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
+from dgn.report.table import result_rows
 from dgn.runs.run import now, to_image
 from dgn.synthesis import Synthesis, join, plan
 from dgn.units.units import file_name, parse_units
