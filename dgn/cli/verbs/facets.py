@@ -15,9 +15,9 @@ from dgn.analysis.facets import Facets, check_facets, find_facets, late_features
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import Bar
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
+from dgn.cli.data import open_data
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
-from dgn.cli.verbs.examples import open_data
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.files.storage import write_atomic
