@@ -13,11 +13,10 @@ import torch
 from omegaconf import OmegaConf
 
 from dgn import __version__
+from dgn.cli.keys import RUN
 from dgn.cli.words import texts_in
 
 VERSIONS = (__version__, torch.__version__)
-NOT_DECIDING = ("resume", "progress", "launcher", "out")
-"""Keys that don't change the results."""
 
 
 def stamp(path: Any) -> tuple[int, int] | None:
@@ -50,7 +49,7 @@ def made_from(config: Any) -> str:
         OmegaConfBaseException: the configuration can't be resolved.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
-    deciding = {key: value for key, value in values.items() if key not in NOT_DECIDING}
+    deciding = {key: value for key, value in values.items() if key not in RUN}
     facts = repr([VERSIONS, deciding, stamps(_texts(deciding))])
     return hashlib.sha256(facts.encode(errors="backslashreplace")).hexdigest()
 

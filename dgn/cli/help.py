@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from dgn.ascent.own import family_settings
 from dgn.ascent.settings import AscentSettings, preset
 from dgn.cli.compose import compose
+from dgn.cli.keys import KEPT, RUN
 from dgn.cli.schema import VERBS, AscentConfig, PriorConfig
 from dgn.resources import prior_family, resource
 
@@ -22,8 +23,7 @@ HOW = {
     "ascent", "training", "batch", "device", "threads", "trust", "compile", "seed", "components", "tsne", "layer",
     "size", "stride", "fill", "curve_steps", "curve_fill",
 }  # fmt: skip
-WHERE = {"out", "resume", "progress", "tracking", "launcher", "frames", "title", "objective", "width", "shown",
-         "checkpoint_minutes"}  # fmt: skip
+WHERE = RUN | KEPT
 SECTIONS = ("What", "How", "Where to, and what is kept")
 FLAGS = ("-h", "--help")
 

@@ -7,8 +7,7 @@ import csv
 import io
 import json
 import math
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from PIL import Image
 from dgn.errors import DgnError
 from dgn.files.ledger import seal
 from dgn.files.storage import write_atomic
-from dgn.resources import resource
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -43,46 +41,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     return {"folder": folder, "rows": rows, "manifest": facts}
 
 
-NOT_OF_ONE_IMAGE = (
-    "units", "shard", "prior", "out", "tracking", "progress", "frames", "batch", "resume", "objective", "launcher",
-)  # fmt: skip
+Command = Callable[[Mapping[str, str], Mapping[str, Any], int], str]
+"""What makes an image again: from its row of the table, the run's manifest, and its place among its prior's rows."""
 
 
-def reproduce(row: Mapping[str, str], manifest: Mapping[str, Any], place: int = 0) -> str:
-    """The command that makes one image again: the run's own overrides, with this unit, prior and seed alone.
-
-    Args:
-        row: of ``results.csv``.
-        manifest: of the run.
-        place: of the row among those of its prior.
-    """
-    if manifest.get("verb") != "synthesize":
-        return shlex.join(["dgn", str(manifest.get("verb", "synthesize")), *manifest.get("overrides", [])])
-    unit = row["unit"].replace("\\", "\\\\").replace("'", "\\'")
-    kept: list[str] = []
-    settings = manifest.get("ascent", {}).get(row["prior"], {})
-    alone = not settings.get("diversity")  # seeds that are to differ can't be made alone
-    for override in manifest.get("overrides", []):
-        key = override.lstrip("+~").split("=", 1)[0]
-        if key in NOT_OF_ONE_IMAGE or key.startswith(("launcher.", "hydra")):
-            continue
-        if key in ("seed", "seeds") and alone:
-            continue
-        if key == "start" and alone and manifest.get("starts", {}).get(row["prior"], 1) > 1:
-            path = override.rstrip("'\"")
-            number = place if path.endswith(".safetensors") else place + 1  # facets are counted from 1
-            override = f"{path}@{number}{override[len(path) :]}"
-        if key.startswith("prior.") and key.split(".")[1] != row["prior"]:
-            continue
-        kept.append(override)
-    known = (resource("conf") / "prior" / f"{row['prior']}.yaml").is_file()
-    chosen = f"prior={row['prior']}" if known else "prior=[]"
-    return shlex.join(
-        ["dgn", "synthesize", f"units=['{unit}']", chosen, *([f"seed={row['seed']}"] if alone else []), *kept]
-    )
-
-
-def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
+def page(runs: Sequence[Mapping[str, Any]], title: str, command: Command) -> str:
     """The HTML of a gallery.
 
     Units go down, methods (prior, and run where there are several) across; every picture is inside the page.
@@ -90,6 +53,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
     Args:
         runs: see :func:`read_run`.
         title: heading.
+        command: for below each image.
     """
     folders = [Path(run["folder"]).resolve() for run in runs]
     plain = [folder.name for folder in folders]
@@ -114,7 +78,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str) -> str:
                 continue
             cell: dict[str, Any] = {
                 "m": column, "s": row["seed"], "a": _number(row["activation"]), "p": _number(row.get("probability")),
-                "i": _uri(file), "c": reproduce(row, run["manifest"], place[row["prior"]]),
+                "i": _uri(file), "c": command(row, run["manifest"], place[row["prior"]]),
             }  # fmt: skip
             strip = file.parent.parent / "trajectory" / file.name
             if strip.is_file():
@@ -154,19 +118,19 @@ def _uri(path: Path, *, shrink: bool = False) -> str:
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
 
 
-def write_gallery(folders: Sequence[Path], file: Path, title: str | None = None) -> None:
+def write_gallery(folders: Sequence[Path], file: Path, command: Command, title: str | None = None) -> None:
     """Runs as one page; see :mod:`dgn.report.gallery`."""
-    write_page([read_run(folder) for folder in folders], file, title)
+    write_page([read_run(folder) for folder in folders], file, command, title)
 
 
-def write_page(runs: list[dict[str, Any]], file: Path, title: str | None = None) -> None:
+def write_page(runs: list[dict[str, Any]], file: Path, command: Command, title: str | None = None) -> None:
     """:func:`write_gallery` of runs that were read already."""
     left_out = shorten_runs(runs)
     networks = list(dict.fromkeys(str(run["manifest"].get("network", "?")) for run in runs))
     title = title or f"What units of {', '.join(networks)} want to see"
     if left_out:
         title += f" (the first units; {left_out} more images are in images/)"
-    write_atomic(file, page(runs, title).encode("utf-8", "backslashreplace"))
+    write_atomic(file, page(runs, title, command).encode("utf-8", "backslashreplace"))
 
 
 MOST_IMAGES = 1000

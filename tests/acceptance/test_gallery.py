@@ -15,7 +15,8 @@ import torch
 from conftest import rest_slow
 
 from dgn.cli.main import main
-from dgn.report.gallery import page, read_run, reproduce
+from dgn.cli.reproduce import reproduce
+from dgn.report.gallery import page, read_run
 from dgn.runs.run import COLUMNS, Run, to_image
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -144,7 +145,7 @@ def test_images_outside_the_run_are_left_out(tmp_path: Path) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    text = page([read_run(run)], "t")
+    text = page([read_run(run)], "t", reproduce)
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert [len(unit["x"]) for unit in data["units"]] == [1, 2]
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import dgn
 import hydra_plugins.dgn_launchers
 from dgn.cli.main import main
+from dgn.cli.reproduce import reproduce
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError
 from dgn.network.programs import load_export, load_script
@@ -428,7 +429,7 @@ def test_pages_show_names_as_text(tmp_path: Path) -> None:
     run.write_table([{"unit": hostile, "prior": hostile, "seed": hostile, "activation": "nan", "probability": hostile,
                       "image": "images/a.png"}])  # fmt: skip
     run.write_manifest({"verb": "synthesize", "network": hostile, "overrides": [hostile, f"start={hostile}"]})
-    html = page([read_run(run.folder)], hostile)
+    html = page([read_run(run.folder)], hostile, reproduce)
     assert "<img src=x" not in html and "<!--\u2028" not in html
     start = html.index('<script id="data"') if '<script id="data"' in html else html.index('id="data"')
     body = html[html.index(">", start) + 1 : html.index("</script>", start)]
@@ -450,7 +451,7 @@ def test_a_picture_outside_of_the_run_is_not_shown(tmp_path: Path) -> None:
         {**common, "image": "images/link.png"}, {**common, "image": "images/a.png"},
     ])  # fmt: skip
     run.write_manifest({"verb": "synthesize", "overrides": []})
-    html = page([read_run(run.folder)], "t")
+    html = page([read_run(run.folder)], "t", reproduce)
     start = html.index('id="data"')
     data = json.loads(html[html.index(">", start) + 1 : html.index("</script>", start)])
     assert len(data["units"][0]["x"]) == 1

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from dgn.cli.keys import KEPT, MACHINE, ROWS, RUN, belongs
+from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.job import records
 from dgn.cli.sweeps.resume import hold
 from dgn.errors import DgnError
@@ -23,10 +25,7 @@ from dgn.report.table import MOST_CELLS, grid_cells
 from dgn.runs.patterns import writes
 from dgn.runs.run import COLUMNS, Run, now, png, table_bytes
 
-NO_VARIANT = (
-    "units", "shard", "seed", "seeds", "prior", "out", "tracking", "tracking.mode", "progress", "resume", "launcher",
-    "threads", "device", "batch", "objective", "frames",
-)  # fmt: skip
+NO_VARIANT = RUN | KEPT | MACHINE | ROWS
 """Overrides in which runs may differ under one name: the table's columns tell them apart."""
 
 
@@ -88,7 +87,7 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
         joined.write_table(rows, COLUMNS_JOINED)
         files = [folder / "results.csv"]
         if picture is not None:
-            write_page(list(merged.values()), folder / "index.html", title)
+            write_page(list(merged.values()), folder / "index.html", reproduce, title)
             write_atomic(folder / "grid.png", picture)
             files += [folder / "index.html", folder / "grid.png"]
     joined.write_manifest(facts)
@@ -158,7 +157,7 @@ def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     variants = []
     for one in runs:
         words = [str(word) for word in one["manifest"].get("overrides", [])]
-        variants.append([word for word in words if word.lstrip("+~").split("=", 1)[0] not in NO_VARIANT])
+        variants.append([word for word in words if not belongs(word.lstrip("+~").split("=", 1)[0], NO_VARIANT)])
     common = set.intersection(*(set(words) for words in variants))
     labels = [" ".join(word for word in words if word not in common) for words in variants]
     seen: dict[str, set[tuple[str, str, str]]] = {}

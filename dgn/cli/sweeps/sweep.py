@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from dgn.cli.changes import VERSIONS, files_in
 from dgn.cli.compose import compose, settled
+from dgn.cli.keys import HYDRAS_OWN, RUN
 from dgn.cli.sweeps.grid_search import mend_grid_search
 from dgn.cli.sweeps.job import RECORDS, WAITING, records
 from dgn.cli.sweeps.resume import refuse_foreign
@@ -27,8 +28,6 @@ from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 FILE = "sweep.json"
-NOT_DECIDING = ("resume", "progress", "launcher", "hydra/launcher", "hydra.launcher", "out", "hydra.sweep.dir")
-"""Overrides that don't change the results; a sweep goes on with others."""
 SEEDS = {"optuna": "hydra.sweeper.sampler.seed"}
 """Of sweepers that optimise: where their seed stands. Without one they propose other values each time, and a sweep of
 theirs could not go on. (Those of Nevergrad and Ax can't be imported by Python 3.11 and later.)"""
@@ -54,7 +53,7 @@ class Sweep:
     def __init__(self, verb: str, arguments: Sequence[str]) -> None:
         self.verb, self.arguments = verb, list(arguments)
         self.words = {word: key_of(word) for word in overrides_in(arguments)}
-        deciding = [word for word, key in self.words.items() if key not in NOT_DECIDING]
+        deciding = [word for word, key in self.words.items() if key not in RUN | HYDRAS_OWN]
         facts = [verb, deciding, VERSIONS, files_in(deciding)]
         self.key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         given, resume = self._composed()

@@ -17,6 +17,7 @@ from dgn.cli.bar import Bar
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
 from dgn.cli.data import open_data
 from dgn.cli.manifest import new_manifest, plain, warn
+from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
@@ -81,7 +82,7 @@ def run(config: Any) -> None:
         canvas = draw_matrix(matrix, title=title)
         write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
         write_atomic(folder.folder / "facets.png", render(canvas, "png"))
-        write_gallery([folder.folder], folder.folder / "index.html", title)
+        write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
         scores = {count: None if score != score else round(score, 4) for count, score in facets.scores.items()}
         folder.write_manifest({
             **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": scores,

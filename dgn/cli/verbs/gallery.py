@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dgn.cli.manifest import plain
+from dgn.cli.reproduce import reproduce
 from dgn.errors import DgnError
 from dgn.files.ledger import is_page
 from dgn.report.gallery import write_gallery
@@ -30,7 +31,7 @@ def run(config: Any) -> None:
     out = Path(str(config.out)) if config.out is not None else folders[0]
     file = out if out.suffix == ".html" else out / ("index.html" if len(found) == 1 else "gallery.html")
     check_page(file)
-    write_gallery(found, file, str(config.title) if config.title is not None else None)
+    write_gallery(found, file, reproduce, str(config.title) if config.title is not None else None)
     print(file)
 
 

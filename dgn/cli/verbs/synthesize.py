@@ -20,6 +20,7 @@ from dgn.cli.bar import Bar
 from dgn.cli.chosen import choose_priors, choose_seeds, open_network
 from dgn.cli.manifest import new_manifest, open_tracker, plain, warn
 from dgn.cli.objective import check_objective, summarise
+from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import ending, open_job, say_continuing
 from dgn.cli.tracking import Tracker
 from dgn.errors import DgnError
@@ -197,7 +198,7 @@ class _Job:
         tracker.table(self.rows, folder.folder)
         tracker.summary(summary)
         folder.write_manifest(self.manifest)
-        write_gallery([folder.folder], folder.folder / "index.html", title)
+        write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
         tracker.finish()
         cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.cost, 3)}
         folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary, **cost})
