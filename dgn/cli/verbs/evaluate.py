@@ -45,11 +45,11 @@ from dgn.evaluation.judges import Judge, load_judge
 from dgn.evaluation.real import class_of, load_real
 from dgn.files.listing import counted
 from dgn.files.storage import digest, write_atomic
+from dgn.files.tensors import load_tensors, save_tensors
 from dgn.images.reading import list_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
-from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
 from dgn.report.grid import Cell, grid
