@@ -14,18 +14,19 @@ from torch import Tensor
 from dgn.arguments import seed_list
 from dgn.ascent.batch import Frames, at_size, canvas_sizes, climb_batch
 from dgn.ascent.loop import OnStep
-from dgn.ascent.rules import find_rule, written_for
+from dgn.ascent.resolve import choose_ascent, resolve
+from dgn.ascent.rules import written_for
 from dgn.ascent.sampling import Deviations
-from dgn.ascent.settings import AscentSettings, preset
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, Screening, as_start, given_start, random_starts
 from dgn.errors import DgnError, first_line
 from dgn.guest import guest
-from dgn.images.fit import canvas_size, central, written
+from dgn.images.fit import canvas_size, central
 from dgn.memory import free_memory, out_of_memory
-from dgn.network.fast.precision import choose
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
+from dgn.priors.deep import GeneratorPrior
 from dgn.units.units import Unit, layers_of, parse_units
 
 
@@ -93,25 +94,6 @@ SILENT = (
 """What to say of a unit that does not answer."""
 
 
-def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **changes: Any) -> AscentSettings:
-    """Settings for a prior: its own, a preset's (``"nguyen2016"``) or given ones, with changes that are not None.
-
-    A change to the rule ``sample`` leaves a prior that has nothing to sample from its own rule.
-
-    Raises:
-        DgnError: unknown preset or rule; settings that sample, for such a prior.
-    """
-    if isinstance(ascent, str):
-        ascent = preset(ascent)
-    if changes.get("rule") == "sample" and prior.sampled() is None:
-        changes["rule"] = None  # it keeps its own
-    settings = (ascent or prior.settings_for(changes.get("rule"))).with_changes(changes)
-    if settings.rule == "sample" and prior.sampled() is None:
-        raise DgnError(f"prior {prior.name!r} has no distribution to sample from: use another ascent.rule")
-    find_rule(settings.rule)
-    return settings
-
-
 @dataclass(frozen=True)
 class Plan:
     """A job that was checked and is ready to climb; made by :func:`plan`.
@@ -126,7 +108,8 @@ class Plan:
         deviations: of the units' activations, for the rule ``sample``.
         frames: images to keep on the way.
         notes: what a reader of the images should know.
-        asked: the precision that was asked for, where ``settings`` have the one that was chosen.
+        asked: the settings as they were asked for.
+        changed: in what ``settings`` differ from them, and why.
     """
 
     network: Network
@@ -140,7 +123,8 @@ class Plan:
     deviations: Deviations | None
     frames: int
     notes: list[str]
-    asked: str
+    asked: AscentSettings
+    changed: dict[str, str]
 
     @guest
     def climb(
@@ -263,39 +247,19 @@ def plan(
             f"{network.channels}; use prior='pixel' or a generator of your own"
         )
     prior = prior.to(network.device)
-    settings = choose_ascent(prior, ascent, **changes)
-    refused = next((size for size in settings.input_sizes if not network.takes(size)), None)
-    if refused is not None:
-        if settings.input_size != prior.settings_for(settings.rule).input_size:
-            raise DgnError(
-                f"network {network.name!r} can't see images of {refused} px; "
-                f"its own size is input_size={written(network.input_size)}"
-            )
-        settings = replace(settings, input_size=None)  # the prior's own choice, which not every network can follow
-    asked, asked_settings = settings.precision, settings
-    # A search that ranks many nearly equal candidates goes astray where these are rounded, and some priors' ascents do.
-    whole = asked == "auto" and (settings.rule == "cmaes" or not prior.bears_bf16)
-    settings = replace(settings, precision="fp32" if whole else choose(network, layers_of(parsed), asked))
-    prior = written_for(prior, settings.rule)
-    check_ability(prior, settings)
-    if not prior.refines:
-        settings = replace(settings, refine_steps=0)
-    if prior.centres is None:
-        settings = replace(settings, screen=0)
-    elif settings.screen and len(prior.centres) < settings.starts:
-        raise DgnError(
-            f"prior {prior.name!r} has {len(prior.centres)} centres for {settings.starts} starts: lower ascent.starts"
-        )
-    if settings.rule in ("cmaes", "sample"):
-        settings = replace(settings, starts=1, refine_steps=0)
+    asked = choose_ascent(prior, ascent, **changes)
+    prior = written_for(prior, asked.rule)
+    layers = layers_of(parsed)
+    resolution = resolve(network, layers, prior, asked, started=start is not None)
+    settings = resolution.settings
     seeds = seed_list(seed, seeds)
     batch = default_batch(network.device) if batch is None else batch
     if batch < 1:
         raise DgnError(f"batch is {batch}, expected a whole number above 0")
-    steady = steadiness(network, layers_of(parsed))
-    notes = [*_before_the_code(network, parsed, prior), *_out_of_shape(network, prior), *steady.notes(network)]
-    notes += _without_effect(asked_settings, prior)
+    steady = steadiness(network, layers)
     batch = steady.batch(batch)
+    notes = [*_before_the_code(network, parsed, prior), *_out_of_shape(network, prior), *steady.notes(network)]
+    notes += resolution.notes
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
     if settings.diversity:
@@ -306,33 +270,13 @@ def plan(
             )
         batch -= batch % group
     if start is not None:
-        settings = replace(settings, starts=1, screen=0)
         start = _checked_start(at_size(prior, canvas_sizes(prior, settings)[0]), start, len(rows), network.fit)
-    if start is None and (settings.screen == 0 or settings.start_time == 0):
-        settings = replace(settings, start_time=0.0, screen=0 if settings.rule == "sample" else settings.screen)
-    elif settings.rule == "sample" and settings.start_time == 0:
-        raise DgnError("ascent.start_time=0 is noise, whatever the start: give a time above 0, or leave the start out")
     screening = Screening(network, prior, parsed, settings) if settings.screen else None
     deviations = Deviations(network, prior, parsed, settings) if settings.rule == "sample" else None
-    return Plan(network, prior, settings, rows, group, batch, start, screening, deviations, frames, notes, asked)
-
-
-CLIMBING = (
-    "lr", "lr_end", "decay", "between", "centre_mask", "centre_from", "epsilon1", "epsilon3", "reencode", "keep",
-    "starts", "race_steps", "race_by", "refine_steps", "refine_lr", "refine_radius",
-)  # fmt: skip
-"""Settings that the sampler does not read."""
-
-
-def _without_effect(settings: AscentSettings, prior: Prior) -> list[str]:
-    """A line where settings were given that the sampler does not read. (The sampler's own are no mistake under another
-    rule: one command line serves several priors.)"""
-    usual = AscentSettings()
-    given = [f"ascent.{name}" for name in CLIMBING if getattr(settings, name) != getattr(usual, name)]
-    if settings.rule != "sample" or not given:
-        return []
-    names = ", ".join(given)
-    return [f"prior {prior.name!r} is sampled, which does not read {names}: give ascent.rule=adam to climb by it"]
+    return Plan(
+        network, prior, settings, rows, group, batch, start, screening, deviations, frames, notes, asked,
+        resolution.changed,
+    )  # fmt: skip
 
 
 def as_begun(job: Plan, precision: str | None) -> Plan:
@@ -478,36 +422,15 @@ def in_batches(look: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> 
     return torch.cat(found)
 
 
-NOT_SAMPLED = ("decay", "between", "centre_mask", "reencode", "epsilon1", "epsilon3", "octaves", "phases", "keep")
-"""Settings of the rules that climb alone."""
-
-
-def check_ability(prior: Prior, settings: AscentSettings) -> None:
-    """Raise :class:`DgnError` where the settings ask of the prior, or of the rule, what it can't do."""
-    if settings.rule == "sample":
-        usual = AscentSettings()
-        for name in NOT_SAMPLED:
-            if getattr(settings, name) != getattr(usual, name):
-                raise DgnError(f"rule=sample knows no {name}: leave ascent.{name} out, or give ascent.rule=adam")
-    stages = [stage for _, stage in settings.stages()]
-    for name, wanted in (
-        ("reencode", any(stage.reencode for stage in stages)), ("epsilon1", any(stage.epsilon1 for stage in stages)),
-        ("between", any(stage.between for stage in stages)),
-    ):  # fmt: skip
-        able = prior.encodes and (name == "between" or type(prior).reencode is not Prior.reencode)
-        if wanted and not able:
-            raise DgnError(
-                f"prior {prior.name!r} has no encoder, which ascent.{name} needs; leave it out, or use prior=dgn"
-            )
-
-
 def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[str]:
     """A line where a unit lies before the layer that the generator inverts: the prior then adds its own structure."""
-    if prior.code_layer is None or prior.code_layer[0] != network.name or prior.code_layer[1] not in network.layers:
+    generator = getattr(prior, "layout", prior)
+    inverts = generator.generator.config if isinstance(generator, GeneratorPrior) else None
+    if inverts is None or inverts.network != network.name or inverts.layer not in network.layers:
         return []
     order = list(network.layers)
-    code = order.index(prior.code_layer[1])
-    inside = prior.code_layer[1] + "."  # parts of the layer itself: the last of them is the code
+    code = order.index(inverts.layer)
+    inside = inverts.layer + "."  # parts of the layer itself: the last of them is the code
     early = dict.fromkeys(
         unit.name for unit in units
         if all(order.index(layer) < code and not layer.startswith(inside) for layer in unit.layers)
@@ -515,7 +438,7 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
     if not early:
         return []
     return [
-        f"{', '.join(early)}: before {prior.code_layer[1]}, whose code prior {prior.name!r} inverts; the prior adds "
+        f"{', '.join(early)}: before {inverts.layer}, whose code prior {prior.name!r} inverts; the prior adds "
         "structure of its own there: compare prior=fourier"
     ]
 

@@ -76,7 +76,7 @@ def written_for(prior: Prior, rule: str) -> Prior:
     other = prior.raw() if rule in IN_RAW_CODE else prior.sampled() if rule == "sample" else None
     if other is None:
         return prior
-    other.name = prior.name
+    other.name, other.ascent = prior.name, prior.ascent
     return other
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dgn.ascent.named import Part
+from dgn.ascent.named import Catalogue, Part
 from dgn.errors import DgnError, nearest
 
 COUNTS = ("steps", "inner", "screen", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
@@ -21,60 +21,64 @@ class AscentSettings:
     """Settings of one ascent.
 
     Attributes:
-        rule: ``"sample"`` (guided denoising, for priors that can denoise), ``"adam"``, ``"nguyen2016"``, ``"ppgn"`` or
-            ``"cmaes"`` (no gradients).
-        steps: forward passes (of ``sample``: of ``inner`` passes each); the image of the last one is what is returned.
-        temperature: of ``sample``, in standard deviations of the unit's activation over real images: how far images
-            may be tilted from natural ones (a tenth: as if the mean activation were to rise by ten of them).
-        inner: of ``sample``: pulls a step. Each costs a forward pass.
+        rule: how the code moves: ``sample`` (guided denoising, of priors with a distribution), ``adam``,
+            ``nguyen2016``, ``ppgn`` or ``cmaes`` (no gradients).
+        steps: steps of the ascent; a step is one forward pass, of ``sample`` ``inner`` of them. The image of the last
+            one is returned.
+        temperature: of ``sample``: higher is more natural and weaker, in standard deviations of the unit's activation
+            over real images. A tenth: as if the mean activation were to rise by ten of them.
+        inner: of ``sample``: pulls a step.
         pull: of ``sample``: the longest pull at the beginning, in standard deviations of a code's elements.
-        churn: of ``sample``: fresh noise at each step, from none (0) to that of ancestral sampling (1).
+        churn: of ``sample``: fresh noise at each step, from 0 (none) to 1 (ancestral sampling).
         shift: of ``sample``: above 1, more of the steps fall where the image is still noise.
-        reach: of ``sample``: estimates stay within so many times a real code's typical distance from the mean code (0:
-            anywhere).
-        start_time: of ``sample``, with a start that is no noise: where between noise (0) and it (1) to begin.
-        lr, lr_end: learning rate at the first step and the value it falls to linearly.
-        decay: the code is multiplied by this after every step (1: no decay).
-        sigmas: width of the code's range in standard deviations; None for the prior's own.
-        jitter, scale, noise: transformations inside the loop, new at every step: shift by up to this share of the
-            image's side, zoom by up to this share, Gaussian noise of this standard deviation (images in [0, 1]).
-        transforms: more transformations inside the loop, one after the other, behind ``jitter`` and ``scale`` and
-            before ``noise``; see :data:`dgn.ascent.transforms.TRANSFORMS`.
-        views: transformed copies of each image that the network sees at every step; their activations are averaged.
-        penalties: taken off the activation that is climbed; see :data:`dgn.ascent.penalties.PENALTIES`.
-        between: done to the image after every step; see :data:`dgn.ascent.operators.OPERATORS`.
-        centre_mask, centre_from: width of the Gaussian mask on the image's gradient, as a share of the side (0: none),
-            and the share of the steps after which it is laid on.
-        diversity, diversity_layer: weight of the cost of likeness between seeds of one unit, and the layer in which
-            it is measured (None: the unit's own, or, where that has no map, the last layer with one).
-        epsilon1, epsilon3: of PPGN: weight of the reconstruction direction ``E(G(h)) - h`` in units of the gradient
-            (needs a prior with an encoder), and standard deviation of the noise added to the direction.
-        octaves, octave_scale: the ascent runs so often, each time on a canvas larger by this factor; the last has the
-            prior's size.
-        phases: settings changed by each of several ascents, one after the other; ``grow`` enlarges the canvas first.
-        population: candidates a generation, of ``cmaes``.
-        fit: how images meet the network's input, ``"resize"`` or ``"crop"``.
-        input_size: pixels at which the network sees images inside the loop (None: its own input size); several take
-            turns, one a step. Reported activations are always at the network's own size.
-        reencode: after this share of the steps the code is replaced once by the code of its own image, as the prior's
-            encoder sees it (0: never). What the image only seemed to show is lost, and the ascent goes on from there.
-        keep: ``"last"`` image or the ``"best"`` one by activation in the loop.
-        precision: ``"fp32"``, ``"bf16"`` or ``"auto"`` (bf16 where the processor is faster in it and the prior's
-            ascents get as far), for the network in the loop only; the returned image and its activation are always
-            computed in float32.
-        screen: codes between those of real images at which the unit is read before the ascent; it begins where the unit
-            fires most (several starts: at the best of them). Which of the prior's are read follows from the seed, so
-            that seeds begin at different ones. 0, or a prior without such codes: a random code.
-        starts, race_steps: start codes a sample, and the steps that all of them climb at the full rate before one goes
-            on alone (1 start: no race).
-        race_by: which one: with ``"activation"`` that of the highest activation over the last quarter of these steps;
-            with ``"probability"`` the one whose image the network names best, by the mean log-probability at several
-            input sizes (for units that are no class: the mean activation there).
-        start_scale: distance of the start code from the mean code, as a multiple of the prior's own (0: all start
-            from the mean code).
-        refine_steps, refine_lr: a second ascent in the prior's finer code, where it has one (0: none).
-        refine_radius: how far each element of that code may move from where the first ascent ended (None: the prior's
-            own).
+        reach: of ``sample``: estimates stay within this multiple of a real code's typical distance from the mean code;
+            0: anywhere.
+        start_time: of ``sample``, with a start that is no noise: where to begin between noise (0) and the start (1).
+        lr: learning rate at the first step.
+        lr_end: learning rate at the last step; it changes linearly.
+        decay: factor on the code after every step; 1: no decay.
+        sigmas: width of the code's range, in standard deviations of real codes. None: the prior's own.
+        jitter: shift of the image at each step, up to this share of its side.
+        scale: zoom of the image at each step, up to this share.
+        noise: standard deviation of Gaussian noise on the image (in [0, 1]) at each step.
+        transforms: more transformations at each step, a list of names or ``{NAME: VALUE}``. They act in this order,
+            behind ``jitter`` and ``scale`` and before ``noise``; see :data:`dgn.ascent.transforms.TRANSFORMS`.
+        views: transformed copies of each image that the network sees at a step; their activations are averaged.
+        penalties: what is taken off the activation, a list of names or ``{NAME: WEIGHT}``. See
+            :data:`dgn.ascent.penalties.PENALTIES`.
+        between: what is done to the image after every step, a list of names or ``{NAME: VALUE}``. See
+            :data:`dgn.ascent.operators.OPERATORS`.
+        centre_mask: width of a Gaussian mask on the image's gradient, as a share of the side; 0: none.
+        centre_from: share of the steps after which ``centre_mask`` is laid on.
+        diversity: weight of the cost of likeness between seeds of one unit.
+        diversity_layer: layer in which that likeness is measured. None: the unit's own, or, where that has no map, the
+            last layer with one.
+        epsilon1: of ``ppgn``: weight of the reconstruction ``E(G(h)) - h``, in units of the gradient; needs an encoder.
+        epsilon3: of ``ppgn``: standard deviation of the noise added to the direction.
+        octaves: ascents one after the other, each on a canvas larger by ``octave_scale``; the last has the prior's
+            size.
+        octave_scale: factor by which the canvas grows with each octave.
+        phases: settings that change from one ascent to the next, a list of ``{SETTING: VALUE}``; ``grow`` enlarges the
+            canvas first.
+        population: of ``cmaes``: candidates a generation.
+        fit: how images meet the network's input in the loop: ``resize`` or ``crop``.
+        input_size: pixels at which the network sees images in the loop; several sizes take turns. None: its own.
+            Reported activations are always at the network's own size.
+        reencode: share of the steps after which the code is replaced once by the code of its own image; 0: never. What
+            the image only seemed to show is lost, and the ascent goes on from there.
+        keep: which image is returned: the ``last``, or the ``best`` by activation in the loop.
+        precision: of the network in the loop: ``fp32``, ``bf16`` or ``auto`` (bf16 where the processor is faster in it
+            and the prior's ascents get as far). The returned image and its activation are always computed in float32.
+        screen: codes between those of real images at which the unit is read first; the ascent begins where it fires
+            most. Which of the prior's are read follows from the seed. 0, or a prior without such codes: a random code.
+        starts: start codes of an image that race; 1: no race.
+        race_steps: steps that all of them climb before one goes on alone.
+        race_by: which start goes on: that of the highest ``activation`` over the last quarter of the race, or of the
+            highest mean log-``probability`` at several input sizes (for units that are no class: activation).
+        start_scale: distance of the start code from the mean code, as a multiple of the prior's own; 0: the mean code.
+        refine_steps: steps of a second ascent in the prior's finer code, where it has one; 0: none.
+        refine_lr: learning rate of that second ascent.
+        refine_radius: how far it may move each element of the code. None: the prior's own.
     """
 
     rule: str = "adam"
@@ -131,14 +135,10 @@ class AscentSettings:
         for name in changes:
             if name not in known:
                 raise DgnError(f"no ascent setting {name!r}{nearest(name, known)}")
-        from dgn.ascent.operators import OPERATORS
-        from dgn.ascent.penalties import PENALTIES
-        from dgn.ascent.transforms import TRANSFORMS
-
         given = {name: value for name, value in changes.items() if value is not None}
-        for name, catalogue in (("transforms", TRANSFORMS), ("penalties", PENALTIES), ("between", OPERATORS)):
+        for name in ("transforms", "penalties", "between"):
             if name in given:
-                given[name] = catalogue.parse(given[name])
+                given[name] = _catalogue(name).parse(given[name])
         try:
             if not isinstance(given.get("input_size", 1), int):
                 given["input_size"] = tuple(given["input_size"])
@@ -256,6 +256,15 @@ class AscentSettings:
             raise DgnError(f"reencode is {self.reencode}, expected a share of the steps from 0 up to 1")
         if self.sigmas is not None and not 0 < self.sigmas < math.inf:
             raise DgnError(f"sigmas is {self.sigmas}, expected a width above 0")
+
+
+def _catalogue(setting: str) -> Catalogue:
+    """The functions that a setting chooses from; imported at its first use, because they need torch."""
+    from dgn.ascent.operators import OPERATORS
+    from dgn.ascent.penalties import PENALTIES
+    from dgn.ascent.transforms import TRANSFORMS
+
+    return {"transforms": TRANSFORMS, "penalties": PENALTIES, "between": OPERATORS}[setting]
 
 
 def _phase(phase: Any) -> Phase:

@@ -97,7 +97,10 @@ def _stoppable() -> Iterator[None]:
 def _help() -> str:
     lines = ["dgn: what does this neuron want to see?", "", "usage: dgn VERB [key=value ...] [-m]", ""]
     lines += [f"  {verb:<12}{what}" for verb, what in VERBS.items()]
-    lines += ["", "dgn VERB --help shows a verb's keys with their values; -m sweeps over comma-separated values."]
+    lines += [
+        "",
+        "dgn VERB --help shows what can be set, and its values; -m sweeps over comma-separated values.",
+    ]
     return "\n".join(lines)
 
 
@@ -109,6 +112,11 @@ def _fail(message: str, code: int = 2) -> int:
 def _run(verb: str, arguments: list[str]) -> int:
     _check_flags(verb, arguments)
     check(verb, arguments, sweep=bool({"-m", "--multirun"} & {*arguments}))
+    if {"-h", "--help"} & {*arguments}:
+        from dgn.cli.help import help_of
+
+        print(help_of(verb, VERBS[verb], arguments))
+        return 0
     from dgn.cli.sweeps.job import Task
     from dgn.cli.sweeps.sweep import Sweep, is_sweep
 

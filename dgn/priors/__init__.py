@@ -12,14 +12,9 @@ from dgn.errors import DgnError, nearest
 from dgn.guest import guest
 from dgn.images.fit import parse_size
 from dgn.priors.base import Prior
-from dgn.resources import resource
+from dgn.resources import generator_path, shipped_priors
 
-__all__ = ["Prior", "load_prior", "shipped_priors"]
-
-
-def shipped_priors() -> list[str]:
-    """Names of the generators that come with dgn; the first is what ``"dgn"`` stands for."""
-    return sorted(path.parent.name for path in resource("pretrained").glob("*/generator.safetensors"))
+__all__ = ["Prior", "generator_path", "load_prior", "shipped_priors"]
 
 
 @guest
@@ -82,22 +77,5 @@ def load_prior(
     raise DgnError(f"no prior {text!r}{hint}")
 
 
-def generator_path(name: str) -> Path | None:
-    """Where a generator lies: the folder of a shipped one, or the path that was given; None: there is none.
-
-    Raises:
-        DgnError: dgn came without its own.
-    """
-    shipped = shipped_priors()
-    if name == "dgn" and not shipped:
-        raise DgnError(f"no shipped generator in {str(resource('pretrained'))!r}; train one with: dgn train")
-    if name == "dgn" or name in shipped:
-        return resource("pretrained") / (DEFAULT if name == "dgn" else name)
-    return Path(name) if Path(name).exists() else None
-
-
 CANVASES = ("pixel", "fourier", "maco")
 """Priors whose images can have any proportions: by default those of the network's input."""
-
-DEFAULT = "spatial128"
-"""The shipped generator that ``"dgn"`` stands for."""

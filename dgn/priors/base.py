@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 
 
@@ -19,30 +19,25 @@ class Prior(ABC):
     Attributes:
         name: in tables and file names.
         channels, size: of the images it makes, ``[N, channels, *size]``.
-        ascent: the settings with which it is known to do well; what a user leaves open is taken from here.
-        otherwise: of a prior that can be sampled, the same for the rules that are not ``ascent``'s: for ``sample``
-            where that one climbs, for climbing where that one samples.
+        family: which priors it is like: what they do well with is looked up by it (:mod:`dgn.ascent.own`).
+        ascent: what this one does well with beyond that, as ascent settings by name: ``{"steps": 300}``.
     """
 
     name: str
     channels: int
     size: tuple[int, int]
-    ascent: AscentSettings
-    otherwise: AscentSettings | None = None
+    family: str = "other"
+    ascent: Mapping[str, Any] = {}
     coordinates: str = "own"
     """What its codes are written in; codes in others are not mixed with them."""
     encodes: bool = True
     """Whether :meth:`encode` works."""
-    code_layer: tuple[str, str] | None = None
-    """Of a generator: the network and the layer that it inverts."""
     writes_pixels: bool = False
     """Whether a code is the image itself."""
     refines: bool = False
     """Whether :meth:`refine` gives a finer prior."""
     centres: Tensor | None = None
-    """``[M, ...]``, codes between those of real images, which :attr:`AscentSettings.screen` chooses starts from."""
-    bears_bf16: bool = False
-    """Whether its ascents were seen to get as far with the network in bf16: ``precision="auto"`` may then mean it."""
+    """``[M, ...]``, codes between those of real images, among which starts can be chosen."""
     size_step: int = 1
     """Sizes that :meth:`resized` can make are multiples of this."""
 
@@ -52,12 +47,6 @@ class Prior(ABC):
         return height, height if self.size[0] == self.size[1] else max(
             step, round(self.size[1] * height / self.size[0] / step) * step
         )  # fmt: skip
-
-    def settings_for(self, rule: str | None) -> AscentSettings:
-        """The settings with which it is known to do well by a rule; None for its own."""
-        if rule is None or self.otherwise is None or (rule == "sample") == (self.ascent.rule == "sample"):
-            return self.ascent
-        return self.otherwise
 
     @abstractmethod
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:

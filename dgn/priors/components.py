@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.network.sources import load_network
@@ -21,30 +19,6 @@ from dgn.priors.deep import GeneratorPrior
 from dgn.priors.flow import Flow
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 from dgn.priors.generator import Components, Generator
-
-COMPONENTS_ASCENT = AscentSettings(
-    rule="adam",
-    steps=90,
-    lr=0.1,
-    jitter=0.04,
-    scale=0.1,
-    noise=0.05,
-    input_size=160,
-    screen=512,
-    starts=1,
-    refine_steps=80,
-    refine_lr=0.04,
-    reencode=0.5,
-)
-
-
-SAMPLER = AscentSettings(
-    rule="sample", steps=18, temperature=0.01, inner=3, pull=1.8, churn=1.0, jitter=0.08, scale=0.15, noise=0.03,
-    input_size=160, screen=512, start_time=0.4,
-)  # fmt: skip
-"""Found by measurement; see docs/results/sampler.md."""
-FLOW_SAMPLER = replace(SAMPLER, steps=24, start_time=0.2, reach=1.0)
-"""With a flow, which knows more of what is still noise."""
 
 
 class ComponentsPrior(Prior):
@@ -92,13 +66,8 @@ class ComponentsPrior(Prior):
         self.final = GeneratorPrior(generator, size, name=name, encoder=encoder)
         self.components, self.radius, self.refine_radius = components, radius, refine_radius
         self.name, self.channels, self.size = name, 3, self.layout.size
-        self.coordinates, self.encodes, self.code_layer = "components", encoder is not None, self.layout.code_layer
-        self.ascent, self.otherwise = SAMPLER if flow is None else FLOW_SAMPLER, COMPONENTS_ASCENT
-        if encoder is None:
-            self.otherwise = replace(self.otherwise, reencode=0.0)
-        if not len(components.centres):
-            self.ascent = replace(self.ascent, screen=0, steps=30)
-            self.otherwise = replace(self.otherwise, screen=0, starts=4)
+        self.coordinates, self.encodes = "components", encoder is not None
+        self.family = "components" if flow is None else "flow"
 
     @property
     def centres(self) -> Tensor | None:  # type: ignore[override]
@@ -159,7 +128,7 @@ class ComponentsPrior(Prior):
 
     def sampled(self) -> GaussianPrior:
         """The spatial code at the size of the layout, with the components' Gaussian."""
-        given = self.layout, self.components, self.final.size[0], self.settings_for("sample")
+        given = self.layout, self.components, self.final.size[0]
         return GaussianPrior(*given) if self.flow is None else FlowPrior(*given, self.flow)
 
     def raw(self) -> GeneratorPrior:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.base import Prior, seeded_normal
 from dgn.priors.generator import Components, Generator, encode, reduced
-
-if TYPE_CHECKING:
-    pass
-
-SPATIAL_ASCENT = AscentSettings(
-    rule="adam", steps=150, lr=0.05, jitter=0.04, scale=0.1, noise=0.02, input_size=128, sigmas=2.0
-)
 
 
 class GeneratorPrior(Prior):
@@ -36,6 +27,8 @@ class GeneratorPrior(Prior):
         raw: the code is the encoder's own, as in the paper; else each channel is normalised by its mean and standard
             deviation on real images.
     """
+
+    family = "code"
 
     def __init__(
         self,
@@ -59,12 +52,11 @@ class GeneratorPrior(Prior):
         self.encoder, self.around, self.sigmas, self._raw = encoder, around, sigmas, raw
         self.components: Components | None = None
         """Where it stands for a prior in components: what codes written in these are read by."""
-        self.ascent = SPATIAL_ASCENT
         cells = size // cell
         self.code_shape = (config.code_shape[0], cells, cells)
         self.size_step = cell
         self.coordinates = "raw code" if raw else "code"
-        self.encodes, self.code_layer = encoder is not None, (config.network, config.layer)
+        self.encodes = encoder is not None
 
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
         """N(0, 1) in the units of the code: real codes' standard deviations around their mean, or the encoder's own."""

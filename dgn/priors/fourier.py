@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.files.tensors import load_tensors
 from dgn.images.fit import parse_size
@@ -77,10 +76,7 @@ class FourierPrior(Prior):
         std: standard deviation of the start code.
     """
 
-    bears_bf16 = True
-    ascent = AscentSettings(
-        rule="adam", steps=200, lr=0.05, lr_end=0.01, jitter=0.05, scale=0.08, noise=0.03
-    )  # fmt: skip
+    family = "fourier"
 
     def __init__(
         self, size: int | tuple[int, int] = 128, channels: int = 3, *, decay: float = 1.0, std: float = 0.01
@@ -137,10 +133,7 @@ class MacoPrior(Prior):
         statistics: None for those that come with dgn.
     """
 
-    bears_bf16 = True
-    ascent = AscentSettings(
-        rule="adam", steps=256, lr=1.0, lr_end=0.05, input_size=160, noise=0.05, views=2
-    ).with_changes({"transforms": [{"crop": {"smallest": 0.4, "largest": 0.9}}]})
+    family = "maco"
 
     def __init__(
         self, size: int | tuple[int, int] = 128, channels: int = 3, *, statistics: ImageStatistics | None = None

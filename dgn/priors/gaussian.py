@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.ascent.settings import AscentSettings
 from dgn.priors.base import Prior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.flow import Flow
@@ -26,14 +25,15 @@ class GaussianPrior(Prior):
         layout: the generator at the size that the components fit.
         components: of its codes.
         size: pixels of the images; those of the layout are enlarged (bicubic), the code stays what it is.
-        ascent: settings of the sampler.
     """
 
-    def __init__(self, layout: GeneratorPrior, components: Components, size: int, ascent: AscentSettings) -> None:
-        self.layout, self.components, self.ascent = layout, components, ascent
+    family = "components"
+
+    def __init__(self, layout: GeneratorPrior, components: Components, size: int) -> None:
+        self.layout, self.components = layout, components
         self._centres: Tensor | None = None
         self.name, self.channels, self.size = layout.name, layout.channels, (size, size)
-        self.coordinates, self.encodes, self.code_layer = layout.coordinates, layout.encodes, layout.code_layer
+        self.coordinates, self.encodes = layout.coordinates, layout.encodes
 
     def sampled(self) -> GaussianPrior:
         return self
@@ -128,7 +128,7 @@ class GaussianPrior(Prior):
         return F.interpolate(code, size=self.components.shape[1:], mode="bilinear", antialias=True)
 
     def resized(self, size: int) -> GaussianPrior:
-        return self if self.size == (size, size) else GaussianPrior(self.layout, self.components, size, self.ascent)
+        return self if self.size == (size, size) else GaussianPrior(self.layout, self.components, size)
 
     def carry(self, code: Tensor, to: Prior) -> Tensor:
         return code
@@ -151,14 +151,14 @@ class FlowPrior(GaussianPrior):
     """Codes with a learned distribution: a flow on top of the components' Gaussian.
 
     Args:
-        layout, components, size, ascent: see :class:`dgn.priors.gaussian.GaussianPrior`.
+        layout, components, size: see :class:`dgn.priors.gaussian.GaussianPrior`.
         flow: that was trained with these components.
     """
 
-    def __init__(
-        self, layout: GeneratorPrior, components: Components, size: int, ascent: AscentSettings, flow: Flow
-    ) -> None:
-        super().__init__(layout, components, size, ascent)
+    family = "flow"
+
+    def __init__(self, layout: GeneratorPrior, components: Components, size: int, flow: Flow) -> None:
+        super().__init__(layout, components, size)
         self.flow = flow
 
     def denoise(self, code: Tensor, t: float | Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class FlowPrior(GaussianPrior):
     def resized(self, size: int) -> FlowPrior:
         if self.size == (size, size):
             return self
-        return FlowPrior(self.layout, self.components, size, self.ascent, self.flow)
+        return FlowPrior(self.layout, self.components, size, self.flow)
 
     def weights(self) -> dict[str, Tensor]:
         return {**super().weights(), **{f"flow.{name}": value for name, value in self.flow.state_dict().items()}}

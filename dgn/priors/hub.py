@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError, nearest
 from dgn.files.storage import read_tensors
 from dgn.network import adapt
@@ -33,6 +32,7 @@ class ModulePrior(Prior):
         spread: standard deviation of the start codes.
         encode: images in [0, 1] -> codes, where there is a way back.
         size: pixels asked of the final image; the module's images are scaled to it. None: as they come.
+        family, ascent: see :class:`dgn.priors.base.Prior`.
     """
 
     def __init__(
@@ -47,7 +47,8 @@ class ModulePrior(Prior):
         spread: float = 1.0,
         encode: Callable[[Tensor], Tensor] | None = None,
         size: int | None = None,
-        ascent: AscentSettings | None = None,
+        family: str = "other",
+        ascent: Mapping[str, Any] | None = None,
     ) -> None:
         if not code_shape or min(code_shape) < 1 or high <= low or bounds[1] <= bounds[0]:
             raise DgnError(f"code_shape {tuple(code_shape)}, pixels {low} to {high}, bounds {bounds}: these can't work")
@@ -61,7 +62,7 @@ class ModulePrior(Prior):
         self.module = module
         self.code_shape, self.name = tuple(int(side) for side in code_shape), name
         self.low, self.high, self.bounds, self.spread, self._encode = low, high, bounds, spread, encode
-        self.ascent = ascent or AscentSettings(rule="adam", steps=200, lr=0.05, jitter=0.04, scale=0.1, noise=0.02)
+        self.family, self.ascent = family, ascent or {}
         self._device: torch.device | str = "cpu"
         self._size, self.encodes = size, encode is not None
         self.channels, self.size = 3, (0, 0)
@@ -219,11 +220,10 @@ def load_deepsim(path: Path, *, layer: str | None = None, size: int | None = Non
         found[key] = state[matches[0]].float()
     module.load_state_dict(found)
     spread, top = 4.37, 3 * 4.37  # of fc6, whose codes follow a ReLU (Nguyen et al. 2016)
-    ascent = AscentSettings(rule="nguyen2016", steps=200, lr=8.0, lr_end=1e-10, decay=0.99, fit="crop")
     low = -top if layer == "fc8" else 0.0
     return _DeepsimPrior(
         module, module.code_shape, name=f"deepsim-{layer}", high=255.0, bounds=(low, top), spread=spread, size=size,
-        ascent=ascent,
+        family="deepsim",
     )  # fmt: skip
 
 
@@ -297,9 +297,7 @@ def load_biggan(path: Path, *, truncation: float = 0.4, size: int | None = None)
         raise DgnError(f"{str(weights)!r} is no BigGAN of its config.json: it lacks {found.missing_keys[0]!r}")
     return _BigGanPrior(
         module, truncation, config.z_dim, config.z_dim, name="biggan", size=size,
-        ascent=AscentSettings(
-            rule="adam", steps=150, lr=0.02, jitter=0.04, scale=0.1, noise=0.02, starts=4, race_steps=15
-        ),
+        family="biggan",
     )  # fmt: skip
 
 
@@ -355,7 +353,7 @@ def load_autoencoder(path: Path, *, size: int | None = None) -> Prior:
     return ModulePrior(
         Decoder(), latent.shape[1:], name="autoencoder", low=-1.0, bounds=(-edge, edge), spread=0.3 * spread,
         encode=encode, size=size,
-        ascent=AscentSettings(rule="adam", steps=200, lr=0.05 * spread, jitter=0.04, scale=0.1, noise=0.02),
+        ascent={"lr": 0.05 * spread},
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.images.fit import parse_size
 from dgn.priors.base import Prior, seeded_normal
@@ -22,9 +21,8 @@ class PixelPrior(Prior):
         noise: standard deviation of the grey start's noise.
     """
 
-    bears_bf16 = True
+    family = "pixel"
     writes_pixels = True
-    ascent = AscentSettings(rule="adam", steps=100, lr=0.05, lr_end=0.005)
 
     def __init__(self, size: int | tuple[int, int] = 128, channels: int = 3, noise: float = 0.01) -> None:
         if channels < 1:

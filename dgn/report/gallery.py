@@ -16,6 +16,7 @@ from PIL import Image
 
 from dgn.errors import DgnError
 from dgn.files.ledger import seal
+from dgn.files.storage import write_atomic
 from dgn.resources import resource
 
 
@@ -151,3 +152,42 @@ def _uri(path: Path, *, shrink: bool = False) -> str:
             image.convert("RGB").save(file, "WEBP", quality=85)
         data, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
+
+
+def write_gallery(folders: Sequence[Path], file: Path, title: str | None = None) -> None:
+    """Runs as one page; see :mod:`dgn.report.gallery`."""
+    write_page([read_run(folder) for folder in folders], file, title)
+
+
+def write_page(runs: list[dict[str, Any]], file: Path, title: str | None = None) -> None:
+    """:func:`write_gallery` of runs that were read already."""
+    left_out = shorten_runs(runs)
+    networks = list(dict.fromkeys(str(run["manifest"].get("network", "?")) for run in runs))
+    title = title or f"What units of {', '.join(networks)} want to see"
+    if left_out:
+        title += f" (the first units; {left_out} more images are in images/)"
+    write_atomic(file, page(runs, title).encode("utf-8", "backslashreplace"))
+
+
+MOST_IMAGES = 1000
+"""Images in a gallery page, which holds them all."""
+
+
+def shorten_runs(runs: list[dict[str, Any]]) -> int:
+    """Leave the first units of runs that hold more than :data:`MOST_IMAGES`; returns how many images are left out."""
+    total = sum(len(run["rows"]) for run in runs)
+    if total <= MOST_IMAGES:
+        return 0
+    images: dict[str, int] = {}
+    for run in runs:
+        for row in run["rows"]:
+            images[row["unit"]] = images.get(row["unit"], 0) + 1
+    count, kept = 0, set[str]()
+    for unit, number in images.items():
+        if kept and count + number > MOST_IMAGES:
+            break
+        kept.add(unit)
+        count += number
+    for run in runs:
+        run["rows"] = [row for row in run["rows"] if row["unit"] in kept]
+    return total - count

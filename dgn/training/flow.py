@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgn.ascent.own import own_settings
 from dgn.ascent.sampling import sample
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
@@ -74,8 +75,7 @@ class FlowTraining(Training[FlowSettings]):
         self.codes = Codes(out, layout, seen or unseen, settings.passes, settings.seed, machine)
         self.broken |= {*self.held_out.broken, *self.codes.broken}
         self.prior, self.kept = (
-            FlowPrior(layout, self.whole.components, self.whole.size[0], self.whole.settings_for("sample"), flow)
-            for flow in (self.flow, self.average)
+            FlowPrior(layout, self.whole.components, self.whole.size[0], flow) for flow in (self.flow, self.average)
         )
 
     def _open_prior(self) -> ComponentsPrior:
@@ -180,7 +180,7 @@ class FlowTraining(Training[FlowSettings]):
         """Samples from noise that nothing guides, above samples of eight classes."""
         if not self.settings.sample_steps:
             return None
-        settings = replace(self.kept.ascent, start_time=0.0, screen=0, steps=self.settings.sample_steps)
+        settings = replace(own_settings(self.kept), start_time=0.0, screen=0, steps=self.settings.sample_steps)
         count = len(SHOWN)
         free = sample(
             self.kept, self.kept.start(count), settings, range(count), torch.ones(count, device=self.device),

@@ -204,8 +204,7 @@ def test_bad_checkpoints_are_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Cut short, changed, and foreign files are refused before anything is written."""
-    from dgn.priors import DEFAULT
-    from dgn.resources import resource
+    from dgn.resources import DEFAULT, resource
 
     monkeypatch.chdir(tmp_path)
     whole = (resource("pretrained") / DEFAULT / "generator.safetensors").read_bytes()

@@ -256,7 +256,7 @@ def test_wandb_mode(
     """As Weights & Biases understands it, where the command says nothing of tracking."""
     monkeypatch.setenv("WANDB_MODE", mode)
     seen: list[str] = []
-    monkeypatch.setattr("dgn.cli.common.Tracker", lambda mode, *_, **__: seen.append(mode) or no_tracker())
+    monkeypatch.setattr("dgn.cli.manifest.Tracker", lambda mode, *_, **__: seen.append(mode) or no_tracker())
     job = [word for word in TINY["ablate"] if word != "tracking=off"]
     assert main(["ablate", *job, *words, "out=run"]) == 0
     assert (seen != ["off"]) == tracked and len(seen) == 1

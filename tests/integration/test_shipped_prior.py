@@ -7,8 +7,7 @@ import torch
 
 import dgn
 from dgn.evaluation.judges import Judge, load_judge
-from dgn.priors import DEFAULT, shipped_priors
-from dgn.resources import resource
+from dgn.resources import DEFAULT, resource, shipped_priors
 
 CLASSES = ["goldfish", "zebra", "school bus", "strawberry", "pizza", "daisy", "hummingbird", "volcano"]
 

@@ -355,7 +355,7 @@ class FixedSize(nn.Module):
 
 def test_a_network_of_one_size_is_climbed_at_that_size() -> None:
     fixed, prior = Network(FixedSize(), 16, name="fixed"), PixelPrior(16)
-    prior.ascent = replace(prior.ascent, input_size=12)
+    prior.ascent = {"input_size": 12}
     assert synthesize(fixed, [1], prior, steps=3, **FP32).settings.input_size is None
     with pytest.raises(dgn.DgnError, match="can't see images of 20 px; its own size is input_size=16"):
         synthesize(fixed, [1], prior, steps=3, input_size=20)

@@ -14,7 +14,6 @@ from conftest import small_generator
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.files.tensors import load_tensors
 from dgn.images.reading import list_images
@@ -51,7 +50,7 @@ def flow() -> Flow:
 
 @pytest.fixture
 def prior(components: Components, flow: Flow) -> FlowPrior:
-    return FlowPrior(GeneratorPrior(small_generator()), components, 16, AscentSettings(rule="sample"), flow)
+    return FlowPrior(GeneratorPrior(small_generator()), components, 16, flow)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import dgn
 from dgn.ascent.loop import climb
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.common import Bar
+from dgn.cli.bar import Bar
 from dgn.cli.tracking import Tracker
 from dgn.network.fast.convolution import Convolution
 from dgn.network.fast.fused import find_groups, fuse
@@ -310,7 +310,7 @@ def test_a_step_that_is_shown_and_logged_waits_for_nothing(
             unread.remove(self)
             return super().read()
 
-    monkeypatch.setattr("dgn.cli.common.Readback", Slow)
+    monkeypatch.setattr("dgn.cli.bar.Readback", Slow)
     units, curves = parse_units(["ant", "bee"], network), Curves()
     history: list[list[float]] = []
     with Bar("pixel", units, [0], True, curves) as bar:  # type: ignore[arg-type]
@@ -336,7 +336,7 @@ def test_a_step_that_nobody_sees_is_not_read(network: Network, monkeypatch: pyte
     def read(_: Tensor) -> None:
         raise AssertionError("asked for")
 
-    monkeypatch.setattr("dgn.cli.common.Readback", read)
+    monkeypatch.setattr("dgn.cli.bar.Readback", read)
     units = parse_units(["ant", "bee"], network)
     with Bar("pixel", units, [0], False, Tracker("off", tmp_path, {})) as bar, NoLooking():
         for i in range(11):

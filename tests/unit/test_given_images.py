@@ -15,7 +15,6 @@ from dgn.analysis.ablation.ablation import ablate, curves
 from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.facets import late_features
 from dgn.ascent.starts import given_start
-from dgn.cli.common import result_rows
 from dgn.errors import DgnError
 from dgn.evaluation.judges import Judge
 from dgn.evaluation.reference import activations_of_all
@@ -24,6 +23,7 @@ from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
+from dgn.report.table import result_rows
 
 BYTES = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 FLOATS = BYTES.float() / 255

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,8 +279,9 @@ def test_direction_from_a_file(network: Network, tmp_path: Path) -> None:
 
 
 def test_units_before_the_code_layer_are_said(network: Network) -> None:
-    prior = GeneratorPrior(small_generator(), 16)
-    prior.code_layer = ("small", "block")
+    generator = small_generator()
+    generator.config = replace(generator.config, network="small", layer="block")
+    prior = GeneratorPrior(generator, 16)
     result = dgn.synthesize(network, ["stem:1", "ant"], prior=prior, steps=1, fit="resize")
     assert len(result.warnings) == 1 and result.warnings[0].startswith("stem:1: before block")
 

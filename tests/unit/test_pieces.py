@@ -16,11 +16,11 @@ import torch
 from conftest import ALONE
 
 import dgn.synthesis
-from dgn.cli.common import result_rows
 from dgn.errors import DgnError
 from dgn.files.storage import join_tensors, lock, write_atomic
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
+from dgn.report.table import result_rows
 from dgn.runs.writer import Writer
 from dgn.synthesis import join, out_of_memory, pieces, plan, synthesize
 

@@ -242,9 +242,9 @@ def test_a_job_goes_on_in_the_precision_that_it_began_in(
 
     real = Plan.climb
     monkeypatch.setattr(Plan, "climb", climb)
-    monkeypatch.setattr("dgn.synthesis.choose", lambda *_: "bf16")
+    monkeypatch.setattr("dgn.ascent.resolve.choose", lambda *_: "bf16")
     assert main(job) == 130
-    monkeypatch.setattr("dgn.synthesis.choose", lambda *_: "fp32")
+    monkeypatch.setattr("dgn.ascent.resolve.choose", lambda *_: "fp32")
     assert main(job) == 0
     assert climbed == ["bf16"] * 4
     assert json.loads(Path("run/manifest.json").read_text())["ascent"]["pixel"]["precision"] == "bf16"

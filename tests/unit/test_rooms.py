@@ -16,7 +16,6 @@ FLOORS = [
     ["images"],
     ["network"],
     ["units"],
-    ["ascent.named", "ascent.transforms", "ascent.operators", "ascent.penalties", "ascent.settings"],
     ["priors"],
     ["ascent"],
     ["synthesis"],

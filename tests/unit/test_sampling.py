@@ -29,7 +29,7 @@ def prior(components: Components) -> GaussianPrior:
     generator = small_generator()
     generator.code_min.fill_(-1e6)  # the range of real codes, which would cut a Gaussian's tails off
     generator.code_max.fill_(1e6)
-    return GaussianPrior(GeneratorPrior(generator, sigmas=1e6), components, 16, SETTINGS)
+    return GaussianPrior(GeneratorPrior(generator, sigmas=1e6), components, 16)
 
 
 def covariance(components: Components) -> Tensor:

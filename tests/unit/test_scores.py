@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.analysis.ablation.ablation import ablate, curves
-from dgn.cli.common import result_rows
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.network.scores import SCORES, applied, form_of, log_probabilities
 from dgn.priors.pixel import PixelPrior
+from dgn.report.table import result_rows
 from dgn.units.units import Reader
 
 

@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 import dgn
 from dgn.ascent.loop import climb
+from dgn.ascent.own import own_settings
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
-from dgn.cli.common import Bar
+from dgn.cli.bar import Bar
 from dgn.network.network import Network
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
@@ -164,7 +165,7 @@ def test_reading_starts_is_told_once(
     assert sum(read) == first[-1][1] + second[-1][1]
 
     shown = []
-    monkeypatch.setattr("dgn.cli.common.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
+    monkeypatch.setattr("dgn.cli.bar.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
     with Bar("generator", units, [0, 1], True) as bar:
         bar.reading(32, 96)
         assert (shown[-1].desc, shown[-1].n, shown[-1].total) == ("generator, starts", 32, 96)
@@ -190,8 +191,8 @@ def test_centres_that_are_not_finite_are_not_chosen() -> None:
 
 def test_an_ascent_begins_at_its_centre(network: Network) -> None:
     prior = with_centres()
-    climbing = prior.settings_for("adam")
-    assert climbing.screen and climbing.starts == 1 and prior.ascent.screen
+    climbing = own_settings(prior, "adam")
+    assert climbing.screen and climbing.starts == 1 and own_settings(prior).screen
     short = {"rule": "adam", "steps": 1, "refine_steps": 0, "input_size": 48, "reencode": 0.0, **FP32}
     units = parse_units(["ant", "bee"], network)
     result = synthesize(network, units, prior, seeds=[0, 1], screen=64, **short)
@@ -231,8 +232,8 @@ def test_screening_that_cannot_be(network: Network) -> None:
         synthesize(network, ["ant"], with_centres(), screen=-1)
     old = replace(with_centres().components, centres=torch.zeros(0))
     prior = ComponentsPrior(small_generator(), old, 32)
-    climbing = prior.settings_for("adam")
-    assert prior.centres is None and prior.ascent.screen == climbing.screen == 0 and climbing.starts == 4
+    climbing = own_settings(prior, "adam")
+    assert prior.centres is None and own_settings(prior).screen == climbing.screen == 0 and climbing.starts == 4
 
 
 class NanAbove(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
+from dgn.ascent.own import own_settings
 from dgn.errors import DgnError
 from dgn.files.tensors import load_tensors
 from dgn.images.reading import crop, decode, list_images
@@ -430,7 +431,7 @@ def test_centres_travel_with_the_training(images: Path, tmp_path: Path) -> None:
         train(images, tmp_path / str(groups), replace(SMALL, steps=1, centres=groups), progress=False)
         components, _ = load_components(tmp_path / str(groups) / "components.safetensors")
         assert len(components.centres) <= groups and (len(components.centres) > 0) == (groups > 0)
-        assert load_prior(tmp_path / str(groups)).ascent.screen == (512 if groups else 0)
+        assert own_settings(load_prior(tmp_path / str(groups))).screen == (512 if groups else 0)
 
 
 def test_settings_that_do_not_fit() -> None:

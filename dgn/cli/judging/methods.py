@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.common import Bar, plain
+from dgn.cli.bar import Bar
+from dgn.cli.manifest import plain
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
 from dgn.evaluation.reference import Made

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.common import plain
+from dgn.cli.manifest import plain
 from dgn.evaluation.figures import METRICS, Figure, differences, table
 from dgn.evaluation.reference import COMMON_SIZE, Made
 from dgn.files.storage import write_atomic

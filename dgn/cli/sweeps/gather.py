@@ -11,15 +11,15 @@ from typing import Any
 
 from PIL import Image
 
-from dgn.cli.common import MOST_CELLS, grid_cells, write_page
 from dgn.cli.sweeps.job import records
 from dgn.cli.sweeps.resume import hold
 from dgn.errors import DgnError
 from dgn.files.folders import read_facts
 from dgn.files.ledger import Ledger, foreign
 from dgn.files.storage import write_atomic
-from dgn.report.gallery import inside, read_run
+from dgn.report.gallery import inside, read_run, write_page
 from dgn.report.grid import grid
+from dgn.report.table import MOST_CELLS, grid_cells
 from dgn.runs.patterns import writes
 from dgn.runs.run import COLUMNS, Run, now, png, table_bytes
 

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dgn.cli.common import open_tracker
+from dgn.cli.manifest import open_tracker
 from dgn.cli.tracking import Tracker
 from dgn.errors import DgnError
 from dgn.files.folders import check_folder, new_folder, read_facts

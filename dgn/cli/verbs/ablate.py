@@ -14,7 +14,8 @@ import torch
 from tqdm import tqdm
 
 from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves
-from dgn.cli.common import new_manifest, open_network, plain
+from dgn.cli.chosen import open_network
+from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
 from dgn.errors import DgnError
 from dgn.files.listing import printable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -12,11 +11,14 @@ from tqdm import tqdm
 
 from dgn.analysis.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples, search_warnings
 from dgn.analysis.receptive import Box
-from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain, warn
+from dgn.cli.chosen import open_network
+from dgn.cli.data import open_data
+from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
 from dgn.errors import DgnError, nearest
 from dgn.network.network import Network
 from dgn.report.grid import Cell, grid
+from dgn.report.table import MOST_CELLS
 from dgn.runs.run import Run, now, to_image
 from dgn.units.selection import select_units
 
@@ -55,32 +57,6 @@ def run(config: Any) -> None:
         tracker.picture("examples", picture)
         tracker.examples(rows, folder.folder)
     print(picture)
-
-
-_PICKLED = ("LSUN", "LSUNClass")
-"""Data sets that unpickle unchecked files (those of CIFAR are pickles too, but torchvision checks their digests)."""
-
-
-def open_data(config: Any, network: Network) -> Squares:
-    """The images: a folder, tar files, or a data set of torchvision."""
-    if config.torchvision is None:
-        if config.root is None:
-            raise DgnError("no images given; give data.root=FOLDER, or data.torchvision=NAME with data.root=ITS_FOLDER")
-        return Squares(Path(str(config.root)), network.sight)
-    import torchvision.datasets as known
-
-    name = str(config.torchvision)
-    if name not in known.__all__:
-        raise DgnError(f"torchvision has no data set {name!r}{nearest(name, known.__all__)}")
-    if name in _PICKLED:
-        raise DgnError(f"torchvision's {name} unpickles a file beside its images: give data.root=FOLDER instead")
-    options = {"root": str(config.root or "."), **plain(config.options)}
-    try:
-        source = getattr(known, name)(**options)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DgnError(f"torchvision's {name} can't be opened: {first} (options: data.options)") from error
-    return Squares(source, network.sight)
 
 
 def _keep(

@@ -13,25 +13,18 @@ from tqdm import tqdm
 from dgn.analysis.examples import Squares, find_examples, search_warnings
 from dgn.analysis.facets import Facets, check_facets, find_facets, late_features, mean_codes, mean_images
 from dgn.ascent.rules import written_for
-from dgn.cli.common import (
-    LOOKED_AT,
-    Bar,
-    choose_priors,
-    keep_images,
-    new_manifest,
-    open_network,
-    plain,
-    result_rows,
-    warn,
-    write_gallery,
-)
+from dgn.cli.bar import Bar
+from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
+from dgn.cli.data import open_data
+from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
-from dgn.cli.verbs.examples import open_data
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.files.storage import write_atomic
 from dgn.network.network import Network
 from dgn.report.figure import Matrix, draw_matrix, render
+from dgn.report.gallery import write_gallery
+from dgn.report.table import keep_images, result_rows
 from dgn.runs.run import now, to_image
 from dgn.synthesis import join, plan
 from dgn.units.units import Unit, parse_units

@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dgn.cli.common import plain, write_gallery
+from dgn.cli.manifest import plain
 from dgn.errors import DgnError
 from dgn.files.ledger import is_page
+from dgn.report.gallery import write_gallery
 
 
 def run(config: Any) -> None:

@@ -16,20 +16,9 @@ from typing import Any
 import torch
 
 from dgn.ascent.rules import written_for
-from dgn.cli.common import (
-    MOST_CELLS,
-    Bar,
-    choose_priors,
-    choose_seeds,
-    grid_cells,
-    new_manifest,
-    open_network,
-    open_tracker,
-    plain,
-    result_rows,
-    warn,
-    write_gallery,
-)
+from dgn.cli.bar import Bar
+from dgn.cli.chosen import choose_priors, choose_seeds, open_network
+from dgn.cli.manifest import new_manifest, open_tracker, plain, warn
 from dgn.cli.objective import check_objective, summarise
 from dgn.cli.sweeps.resume import ending, open_job, say_continuing
 from dgn.cli.tracking import Tracker
@@ -39,7 +28,9 @@ from dgn.images.fit import Sight
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
+from dgn.report.gallery import write_gallery
 from dgn.report.grid import Cell, grid
+from dgn.report.table import MOST_CELLS, grid_cells, result_rows
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
 from dgn.runs.run import Run, now, to_image
@@ -82,6 +73,7 @@ def run(config: Any) -> float:
     manifest = new_manifest(
         "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
         ascent={job.prior.name: asdict(job.settings) for job in jobs},
+        changed={job.prior.name: job.changed for job in jobs},
         starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
     )  # fmt: skip
     entries = plain(config.prior)

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dgn.cli.common import choose_device, plain
+from dgn.cli.chosen import choose_device
+from dgn.cli.manifest import plain
 from dgn.cli.network import network_facts
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode

@@ -1,0 +1,147 @@
+"""What a job's configuration chooses: device, network, priors, seeds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dgn.ascent.resolve import choose_ascent
+from dgn.ascent.settings import AscentSettings
+from dgn.cli.changes import stamp
+from dgn.cli.manifest import plain
+from dgn.cli.network import load_chosen, network_key
+from dgn.cli.schema import PriorConfig
+from dgn.cli.tracking import check_mode
+from dgn.cli.trust import build_module
+from dgn.errors import DgnError, nearest
+from dgn.images.fit import canvas_size, parse_size
+from dgn.network.network import Network
+from dgn.priors import CANVASES, Prior, load_prior
+from dgn.synthesis import default_batch
+
+
+def choose_device(name: str, threads: int | None) -> str:
+    """``auto`` is CUDA where there is one; an unknown or absent device is refused."""
+    if threads is not None:
+        if threads < 1:
+            raise DgnError(f"threads is {threads}, expected a whole number above 0")
+        torch.set_num_threads(threads)
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise DgnError(f"no device {name!r}; expected auto, cpu, cuda or cuda:INDEX") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise DgnError(f"device={name} was asked for, but this machine has no CUDA; use device=cpu")
+    return name
+
+
+def settle_batch(config: Any, device: str) -> None:
+    """``batch=null`` becomes the device's own."""
+    if "batch" in config and config.batch is None:
+        config.batch = default_batch(torch.device(device))
+
+
+LOOKED_AT = 32
+"""Images that a network looks at together for what is not climbed, at most: nothing halves these batches."""
+
+
+def open_network(config: Any) -> tuple[Network, str]:
+    """The network under study on its device; the device and the tracking mode are checked first."""
+    check_mode(str(config.tracking.mode))
+    device = choose_device(config.device, config.threads)
+    key = network_key(config.network, device)
+    if key not in _NETWORKS:
+        _NETWORKS.clear()
+        _NETWORKS[key] = load_chosen(config.network, device)
+    settle_batch(config, device)
+    return _NETWORKS[key], device
+
+
+_NETWORKS: dict[str, Network] = {}
+"""The last network: the jobs of a sweep that run in one process load it once."""
+
+
+_PRIORS: dict[str, Prior] = {}
+"""The last priors, likewise."""
+
+
+MOST_PRIORS = 4
+
+
+def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
+    values, channels, size = plain(entry), network.channels, plain(entry)["size"]
+    if size is not None:
+        parse_size(size, f"prior.{name}.size")
+    if str(entry.path) in CANVASES:
+        size = canvas_size(size, network.input_size)
+    paths = [entry.path, entry.weights, *(Path(str(entry.path)) / f"{kind}.safetensors" for kind in PRIOR_FILES)]
+    key = json.dumps([values, channels, size, [stamp(path) for path in paths]], sort_keys=True, default=str)
+    if key not in _PRIORS or entry.module is not None:
+        while len(_PRIORS) >= MOST_PRIORS:
+            _PRIORS.pop(next(iter(_PRIORS)))
+        _PRIORS[key] = load_prior(
+            entry.path, size=size, space=entry.space, channels=channels, weights=entry.weights,
+            options=plain(entry.options), module=_module(name, entry.module, trust),
+        )  # fmt: skip
+    prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
+    prior.name = name
+    prior.ascent = {**prior.ascent, **plain(entry.ascent)}
+    AscentSettings().with_changes(dict(prior.ascent))
+    return prior
+
+
+PRIOR_FILES = ("generator", "components", "flow")
+
+
+def choose_seeds(config: Any) -> list[int]:
+    """``seeds`` seeds from ``seed`` on."""
+    if config.seeds < 1:
+        raise DgnError(f"seeds is {config.seeds}, expected a whole number above 0")
+    return list(range(config.seed, config.seed + config.seeds))
+
+
+def choose_priors(config: Any, network: Network) -> list[tuple[Prior, AscentSettings]]:
+    """The priors that were chosen, each with the settings of its ascent."""
+    if not config.prior:
+        raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
+    changes = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
+    climbs = []
+    for name, given in config.prior.items():
+        entry = _prior_entry(str(name), given)
+        prior = _open_prior(str(name), entry, network, config.trust)
+        climbs.append((prior, choose_ascent(prior, config.ascent.preset, **changes)))
+    return climbs
+
+
+def _module(name: str, config: Any, trust: bool) -> Any:
+    """The module of a prior that names one; see :mod:`dgn.cli.trust`."""
+    if config is None:
+        return None
+    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    return build_module(f"prior.{name}.module", values, trust=trust)
+
+
+def _prior_entry(name: str, given: Any) -> Any:
+    """One prior's configuration, its name, its keys and their types checked."""
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):  # files are called by it
+        raise DgnError(f"no prior can be called {name[:80]!r}: a name has up to 64 letters, digits and _")
+    if not isinstance(given, DictConfig) or given.get("path") is None:
+        raise DgnError(f"prior.{name} has no path; give prior.{name}.path=PATH, the name or path of a prior")
+    known = [field.name for field in fields(PriorConfig)]
+    for key in given:
+        if key not in known:
+            raise DgnError(f"no key 'prior.{name}.{key!s}'{nearest(str(key), known)}")
+    try:
+        return OmegaConf.merge(OmegaConf.structured(PriorConfig), given)
+    except OmegaConfBaseException as error:
+        raise DgnError(f"prior.{name}: {str(error).splitlines()[0]}") from None

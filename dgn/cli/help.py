@@ -1,0 +1,160 @@
+"""``dgn VERB --help``: every key with what it is and the value that will be used, read from the schema's docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, NamedTuple, get_type_hints
+
+from omegaconf import OmegaConf
+
+from dgn.ascent.own import family_settings
+from dgn.ascent.settings import AscentSettings, preset
+from dgn.cli.compose import compose
+from dgn.cli.schema import VERBS, AscentConfig, PriorConfig
+from dgn.resources import prior_family, resource
+
+HOW = {
+    "ascent", "training", "batch", "device", "threads", "trust", "compile", "seed", "components", "tsne", "layer",
+    "size", "stride", "fill", "curve_steps", "curve_fill",
+}  # fmt: skip
+WHERE = {"out", "resume", "progress", "tracking", "launcher", "frames", "title", "objective", "width", "shown",
+         "checkpoint_minutes"}  # fmt: skip
+SECTIONS = ("What", "How", "Where to, and what is kept")
+FLAGS = ("-h", "--help")
+
+
+class Row(NamedTuple):
+    """A key, what it is, and the value that will be used (empty: its text says it)."""
+
+    key: str
+    text: str
+    value: str = ""
+
+
+def described(settings: type) -> dict[str, str]:
+    """The fields of a dataclass as their docstrings tell: name -> text, those of its bases too."""
+    texts: dict[str, str] = {}
+    for owner in reversed(settings.__mro__):
+        lines = inspect.cleandoc(owner.__dict__.get("__doc__") or "").partition("Attributes:\n")[2].splitlines()
+        block = textwrap.dedent("\n".join(lines))
+        for found in re.finditer(r"^(\w[\w, ]*): (.*(?:\n +.*)*)", block, re.MULTILINE):
+            for name in found[1].split(", "):
+                texts[name] = " ".join(found[2].split())
+    return texts
+
+
+def brief(text: str) -> str:
+    """The first sentence, and what null means, without markup."""
+    first, *others = re.split(r"(?<=\.) (?=[A-Z]|null:)", text.replace("None:", "null:"))
+    kept = [first, *(other for other in others if other.startswith("null:"))]
+    return re.sub(r":\w+:`[\w.]+\.(\w+)`", r"\1", " ".join(kept)).replace("``", "").rstrip(".")
+
+
+def help_of(verb: str, what: str, words: Sequence[str]) -> str:
+    """The whole text.
+
+    Args:
+        verb: of the command.
+        what: it does, in a line.
+        words: overrides beside ``--help``: the values are those with them.
+
+    Raises:
+        DgnError: Hydra can't compose them.
+    """
+    config = compose(verb, [word for word in words if word not in FLAGS])
+    rows = list(_rows(VERBS[verb], OmegaConf.to_container(config, throw_on_missing=False)))
+    lines = [f"dgn {verb}: {what}", "", f"usage: dgn {verb} [KEY=VALUE ...] [-m]", ""]
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    for title, kept in zip(SECTIONS, _grouped(rows, list(VERBS[verb].__annotations__)), strict=True):
+        if kept:
+            lines += [title, *(line for row in kept for line in _shown(row, width)), ""]
+    lines += [
+        "KEY=VALUE shows the value that will be used. -m: a job for each of several values, KEY=A,B.",
+        f"Hydra's own flags: dgn {verb} --hydra-help",
+    ]
+    return "\n".join(lines)
+
+
+def _grouped(rows: Sequence[Row], own: Sequence[str]) -> tuple[list[Row], list[Row], list[Row]]:
+    """What, how and where to; the verb's own keys first, the network's last."""
+    groups: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
+    for row in sorted(rows, key=lambda row: (_group(row) not in own, _group(row) == "network")):
+        groups[1 if _group(row) in HOW else 2 if _group(row) in WHERE else 0].append(row)
+    return groups
+
+
+def _group(row: Row) -> str:
+    return row.key.split(".")[0].split("=")[0]
+
+
+def _rows(schema: type, values: Any, prefix: str = "") -> Iterator[Row]:
+    """The keys of a schema, with those inside of them."""
+    texts, hints = described(schema), get_type_hints(schema)
+    for name in (item.name for item in fields(schema)):
+        key, value, text = f"{prefix}{name}", values.get(name), brief(texts.get(name, ""))
+        if name == "verb":
+            continue
+        choices = sorted(path.stem for path in (resource("conf") / name).glob("*.yaml")) if not prefix else []
+        if choices:
+            yield Row(f"{name}=NAME", f"{text + ': ' if text else ''}{', '.join(choices)}")
+        if hints[name] is AscentConfig:
+            yield from _ascent(values, prefix)
+        elif name == "prior" and not prefix:
+            for prior, entry in value.items():
+                given = {part: entry[part] for part in described(PriorConfig) if entry.get(part) not in (None, {})}
+                yield from (Row(f"prior.{prior}.{part}", brief(described(PriorConfig)[part]), _said(own))
+                            for part, own in given.items())  # fmt: skip
+        elif is_dataclass(hints[name]):
+            yield from _rows(hints[name], value, f"{key}.")  # type: ignore[arg-type]
+        elif isinstance(value, Mapping) and choices:
+            yield from (Row(f"{key}.{part}", "", _said(own)) for part, own in value.items())
+        else:
+            yield Row(key, text, _said(value))
+
+
+def _ascent(values: Mapping[str, Any], prefix: str) -> Iterator[Row]:
+    """The ascent's settings, each with what every prior will do."""
+    given = dict(values["ascent"])
+    name = given.pop("preset")
+    yield Row("ascent.preset", "a named set of settings, which ascent=NAME chooses", name or "")
+    used: dict[str, AscentSettings] = {}
+    for prior, entry in values.get("prior", {}).items():
+        family = prior_family(str(entry["path"]), str(entry.get("space", "auto")))
+        own = family_settings(family, entry.get("ascent") or {}, given["rule"])
+        used[prior] = (preset(name) if name else own).with_changes(given)
+    for setting, text in described(AscentSettings).items():
+        numbers = {prior: _said(getattr(settings, setting)) for prior, settings in used.items()}
+        same = len(set(numbers.values())) <= 1
+        if same:
+            yield Row(f"ascent.{setting}", brief(text), next(iter(numbers.values()), ""))
+        else:
+            each = ", ".join(f"{prior} {number or 'null'}" for prior, number in numbers.items())
+            yield Row(f"ascent.{setting}", f"{brief(text)} [{each}]")
+
+
+def _said(value: Any) -> str:
+    """A value as one would write it; empty for null, whose meaning the text says."""
+    if value is None or value == {} or value == "???":
+        return ""
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(str(part) for part in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_said(own)}' for key, own in value.items())}}}"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _shown(row: Row, width: int) -> Iterator[str]:
+    """A row's lines: the key with its value, and beside it the text."""
+    key, column = f"{row.key}={row.value}" if row.value else row.key, 30
+    inside = len(key) <= column - 4
+    lines = textwrap.wrap(row.text, width - column, break_on_hyphens=False) or [""]
+    if inside:
+        yield f"  {key:<{column - 2}}{lines[0]}".rstrip()
+    else:
+        yield from textwrap.wrap(key, width - 2, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+    yield from (f"{'':<{column}}{line}" for line in lines[inside:] if line)

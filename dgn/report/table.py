@@ -1,0 +1,84 @@
+"""The table of an ascent, and the grid's cells that are made from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dgn.network.layout.survey import OUTPUT
+from dgn.network.network import Network
+from dgn.network.scores import log_probabilities
+from dgn.network.steady import steadiness
+from dgn.report.grid import Cell
+from dgn.runs.run import Run, to_image
+from dgn.synthesis import Synthesis, in_batches
+
+
+@torch.no_grad()
+def result_rows(result: Synthesis, network: Network, seconds: float, batch: int | None = None) -> list[dict[str, Any]]:
+    """The table's rows; probability and rank are the network's own, of output units.
+
+    Args:
+        result, network: what was climbed.
+        seconds: that it took.
+        batch: images that the network sees at once, fewer where memory is full; None for all of them.
+    """
+    classes = [unit.class_index for unit in result.units]
+    logits = None
+    if network.scores != "none" and any(target is not None for target in classes):
+        logits = in_batches(
+            lambda images: network(images.to(network.device)).float().cpu(), result.images,
+            steadiness(network, [OUTPUT]).batch(batch or len(classes)),
+        )  # fmt: skip
+    rows = []
+    for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
+        probability: float | str = ""
+        rank: int | str = ""
+        log_probability: float | None = None
+        if logits is not None and target is not None and logits.dim() == 2:
+            log_probability = float(log_probabilities(logits[index], network.scores)[target])
+            probability = round(math.exp(log_probability), 6)
+            rank = int((logits[index] > logits[index, target]).sum()) + 1
+        frozen = int(result.frozen_at[index])
+        rows.append({
+            "unit": unit.name, "prior": result.prior, "seed": seed,
+            "activation": round(float(result.activations[index]), 5), "probability": probability, "rank": rank,
+            "steps": result.history.shape[0], "frozen_at": "" if frozen < 0 else frozen,
+            "seconds": round(seconds / len(result.units), 3),
+            "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png", "log_probability": log_probability,
+        })  # fmt: skip
+    return rows
+
+
+def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seeds: int) -> list[Cell]:
+    """Write the images; returns the grid's cells."""
+    for image, row in zip(result.images, rows, strict=True):
+        folder.write_picture(row["image"], to_image(image))
+    return grid_cells(folder.folder, rows, seeds)
+
+
+MOST_CELLS = 512
+"""Images in a grid."""
+
+
+def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suffix: str = "") -> list[Cell]:
+    """The grid's cells, whose images are read from their files one by one when it is drawn.
+
+    Args:
+        folder: in which the images are.
+        rows: of the table.
+        seeds: how many there are; of several, each has a row of its own.
+        suffix: to the row's name.
+    """
+    cells = []
+    for row in rows:
+        caption = f"{float(row['activation']):.1f}"
+        if row["probability"] not in ("", None):
+            caption += f"   p {float(row['probability']):.2f}"
+        label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
+        cells.append(Cell(str(row["unit"]), label + suffix, folder / str(row["image"]), caption))
+    return cells

@@ -1,0 +1,66 @@
+"""``dgn VERB --help``: every key with a line and the value that will be used, without torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from dgn.ascent.own import OWN
+from dgn.cli.help import brief, described, help_of
+from dgn.cli.main import VERBS
+from dgn.cli.schema import VERBS as SCHEMAS
+from dgn.cli.schema import AscentConfig, TrainingConfig
+from dgn.errors import DgnError
+
+
+def shown(verb: str, *words: str) -> dict[str, str]:
+    """The help's keys with their values; empty where a text says it."""
+    return dict(re.findall(r"^  (\S+?)(?:=(.*?))?(?:  .*)?$", help_of(verb, "", words), re.MULTILINE))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_key_has_a_line(verb: str) -> None:
+    texts = described(SCHEMAS[verb])
+    names = set(SCHEMAS[verb].__dataclass_fields__) - {"verb"}
+    assert not [name for name in names if not brief(texts.get(name, ""))]
+    assert names <= {key.split(".")[0] for key in shown(verb)}
+
+
+def test_values_are_those_that_will_be_used() -> None:
+    flow = OWN["flow"][0]
+    usual = shown("synthesize", "prior=dgn")
+    assert usual["ascent.steps"] == str(flow.steps) and usual["ascent.rule"] == "sample" and usual["seeds"] == "1"
+    assert shown("synthesize", "prior=dgn", "ascent.steps=7")["ascent.steps"] == "7"
+    assert shown("synthesize", "prior=climbed")["ascent.rule"] == "adam"
+    assert shown("synthesize", "prior=dgn", "ascent=nguyen2016")["ascent.lr"] == "8"
+    both = help_of("synthesize", "", ["prior=[dgn,pixel]"])
+    assert re.sub(r"\s+", " ", both).count(f"[dgn {flow.steps}, pixel 100]") == 1
+
+
+def test_a_key_that_is_none_is_refused() -> None:
+    with pytest.raises(DgnError, match="no key 'sedes'"):
+        help_of("synthesize", "", ["sedes=3"])
+
+
+def test_the_ascents_schema_has_every_setting() -> None:
+    from dgn.ascent.settings import AscentSettings
+
+    assert set(AscentConfig.__dataclass_fields__) == {*AscentSettings.__dataclass_fields__, "preset"}
+    assert set(described(AscentSettings)) == set(AscentSettings.__dataclass_fields__)
+
+
+def test_the_trainings_schema_has_every_setting() -> None:
+    from dgn.training.flow import FlowSettings
+    from dgn.training.settings import TrainSettings
+
+    both = {*TrainSettings.__dataclass_fields__, *FlowSettings.__dataclass_fields__}
+    assert set(TrainingConfig.__dataclass_fields__) == both - {"network", "seed"}
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from dgn.cli.main import main; main(['synthesize', '--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
