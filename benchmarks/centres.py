@@ -39,18 +39,13 @@ def main() -> None:
     batches = StepBatches(list_images(options.data), config.image_size, BATCH, 103)
 
     def seen() -> Iterator[tuple[Tensor, Tensor]]:
-        for step in range(options.images // BATCH):
+        for step in tqdm(range(options.images // BATCH), unit="batch"):
             images = batches[step][0].float() / 255
             read = encoder.maps(reduced(images, config), [config.layer, late])
             feature = read[late].flatten(2).mean(2) if read[late].dim() > 2 else read[late]
             yield encode(read[config.layer].float(), config.code), feature
 
-    with tqdm(total=options.images, unit="image") as bar:
-
-        def advance(done: int) -> None:
-            bar.update(done - bar.n)
-
-        components.centres = measure_centres(seen(), generator, components, options.groups, advance)
+    components.centres = measure_centres(seen(), generator, components, options.groups)
     save_components(options.folder / "components.safetensors", components, {**meta, "centre_images": options.images})
     print(f"{len(components.centres)} centres")
 

@@ -22,6 +22,7 @@ from dgn.errors import DgnError
 from dgn.files.channel import ahead
 from dgn.files.listing import counted
 from dgn.files.storage import digest
+from dgn.files.tensors import load_tensors, save_tensors
 from dgn.guest import guest
 from dgn.images.fit import Sight
 from dgn.images.items import seen_item
@@ -29,7 +30,6 @@ from dgn.images.reading import Entry, decode, list_images, reason
 from dgn.network.facts import told
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
-from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.runs.run import to_bytes
 from dgn.units.units import BatchReader, Unit, layers_of
 

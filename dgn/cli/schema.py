@@ -166,7 +166,7 @@ class RealConfig:
 
 @dataclass
 class TrainingConfig:
-    """See ``dgn.training.settings.TrainSettings``, and with ``prior`` ``dgn.training.flow.FlowSettings``; what is null
+    """See ``dgn.training.settings.TrainSettings``, and with ``prior`` ``dgn.training.settings.FlowSettings``; what is null
     keeps its default."""
 
     prior: str | None = None

@@ -1,15 +1,11 @@
-"""Naming without being told: numbered sheets for a viewer who knows neither classes nor methods, and the scores."""
+"""Numbered sheets for a viewer who knows neither classes nor methods, and the scores of the answers."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,14 +14,15 @@ from torch import Tensor
 
 from dgn.errors import DgnError
 from dgn.evaluation.metrics import Interval, mean_interval
+from dgn.evaluation.naming import right
 from dgn.images.fit import resized
 from dgn.report.grid import FAINT, INK, PAPER
-from dgn.runs.run import to_image
+from dgn.runs.run import table_bytes, to_image
 
-REST = "other thing"
-"""The kind of what is of no kind."""
 TILE, COLUMNS, ON_A_SHEET = 200, 5, 20
 """Pixels of an image on a sheet, images side by side, and images in all."""
+KEY = ("number", "sheet", "method", "class_index")
+"""Columns of ``key.csv``."""
 
 
 @dataclass(frozen=True)
@@ -44,23 +41,6 @@ class Answer:
 
     name: str
     natural: float
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """What people call things.
-
-    Attributes:
-        names: of each ImageNet class, its own.
-        above: of each class, the names of what lies between it and its kind.
-        kind: of each class.
-        words: of each kind, what people say for it.
-    """
-
-    names: list[set[str]]
-    above: list[set[str]]
-    kind: list[str]
-    words: dict[str, set[str]]
 
 
 def lay_out(methods: Mapping[str, Sequence[int]], seed: int = 0) -> list[Shown]:
@@ -107,11 +87,8 @@ def draw(shown: Sequence[Shown], images: Sequence[Tensor]) -> Image.Image:
 
 def key_text(shown: Sequence[Shown]) -> str:
     """``key.csv``: to be opened afterwards."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("number", "sheet", "method", "class_index"))
-    writer.writerows((one.number, one.sheet, one.method, one.label) for one in shown)
-    return text.getvalue()
+    rows = [dict(zip(KEY, (one.number, one.sheet, one.method, one.label), strict=True)) for one in shown]
+    return table_bytes(rows, KEY).decode()
 
 
 def read_key(path: Path) -> list[Shown]:
@@ -153,36 +130,6 @@ def read_answers(path: Path) -> dict[int, Answer]:
     return found
 
 
-@cache
-def kinds() -> Kinds:
-    """Names and kinds of ImageNet's classes, made from WordNet by ``benchmarks/kinds.py``."""
-    held = json.loads(Path(__file__).with_name("kinds.json").read_text())
-    words = {
-        kind: {_plain(word) for word in [*re.split(" or | of ", kind.removeprefix("other ")), kind, *said]}
-        for kind, said in held["kinds"].items()
-    }
-    names, above = ([{_plain(name) for name in one[part]} for one in held["classes"]] for part in ("names", "above"))
-    return Kinds(names, above, [one["kind"] for one in held["classes"]], words)
-
-
-def right(answer: str, label: int) -> str:
-    """``"exactly"`` where a class is called by a name of its own, ``"in kind"`` where its kind or another of that kind
-    is named, ``""`` where neither is.
-
-    An answer may hold several words ("a yellow school bus"); a name counts where all of its words are in it, in order.
-    """
-    known, said = kinds(), _plain(answer)
-    if any(_within(name, said) for name in known.names[label]):
-        return "exactly"
-    kind = known.kind[label]
-    if kind == REST:
-        return ""
-    alike = known.words[kind] | known.above[label]
-    if not kind.startswith("other"):
-        alike = alike.union(*(names for names, other in zip(known.names, known.kind, strict=True) if other == kind))
-    return "in kind" if any(_within(name, said) for name in alike) else ""
-
-
 @dataclass(frozen=True)
 class Score:
     """How a viewer fared with a method: shares named exactly and exactly or in kind, and the rating, with intervals."""
@@ -207,12 +154,12 @@ def score(key: Sequence[Shown], answers: Mapping[int, Answer]) -> list[Score]:
     for method in sorted({one.method for one in key}):
         own = [one for one in key if one.method == method]
         verdicts = [right(answers[one.number].name, one.label) for one in own]
-        exact, named = (
-            torch.tensor([float(verdict in good) for verdict in verdicts])
-            for good in (("exactly",), ("exactly", "in kind"))
+        columns = (
+            [verdict == "exactly" for verdict in verdicts],
+            [verdict != "" for verdict in verdicts],
+            [answers[one.number].natural for one in own],
         )
-        natural = torch.tensor([answers[one.number].natural for one in own])
-        found.append(Score(method, len(own), *(mean_interval(values) for values in (exact, named, natural))))
+        found.append(Score(method, len(own), *(mean_interval(torch.tensor(column).float()) for column in columns)))
     return found
 
 
@@ -220,25 +167,7 @@ def table(scores: Sequence[Score]) -> str:
     """The scores as Markdown, 95 % intervals in brackets."""
     lines = ["| method | images | named exactly | exactly or in kind | naturalness, 1 to 5 |", "|---|---|---|---|---|"]
     for one in scores:
-        shares = [f"{v:.0%} ({low:.0%} to {high:.0%})" for v, low, high in (one.exactly, one.named)]
+        shares = [f"{share:.0%} ({low:.0%} to {high:.0%})" for share, low, high in (one.exactly, one.named)]
         value, low, high = one.natural
         lines.append(f"| {one.method} | {one.images} | {' | '.join(shares)} | {value:.2f} ({low:.2f} to {high:.2f}) |")
     return "\n".join(lines) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Lower case, letters alone, plurals without their s."""
-    words = re.sub(r"[^a-z ]", " ", text.lower().replace("'s", "")).split()
-    return " ".join(_singular(word) for word in words)
-
-
-def _singular(word: str) -> str:
-    if word.endswith("ies") and len(word) > 4:
-        return word[:-3] + "y"
-    if word.endswith(("ches", "shes", "xes", "sses")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") and not word.endswith(("ss", "us", "is")) and len(word) > 3 else word
-
-
-def _within(name: str, said: str) -> bool:
-    return bool(name) and f" {name} " in f" {said} "

@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from dgn.analysis.examples import Squares, as_floats
 from dgn.errors import DgnError
-from dgn.evaluation.instrument import Figure, Made
+from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge
 from dgn.evaluation.metrics import cosine_distance, mean_interval
+from dgn.evaluation.reference import Made
 from dgn.files.channel import ahead
 from dgn.guest import guest
 

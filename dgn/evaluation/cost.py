@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,40 +23,51 @@ class Cost:
 
 
 @contextmanager
-def measured(device: torch.device | str = "cpu") -> Iterator[Cost]:
-    """Time and peak memory of the block: of the device on CUDA, of the process on a CPU."""
+def measured(
+    device: torch.device | str = "cpu",
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    process: Path = Path("/proc/self"),
+) -> Iterator[Cost]:
+    """Time and peak memory of the block: of the device on CUDA, of the process on a CPU.
+
+    Args:
+        device: that computes.
+        clock: seconds.
+        process: where Linux says what the process holds.
+    """
     cost, cuda = Cost(), torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = float(torch.cuda.memory_allocated(device))
     else:
-        known = _reset_peak()
-        before = _status("VmRSS")
-    started = time.perf_counter()
+        known = _reset_peak(process)
+        before = _status(process, "VmRSS")
+    started = clock()
     yield cost
     if cuda:
         torch.cuda.synchronize(device)
-    cost.seconds = time.perf_counter() - started
+    cost.seconds = clock() - started
     if cuda:
         cost.memory = torch.cuda.max_memory_allocated(device) - before
     elif known:
-        cost.memory = max(0.0, _status("VmHWM") - before)
+        cost.memory = max(0.0, _status(process, "VmHWM") - before)
 
 
-def _reset_peak() -> bool:
+def _reset_peak(process: Path) -> bool:
     """Ask Linux to forget the process's peak; says whether it did."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        (process / "clear_refs").write_text("5")
     except OSError:
         return False
     return True
 
 
-def _status(field: str) -> float:
+def _status(process: Path, field: str) -> float:
     """A field of the process's status, in bytes; 0 where there is none."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in (process / "status").read_text().splitlines():
             if line.startswith(field + ":"):
                 return float(line.split()[1]) * 1024
     except OSError:

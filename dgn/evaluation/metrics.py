@@ -6,12 +6,18 @@ Feature arguments are float tensors ``[N, D]``, one row an image.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Interval = tuple[float, float, float]
-"""A figure with the lower and the upper end of its confidence interval."""
+
+class Interval(NamedTuple):
+    """A figure with the lower and the upper end of its confidence interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
@@ -100,7 +106,7 @@ def kid(
     found = estimate(_drawn(groups or range(len(x)), resamples, generator), _counts(len(y), resamples, generator))
     found = found[found.isfinite()]  # of very few images, a resample may hold one alone, which has no pairs
     low, high = _ends(found, level) if len(found) else (torch.nan, torch.nan)
-    return float(estimate(*one)), low, high
+    return Interval(float(estimate(*one)), low, high)
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -145,14 +151,14 @@ def mean_interval(
     """
     kept = values.double().isfinite()
     if not bool(kept.any()):
-        return (float("nan"),) * 3
+        return Interval(*(float("nan"),) * 3)
     names = [name for name, keep in zip(groups or range(len(values)), kept.tolist(), strict=True) if keep]
     values = values.double()[kept]
     weights = _drawn(names, resamples, torch.Generator().manual_seed(seed))
     low, high = _ends((weights @ values) / weights.sum(1), level)
     found = torch.tensor([float(values.mean()), low, high], dtype=torch.float64)
     found = found if of is None else of(found)
-    return tuple(found.tolist())  # type: ignore[return-value]
+    return Interval(*found.tolist())
 
 
 def _drawn(names: Sequence[object], resamples: int, generator: torch.Generator) -> Tensor:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.files.tensors import load_tensors
 from dgn.images.fit import parse_size
 from dgn.priors.base import Prior, seeded_normal
-from dgn.priors.checkpoint import load_tensors
 from dgn.resources import resource
 
 FORMAT = "dgn-image-statistics-1"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from dgn.files.storage import digest, write_chunks
 from dgn.images.reading import Entry
 from dgn.network.fast.precision import autocast
 from dgn.priors.deep import GeneratorPrior
 from dgn.training.data import StepBatches, stream
+from dgn.training.state import Machine
 
 BATCH = 64
 
@@ -29,8 +31,7 @@ class Codes:
         entries: images.
         passes: codes of each image, of random crops that are mirrored half of the time.
         seed: of the crops.
-        workers: processes that decode images.
-        note: hears of (codes made, codes in all).
+        machine: by whose processes images are decoded, and whether a bar is drawn.
 
     Attributes:
         broken: names of images that could not be read and were replaced, if the file was made now.
@@ -43,9 +44,7 @@ class Codes:
         entries: Sequence[Entry],
         passes: int = 1,
         seed: int = 0,
-        *,
-        workers: int = 0,
-        note: Callable[[int, int], object] = lambda _done, _all: None,
+        machine: Machine | None = None,
     ) -> None:
         names = "\n".join(f"{entry.name}|{entry.size}" for entry in entries)
         facts = (names, digest(prior.weights()), passes, seed)
@@ -53,7 +52,7 @@ class Codes:
         self.broken: list[str] = []
         if not self.path.is_file():
             source = StepBatches(list(entries), prior.size[0], BATCH, seed)
-            write_chunks(self.path, self._made(prior, source, len(entries) * passes, workers, note))
+            write_chunks(self.path, self._made(prior, source, len(entries) * passes, machine or Machine()))
         device = prior.generator.code_mean.device
         self._rows = torch.from_numpy(np.load(self.path, mmap_mode="c"))
         if device.type == "cuda":
@@ -67,24 +66,18 @@ class Codes:
         return self._rows[torch.as_tensor(np.asarray(rows), device=self._rows.device)]
 
     @torch.no_grad()
-    def _made(
-        self,
-        prior: GeneratorPrior,
-        source: StepBatches,
-        count: int,
-        workers: int,
-        note: Callable[[int, int], object],
-    ) -> Iterator[bytes]:
+    def _made(self, prior: GeneratorPrior, source: StepBatches, count: int, machine: Machine) -> Iterator[bytes]:
         """A NumPy file, piece by piece."""
         head = io.BytesIO()
         shape = (count, *prior.code_shape)
         np.lib.format.write_array_header_1_0(head, {"descr": "<f2", "fortran_order": False, "shape": shape})
         yield head.getvalue()
         device, done = prior.generator.code_mean.device, 0
-        for images, broken in stream(source, 0, -(-count // BATCH), workers):
-            self.broken += broken
-            with autocast(device, trains=True):
-                codes = prior.encode(images.to(device).float() / 255)[: count - done]
-            yield codes.half().cpu().numpy().tobytes()
-            done += len(codes)
-            note(done, count)
+        with tqdm(total=count, desc="codes", unit="code", disable=not machine.progress) as bar:
+            for images, broken in stream(source, 0, -(-count // BATCH), machine.workers):
+                self.broken += broken
+                with autocast(device, trains=True):
+                    codes = prior.encode(images.to(device).float() / 255)[: count - done]
+                yield codes.half().cpu().numpy().tobytes()
+                done += len(codes)
+                bar.update(len(codes))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -11,6 +12,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from dgn.errors import DgnError
 from dgn.images.reading import Entry, crop, decode, reason
+
+
+def split(entries: Sequence[Entry], held: int, seed: int) -> tuple[list[Entry], list[Entry]]:
+    """The images to learn from, and ``held`` others, in an order that follows from the seed."""
+    order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [entries[index] for index in order[held:]], [entries[index] for index in order[:held]]
+
+
+@lru_cache(maxsize=4)
+def order(seed: tuple[int, ...], count: int) -> np.ndarray:
+    """The numbers below ``count``, shuffled."""
+    return np.random.default_rng(seed).permutation(count)
 
 
 class StepBatches(Dataset[tuple[Tensor, list[str]]]):
@@ -22,14 +35,6 @@ class StepBatches(Dataset[tuple[Tensor, list[str]]]):
 
     def __init__(self, entries: list[Entry], size: int, batch: int, seed: int, *, random: bool = True) -> None:
         self.entries, self.size, self.batch, self.seed, self.random = entries, size, batch, seed, random
-        self._epoch, self._order = -1, np.arange(0)
-
-    def _index(self, position: int) -> int:
-        epoch, at = divmod(position, len(self.entries))
-        if epoch != self._epoch:
-            self._order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.entries))
-            self._epoch = epoch
-        return int(self._order[at])
 
     def __getitem__(self, step: int) -> tuple[Tensor, list[str]]:
         rng = np.random.default_rng((self.seed, 2, step)) if self.random else None
@@ -37,7 +42,8 @@ class StepBatches(Dataset[tuple[Tensor, list[str]]]):
         broken: list[str] = []
         why = ""
         for row in range(self.batch):
-            index = self._index(step * self.batch + row)
+            epoch, place = divmod(step * self.batch + row, len(self.entries))
+            index = int(order((self.seed, 1, epoch), len(self.entries))[place])
             for _ in range(len(self.entries)):
                 entry = self.entries[index]
                 try:

@@ -1,180 +1,79 @@
-"""The flow's trainer: a transformer learns what the Gaussian gets wrong (flow matching, Lipman et al. 2210.02747)."""
+"""A flow in training: a transformer learns what the Gaussian gets wrong (flow matching, Lipman et al. 2210.02747)."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from dgn.arguments import check_workers
 from dgn.ascent.own import own_settings
 from dgn.ascent.sampling import sample
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
-from dgn.guest import guest
 from dgn.images.reading import list_images
 from dgn.network.fast.precision import autocast
 from dgn.priors import generator_path, load_prior
-from dgn.priors.checkpoint import load_flow, load_tensors, save_flow, save_tensors
+from dgn.priors.checkpoint import load_flow, save_flow
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
-from dgn.runs.run import png, to_image
 from dgn.synthesis import synthesize
 from dgn.training.codes import Codes
-from dgn.training.loop import (
-    Log,
-    drive,
-    follow,
-    losses_csv,
-    optimiser_tensors,
-    part,
-    rate,
-    restore_optimiser,
-)
+from dgn.training.data import order, split
+from dgn.training.settings import FlowSettings
+from dgn.training.state import Machine, Training, follow, tiled
 
-STATE_FORMAT = "dgn-flow-training-1"
-LOSSES = ("loss", "lr", "images_per_second", *(f"{who}_{at}" for at in range(1, 5) for who in ("error", "gaussian")))
 SHOWN = (1, 96, 130, 207, 387, 555, 670, 779)
 """Classes of the guided samples where the encoder knows ImageNet's: goldfish, toucan, flamingo, retriever, red panda,
 fire engine, scooter, school bus."""
 
 
-@dataclass(frozen=True)
-class FlowSettings:
-    """Settings of one training; the same settings, data and machine give the same weights.
+class FlowTraining(Training[FlowSettings]):
+    """The flow, its average, and the codes that it learns from.
 
     Attributes:
-        prior: a generator with principal components, by name or folder, whose codes are learned.
-        patch, width, depth, heads: of the transformer, see :class:`dgn.priors.flow.FlowConfig`.
-        steps, batch, lr: number of updates, codes an update, AdamW's learning rate.
-        warmup, cooldown: see :func:`dgn.training.loop.rate`.
-        ema: decay a step of the averaged weights, which are the ones that are kept.
-        passes: codes of each image, see :class:`dgn.training.codes.Codes`.
-        held_out: images kept out of training.
-        sample_steps: of the sampler, for the pictures; 0: none.
-        init: a flow whose weights the training starts from, a file or its folder (empty: none).
-        seed: of everything.
+        whole: the prior whose codes are learned; its files go into the run folder.
+        codes, held_out: to learn from, and others.
+        prior, kept: the codes' distribution by the flow, and by its average.
     """
 
-    prior: str = "dgn"
-    patch: int = 2
-    width: int = 384
-    depth: int = 8
-    heads: int = 6
-    steps: int = 20_000
-    batch: int = 128
-    lr: float = 1e-3
-    warmup: int = 200
-    cooldown: float = 0.4
-    ema: float = 0.999
-    passes: int = 1
-    held_out: int = 512
-    sample_steps: int = 30
-    init: str = ""
-    seed: int = 0
+    format = "dgn-flow-training-1"
+    columns = ("loss", "lr", "images_per_second",
+               *(f"{who}_{quarter}" for quarter in range(1, 5) for who in ("error", "gaussian")))  # fmt: skip
+    shown = ("loss",)
+    weights = "flow.safetensors"
 
-    def check(self) -> None:
-        """Raise :class:`DgnError` on values that can't work."""
-        for name in ("steps", "batch", "passes", "held_out"):
-            if getattr(self, name) < 1:
-                raise DgnError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
-        if self.lr < 0 or self.warmup < 0 or not 0 <= self.ema < 1:
-            raise DgnError("lr and warmup are not negative, ema is from 0 up to 1")
-        if not 0 <= self.cooldown <= 1:
-            raise DgnError(f"cooldown is {self.cooldown}, expected a share from 0 to 1")
-
-
-@guest
-def train_flow(
-    data: Path,
-    out: Path,
-    settings: FlowSettings,
-    *,
-    device: str = "cpu",
-    workers: int = 0,
-    compile: bool = False,
-    checkpoint_minutes: float = 5.0,
-    progress: bool = True,
-    log: Log | None = None,
-) -> Path:
-    """Train a flow, or go on with the training that ``out`` holds; ``out`` is a whole prior afterwards.
-
-    Args:
-        data, device, workers, checkpoint_minutes, progress, log: see :func:`dgn.training.trainer.train`.
-        compile: ``torch.compile`` the flow (on a CPU needs a C++ compiler, and pays there, too).
-        out: folder for ``flow.safetensors``, copies of the generator and its components, ``losses.csv``, ``samples/``,
-            ``codes-*.npy`` (of the images, made once), ``state.safetensors`` (to resume from) and ``report.json``.
-        settings: everything that decides the outcome.
-
-    Returns:
-        Path of the flow.
-
-    Raises:
-        DgnError: bad data, settings that don't fit, a checkpoint that is not this training's.
-    """
-    settings.check()
-    check_workers(workers)
-    training = FlowTraining(settings, data, out, device, workers, progress, compile)
-    drive(
-        training, training.batches(), settings.steps, settings.batch, shown=("loss",),
-        checkpoint_minutes=checkpoint_minutes, progress=progress, log=log,
-    )  # fmt: skip
-    return training.finish()
-
-
-class FlowTraining:
-    """The state of one training: flow, average, optimiser, step."""
-
-    def __init__(
-        self,
-        settings: FlowSettings,
-        data: Path,
-        out: Path,
-        device: str,
-        workers: int = 0,
-        progress: bool = False,
-        compile: bool = False,
-    ) -> None:
-        self.settings, self.out, self.device = settings, out, torch.device(device)
+    def __init__(self, settings: FlowSettings, data: Path, out: Path, machine: Machine) -> None:
+        super().__init__(settings, out, machine)
+        self.free = self.free | {"sample_steps"}
         self.whole = self._open_prior().to(self.device)
         layout = self.whole.layout
         config = FlowConfig(layout.code_shape, settings.patch, settings.width, settings.depth, settings.heads)
         torch.manual_seed(settings.seed)
         self.flow = Flow(config).to(self.device)
-        self._run: Callable[[Tensor, Tensor, Tensor], Tensor] = torch.compile(self.flow) if compile else self.flow
-        self.average = copy.deepcopy(self.flow).eval().requires_grad_(False)
+        self.average: Flow = copy.deepcopy(self.flow).eval().requires_grad_(False)
+        self._run = self.compiled(self.flow)
         matrices = [p for p in self.flow.parameters() if p.dim() == 2]
         others = [p for p in self.flow.parameters() if p.dim() != 2]
         groups = [{"params": matrices, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.95), fused=True)
-        self.step, self.seconds = 0, 0.0
-        self.rows: list[dict[str, float]] = []
-        self.broken: set[str] = set()
+        self.modules = {"flow": self.flow, "average": self.average}
+        self.optimisers = {"adam": torch.optim.AdamW(groups, settings.lr, betas=(0.9, 0.95), fused=True)}
         entries = list_images(data)
         self.images = len(entries)
-        self._begin()
-        order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(settings.seed)).tolist()
-        held = min(settings.held_out, max(1, len(entries) // 10))
-        seen, unseen = ([entries[index] for index in part] for part in (order[held:] or order, order[:held]))
-        with tqdm(desc="codes", unit="code", disable=not progress) as bar:
-
-            def note(done: int, count: int) -> None:
-                bar.total = count
-                bar.update(done - bar.n)
-
-            self.held_out = Codes(out, layout, unseen, 1, settings.seed, workers=workers, note=note)
-            self.codes = Codes(out, layout, seen, settings.passes, settings.seed, workers=workers, note=note)
-        self.broken |= {*entries.unread, *self.held_out.broken, *self.codes.broken}
+        self.broken |= set(entries.unread)
+        if not self.take_up() and settings.init:  # before codes are made, which takes long
+            self._warm_start(settings.init)
+        seen, unseen = split(entries, min(settings.held_out, max(1, len(entries) // 10)), settings.seed)
+        self.held_out = Codes(out, layout, unseen, 1, settings.seed, machine)
+        self.codes = Codes(out, layout, seen or unseen, settings.passes, settings.seed, machine)
+        self.broken |= {*self.held_out.broken, *self.codes.broken}
         self.prior, self.kept = (
             FlowPrior(layout, self.whole.components, self.whole.size[0], flow) for flow in (self.flow, self.average)
         )
@@ -192,14 +91,6 @@ class FlowTraining:
         self.files = {"generator.safetensors": file.read_bytes(), "components.safetensors": beside.read_bytes()}
         return prior
 
-    def _begin(self) -> None:
-        """Take up the state that the folder holds, else the weights of ``init``; before anything takes long."""
-        if self._state_path.exists():
-            self._resume()
-        elif self.settings.init:
-            self._warm_start(self.settings.init)
-            self.average.load_state_dict(self.flow.state_dict())
-
     def _warm_start(self, init: str) -> None:
         """Take the weights of an earlier flow."""
         path = generator_path(init) or Path(init)
@@ -207,27 +98,23 @@ class FlowTraining:
         if earlier.config != self.flow.config:
             raise DgnError(f"init={init!r} is a flow of {earlier.config}, this training of {self.flow.config}")
         self.flow.load_state_dict(earlier.state_dict())
+        self.average.load_state_dict(earlier.state_dict())
 
     def batches(self) -> Iterator[Tensor]:
-        """Codes ``[batch, C, h, w]`` of the steps that are left; which ones follows from seed and step alone."""
+        """Codes ``[batch, C, h, w]``."""
         count, size = len(self.codes), self.settings.batch
-        orders: dict[int, np.ndarray] = {}
         for step in range(self.step, self.settings.steps):
-            places = np.arange(step * size, (step + 1) * size)
-            epochs = np.unique(places // count).tolist()
-            orders = {epoch: orders[epoch] if epoch in orders else self._order(epoch) for epoch in epochs}
-            rows = [orders[epoch][places[places // count == epoch] % count] for epoch in epochs]
+            epochs, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
+            rows = [
+                order((self.settings.seed, 3, epoch), count)[places[epochs == epoch]]
+                for epoch in np.unique(epochs).tolist()
+            ]
             yield self.codes[np.concatenate(rows)]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.settings.seed, 3, epoch)).permutation(len(self.codes))
 
     def update(self, batch: Tensor) -> dict[str, Tensor]:
         """One step: codes mixed with noise at random times; the error in units of the Gaussian's."""
         settings = self.settings
-        lr = settings.lr * rate(self.step, settings.steps, settings.warmup, settings.cooldown)
-        for group in self.optimiser.param_groups:
-            group["lr"] = lr
+        lr, optimiser = self.set_rate("adam", settings.lr), self.optimisers["adam"]
         draw = torch.Generator(self.device).manual_seed(settings.seed * 1_000_003 + self.step)
         code = batch.to(self.device).float()
         # Most of the times lie where layout and objects are decided (Esser et al. 2024, logit-normal).
@@ -236,10 +123,10 @@ class FlowTraining:
         with autocast(self.device):  # no convolutions here
             told = self._run(mixed, guess, t)
         loss = (told - (code - guess) / error).square().mean()
-        self.optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.flow.parameters(), 1.0)
-        self.optimiser.step()
+        optimiser.step()
         follow(self.average, self.flow, min(settings.ema, (1 + self.step) / (20 + self.step)))
         self.step += 1
         return {"loss": loss.detach(), "lr": loss.new_tensor(lr)}
@@ -253,7 +140,7 @@ class FlowTraining:
         return mixed, GaussianPrior.denoise(prior, mixed, t), prior.error(t).view(-1, 1, 1, 1)
 
     @torch.no_grad()
-    def held_out_errors(self) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """Squared error an element of the averaged flow's and of the Gaussian's estimates of held-out codes, at times
         from the four quarters of (0.02, 0.98)."""
         draw = torch.Generator(self.device).manual_seed(self.settings.seed)
@@ -272,69 +159,27 @@ class FlowTraining:
 
     # --- keeping ---------------------------------------------------------------------------------------------
 
-    @property
-    def _state_path(self) -> Path:
-        return self.out / "state.safetensors"
+    def more_facts(self) -> dict[str, Any]:
+        return {"prior": {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}}
 
-    def _resume(self) -> None:
-        """Take up the state."""
-        tensors, meta = load_tensors(self._state_path, STATE_FORMAT)
-        for name, value in asdict(self.settings).items():
-            if name not in ("steps", "cooldown", "sample_steps") and meta["settings"].get(name) != value:
-                raise DgnError(
-                    f"{str(self.out)!r} holds a training with {name}={meta['settings'].get(name)}, not {value}; "
-                    "give another out="
-                )
-        if meta["images"] != self.images:
-            raise DgnError(
-                f"{str(self.out)!r} was trained on {meta['images']} images, the data now holds {self.images}"
-            )
-        if meta["prior"] != self._prior_digests():
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        if facts["prior"] != self.more_facts()["prior"]:
             raise DgnError(
                 f"{str(self.out)!r} was trained on codes of another prior {self.settings.prior!r}; give another out="
             )
-        self.flow.load_state_dict(part(tensors, "flow"))
-        self.average.load_state_dict(part(tensors, "average"))
-        restore_optimiser("adam", self.optimiser, tensors)
-        self.step, self.seconds, self.rows = int(meta["step"]), float(meta["seconds"]), meta["rows"]
-        self.broken = set(meta["broken"])
 
-    def _prior_digests(self) -> dict[str, str]:
-        return {name: hashlib.sha256(data).hexdigest() for name, data in self.files.items()}
-
-    def save(self) -> tuple[dict[str, float], Path | None]:
-        """Write the state, the averaged flow with the prior that it belongs to, losses and samples."""
-        errors = self.held_out_errors()
-        if not self.rows or self.rows[-1]["step"] != self.step:
-            self.rows.append({"step": self.step})
-        self.rows[-1].update(errors)
-        tensors = {f"flow.{key}": value for key, value in self.flow.state_dict().items()}
-        tensors |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
-        tensors |= optimiser_tensors("adam", self.optimiser)
-        more = {"rows": self.rows, "broken": sorted(self.broken), "prior": self._prior_digests()}
-        save_tensors(self._state_path, tensors, {**self._meta(), **more}, STATE_FORMAT)
-        self._publish()
-        write_atomic(self.out / "losses.csv", losses_csv(self.rows, LOSSES))
-        return errors, self._sample() if self.settings.sample_steps else None
-
-    def _publish(self) -> None:
+    def publish(self) -> None:
         """The flow, the generator and the components: a prior that is whole in its folder."""
         for name, data in self.files.items():
             if not (self.out / name).exists():
                 write_atomic(self.out / name, data)
-        save_flow(self.out / "flow.safetensors", self.average, self.whole.components, self._meta())
-
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "settings": asdict(self.settings), "step": self.step, "seconds": round(self.seconds, 1),
-            "images": self.images,
-        }  # fmt: skip
+        save_flow(self.out / self.weights, self.average, self.whole.components, self.facts())
 
     @torch.no_grad()
-    def _sample(self) -> Path:
+    def picture(self) -> Tensor | None:
         """Samples from noise that nothing guides, above samples of eight classes."""
-        from torchvision.utils import make_grid
-
+        if not self.settings.sample_steps:
+            return None
         settings = replace(own_settings(self.kept), start_time=0.0, screen=0, steps=self.settings.sample_steps)
         count = len(SHOWN)
         free = sample(
@@ -348,19 +193,10 @@ class FlowTraining:
         if len(encoder.class_names) == 1000:
             guided = synthesize(encoder, list(SHOWN), self.kept, ascent=settings, seeds=[0])
             images = torch.cat([images, guided.images.to(images)])
-        path = self.out / "samples" / f"step-{self.step:07d}.png"
-        write_atomic(path, png(to_image(make_grid(images, nrow=count, padding=2, pad_value=1.0))))
-        return path
+        return tiled(images, count)
 
-    def finish(self) -> Path:
-        """Write the report, of the weights as they are published; returns the flow's path."""
-        self._publish()
-        path = self.out / "flow.safetensors"
-        published, _ = load_flow(path, self.whole.components)
+    def report(self) -> dict[str, Any]:
+        """Errors of the weights as they are published, and the number of codes."""
+        published, _ = load_flow(self.out / self.weights, self.whole.components)
         self.average.load_state_dict(published.state_dict())
-        report = {
-            **self._meta(), "held_out": self.held_out_errors(), "codes": len(self.codes),
-            "broken": sorted(self.broken), "parameters": sum(p.numel() for p in self.flow.parameters()),
-        }  # fmt: skip
-        write_atomic(self.out / "report.json", json.dumps(report, indent=1).encode())
-        return path
+        return {"held_out": self.measure(), "codes": len(self.codes)}

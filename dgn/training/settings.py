@@ -1,11 +1,10 @@
-"""How a generator is trained: every number that decides the outcome."""
+"""How generators and flows are trained: every number that decides the outcome."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from dgn.errors import DgnError
-from dgn.training.loop import rate
 
 
 @dataclass(frozen=True)
@@ -84,9 +83,8 @@ class TrainSettings:
 
     def check(self) -> None:
         """Raise :class:`DgnError` on values that can't work."""
-        for name in ("steps", "batch", "image_size", "encoder_size", "statistics_images", "ascent_steps"):
-            if getattr(self, name) < 1:
-                raise DgnError(f"{name} is {getattr(self, name)}, expected a whole number above 0")
+        _above_zero(self, "steps", "batch", "image_size", "encoder_size", "statistics_images", "ascent_steps")
+        _shares(self, "cooldown", "adversary_start", "cycle_share", "blend_share", "ascent_share", "sample_share")
         if not 0 <= self.code_size <= self.image_size:
             raise DgnError(f"code_size is {self.code_size}, expected 0 to image_size={self.image_size}")
         if not self.adversary_layers:
@@ -96,9 +94,6 @@ class TrainSettings:
             raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")
         if self.code not in ("spatial", "pooled"):
             raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
-        for name in ("cooldown", "adversary_start", "cycle_share", "blend_share", "ascent_share", "sample_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DgnError(f"{name} is {getattr(self, name)}, expected a share from 0 to 1")
         if self.ascent_share and self.sample_share:
             raise DgnError("give ascent_share or sample_share, not both")
         if self.blend_share + self.ascent_share + self.sample_share >= 1:
@@ -106,6 +101,65 @@ class TrainSettings:
         if (self.ascent_share or self.sample_share) and (self.code != "spatial" or not self.components):
             raise DgnError("ascent_share and sample_share need a spatial code and components above 0")
 
-    def rate(self, step: int) -> float:
-        """The learning rate's factor at ``step``: linear warm-up, constant, linear cool-down to 1/50."""
-        return rate(step, self.steps, self.warmup, self.cooldown)
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Settings of one training; the same settings, data and machine give the same weights.
+
+    Attributes:
+        prior: a generator with principal components, by name or folder, whose codes are learned.
+        patch, width, depth, heads: of the transformer, see :class:`dgn.priors.flow.FlowConfig`.
+        steps, batch, lr: number of updates, codes an update, AdamW's learning rate.
+        warmup, cooldown: see :func:`rate`.
+        ema: decay a step of the averaged weights, which are the ones that are kept.
+        passes: codes of each image, see :class:`dgn.training.codes.Codes`.
+        held_out: images kept out of training.
+        sample_steps: of the sampler, for the pictures; 0: none.
+        init: a flow whose weights the training starts from, a file or its folder (empty: none).
+        seed: of everything.
+    """
+
+    prior: str = "dgn"
+    patch: int = 2
+    width: int = 384
+    depth: int = 8
+    heads: int = 6
+    steps: int = 20_000
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: int = 200
+    cooldown: float = 0.4
+    ema: float = 0.999
+    passes: int = 1
+    held_out: int = 512
+    sample_steps: int = 30
+    init: str = ""
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise :class:`DgnError` on values that can't work."""
+        _above_zero(self, "steps", "batch", "passes", "held_out")
+        _shares(self, "cooldown")
+        if self.lr < 0 or self.warmup < 0 or not 0 <= self.ema < 1:
+            raise DgnError("lr and warmup are not negative, ema is from 0 up to 1")
+
+
+def _above_zero(settings: object, *names: str) -> None:
+    for name in names:
+        if getattr(settings, name) < 1:
+            raise DgnError(f"{name} is {getattr(settings, name)}, expected a whole number above 0")
+
+
+def _shares(settings: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise DgnError(f"{name} is {getattr(settings, name)}, expected a share from 0 to 1")
+
+
+def rate(step: int, steps: int, warmup: int, cooldown: float) -> float:
+    """The learning rate's factor: linear warm-up, constant, linear cool-down to 1/50 over a share of the steps."""
+    down = steps * (1 - cooldown)
+    factor = min(1.0, (step + 1) / max(warmup, 1))
+    if step > down:
+        factor *= 0.02 + 0.98 * max(0.0, (steps - step) / max(steps - down, 1.0))
+    return factor

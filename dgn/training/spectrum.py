@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from dgn.files.tensors import save_tensors
 from dgn.guest import guest
 from dgn.images.reading import crop, decode, list_images, reason
-from dgn.priors.checkpoint import save_tensors
 from dgn.priors.fourier import FORMAT, ImageStatistics, natural_spread
 
 

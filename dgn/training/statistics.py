@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -32,20 +32,13 @@ def measure_code(codes: Iterator[Tensor], generator: Generator) -> None:
 
 
 @torch.no_grad()
-def measure_components(
-    codes: Iterator[Tensor],
-    generator: Generator,
-    images: int,
-    count: int,
-    note: Callable[[int], None] = lambda _done: None,
-) -> Components:
+def measure_components(codes: Iterator[Tensor], generator: Generator, images: int, count: int) -> Components:
     """Principal components of normalised codes by randomised SVD (Halko et al. 2011).
 
     Args:
         codes: raw codes ``[N, C, h, w]``, ``images`` of them in all.
         generator: whose statistics normalise them.
         images, count: number of codes, and of components to keep (fewer where there are fewer codes).
-        note: called with the number of codes read so far.
     """
     shape = generator.config.code_shape
     size = shape[0] * shape[1] * shape[2]
@@ -55,7 +48,6 @@ def measure_components(
         block = generator.normalise(code.float()).flatten(1)[: images - filled].cpu()
         rows[filled : filled + len(block)] = block
         filled += len(block)
-        note(filled)
     rows = rows[:filled]
     mean = rows.mean(0)
     rows -= mean
@@ -77,7 +69,6 @@ def measure_centres(
     generator: Generator,
     components: Components,
     groups: int,
-    note: Callable[[int], None] = lambda _done: None,
 ) -> Tensor:
     """Start codes between real ones: means over groups of images that look alike, ``[M, K]`` whitened coordinates.
 
@@ -90,17 +81,14 @@ def measure_centres(
         generator: whose statistics normalise the codes.
         components: in whose coordinates the centres are written.
         groups: of k-means; M is smaller by the groups that are too small.
-        note: called with the number of images read so far.
     """
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.decomposition import PCA
 
-    codes, features, done = [], [], 0
+    codes, features = [], []
     for code, feature in seen:
         codes.append(components.to_coordinates(generator.normalise(code.float())).cpu())
         features.append(feature.float().cpu())
-        done += len(code)
-        note(done)
     coordinates, x = torch.cat(codes), torch.cat(features).double().numpy()
     points = PCA(min(64, *x.shape), random_state=0).fit_transform(x)
     groups = min(groups, len(x))

@@ -270,7 +270,7 @@ def test_train_a_flow_then_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     train = [
         "train", "training=flow", "data.root=pictures", "out=flow", "training.batch=4", "training.patch=4",
         "training.width=32", "training.depth=1", "training.heads=2", "training.sample_steps=1",
-        "training.held_out=2", "tracking=off", "progress=false",
+        "training.held_out=2", "tracking=off", "progress=false", "compile=false",
     ]  # fmt: skip
     assert main([*train, "training.steps=1"]) == 0
     (codes,) = {

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -156,17 +160,19 @@ def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+def test_what_was_made_is_kept_when_a_job_ends_early(work: Path) -> None:
+    """Ctrl+C behind the first climb, and before anything has climbed."""
 
-    short = [argument for argument in command(work) if not argument.startswith(("prior=", "out="))]
-    for name, kept in (("measure", True), ("best_examples", False)):  # after the first climb, and before it
-        out = work / f"stopped_in_{name}"
-        with monkeypatch.context() as patch:
-            patch.setattr(f"dgn.cli.verbs.evaluate.{name}", stopped)
-            short = [argument for argument in short if "prior.dgn" not in argument]
-            assert main(["evaluate", *short, "prior=pixel", "seeds=1", f"out={out}"]) == 130
+    def interrupt(path: Path) -> None:
+        while not path.exists():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds="))]
+    for name, kept in (("images/pixel.safetensors", True), ("manifest.json", False)):
+        out = work / f"stopped_at_{Path(name).stem}"
+        threading.Thread(target=interrupt, args=[out / name], daemon=True).start()
+        assert main(["evaluate", *short, "prior=pixel", "prior.pixel.size=64", "seeds=1", f"out={out}"]) == 130
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
 
 

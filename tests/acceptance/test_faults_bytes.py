@@ -14,15 +14,17 @@ from safetensors import safe_open
 
 from dgn.errors import DgnError
 from dgn.files.storage import digest
+from dgn.files.tensors import load_tensors, save_tensors
 from dgn.network.network import Network
 from dgn.priors import load_prior
-from dgn.priors.checkpoint import load_components, load_generator, load_tensors, save_tensors
+from dgn.priors.checkpoint import load_components, load_generator
 from dgn.priors.fourier import read_statistics
 from dgn.resources import resource
 from dgn.runs.batches import Parts
 from dgn.synthesis import plan
+from dgn.training.decoder import GeneratorTraining
 from dgn.training.settings import TrainSettings
-from dgn.training.trainer import STATE_FORMAT, train
+from dgn.training.trainer import train
 
 FLIPS, CUTS = 200, 40
 SHIPPED: list[tuple[str, Callable[[Path], Any]]] = [
@@ -79,7 +81,7 @@ def test_no_corrupted_state_is_trained_on(images: Path, tmp_path: Path) -> None:
     whole = path.read_bytes()
 
     def load(path: Path) -> Any:
-        return load_tensors(path, STATE_FORMAT)
+        return load_tensors(path, GeneratorTraining.format)
 
     for seed in range(FLIPS):
         refused(path, flipped(whole, seed), load)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dgn.cli.verbs.blind import scored, write_sheets
+from dgn.cli.judging.blind import scored, write_sheets
 from dgn.errors import DgnError
-from dgn.evaluation.blind import ON_A_SHEET, Answer, kinds, lay_out, read_answers, right, score, table
-from dgn.evaluation.instrument import Made
+from dgn.evaluation.blind import ON_A_SHEET, Answer, lay_out, read_answers, score, table
+from dgn.evaluation.naming import kinds, right
 from dgn.evaluation.real import RealImages
+from dgn.evaluation.reference import Made
 from dgn.units.units import Term, Unit
 
 CLASSES = [1, 94, 207, 340, 779, 817]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,26 +11,16 @@ from conftest import SmallCNN
 from PIL import Image
 from torch import Tensor
 
-import dgn.evaluation.cost
 from dgn.analysis.examples import Squares
 from dgn.errors import DgnError
-from dgn.evaluation import instrument
 from dgn.evaluation.copies import measure_copies, nearest_images
 from dgn.evaluation.cost import measured
-from dgn.evaluation.instrument import (
-    METRICS,
-    Figure,
-    Made,
-    Reference,
-    activations_of_all,
-    best_examples,
-    differences,
-    measure,
-    table,
-)
+from dgn.evaluation.figures import METRICS, Figure, differences, table
+from dgn.evaluation.instrument import measure
 from dgn.evaluation.judges import Judge, Verdict, load_judge
 from dgn.evaluation.metrics import code_ranks, identified, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
+from dgn.evaluation.reference import Made, Reference, activations_of_all, best_examples
 from dgn.network.network import Network, feature_layer
 from dgn.report.panels import panels
 from dgn.report.trade import trade
@@ -341,29 +330,27 @@ def test_labelled_images(tmp_path: Path) -> None:
         load_real(tmp_path, names, classes=[1])
 
 
-def test_cost_sees_time_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cost_sees_time_and_memory(tmp_path: Path) -> None:
     """The block's own seconds; 200 MB that are gone when it ends; 0 where the system does not say."""
     moments = iter([5.0, 7.5, 8.0, 8.0])
-    monkeypatch.setattr(dgn.evaluation.cost, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
-    with measured() as cost:
+    with measured(clock=lambda: next(moments)) as cost:
         assert float(torch.ones(50_000_000).sum()) == 50_000_000
     assert cost.seconds == 2.5
     if Path("/proc/self/clear_refs").exists():
         assert 0.9 * 200e6 < cost.memory < 1.5 * 200e6
-    monkeypatch.setattr(dgn.evaluation.cost, "_reset_peak", lambda: False)
-    with measured() as cost:
+    with measured(clock=lambda: next(moments), process=tmp_path / "none") as cost:
         pass
     assert (cost.seconds, cost.memory) == (0.0, 0.0)
 
 
 def test_table_and_figure_are_reproducible() -> None:
     figures = [
-        instrument.Figure("dgn", "top5", "lite2", 0.5, 0.4, 0.6, 50),
-        instrument.Figure("pixel", "top5", "lite2", 0.1, 0.0, 0.2, 50),
-        instrument.Figure("dgn", "seconds", "", 2.0, 2.0, 2.0, 50),
+        Figure("dgn", "top5", "lite2", 0.5, 0.4, 0.6, 50),
+        Figure("pixel", "top5", "lite2", 0.1, 0.0, 0.2, 50),
+        Figure("dgn", "seconds", "", 2.0, 2.0, 2.0, 50),
     ]
     text = table(figures)
     assert "| transfer, top-5 | lite2 | 50% (40% to 60%) | 10% (0% to 20%) |" in text and "|  | 2.00 |  |" in text
     for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        first = panels(figures, instrument.METRICS, form)
-        assert first.startswith(start) and first == panels(figures, instrument.METRICS, form)
+        first = panels(figures, METRICS, form)
+        assert first.startswith(start) and first == panels(figures, METRICS, form)

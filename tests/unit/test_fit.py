@@ -22,8 +22,8 @@ from dgn.analysis.receptive import ReceptiveFields
 from dgn.ascent.starts import given_start
 from dgn.ascent.transforms import Draws, rotate
 from dgn.errors import DgnError
-from dgn.evaluation.instrument import activations_of_all
 from dgn.evaluation.real import load_real
+from dgn.evaluation.reference import activations_of_all
 from dgn.images.fit import Sight, canvas_size, central, parse_size, resized, to_channels
 from dgn.images.reading import read_image
 from dgn.network.network import Network

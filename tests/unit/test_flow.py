@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dgn.errors import DgnError
+from dgn.files.tensors import load_tensors
 from dgn.images.reading import list_images
 from dgn.priors import load_prior
-from dgn.priors.checkpoint import load_flow, load_generator, load_tensors, save_flow, save_generator
+from dgn.priors.checkpoint import load_flow, load_generator, save_flow, save_generator
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.flow import Flow, FlowConfig
@@ -25,12 +26,20 @@ from dgn.priors.gaussian import FlowPrior, GaussianPrior
 from dgn.priors.generator import Components
 from dgn.resources import resource
 from dgn.training.codes import Codes
-from dgn.training.flow import STATE_FORMAT, FlowSettings, FlowTraining, train_flow
+from dgn.training.flow import FlowTraining
+from dgn.training.settings import FlowSettings
+from dgn.training.state import Machine
+from dgn.training.trainer import train
 
 SIZE = 64  # numbers of a code 4 x 4 x 4
 TINY = FlowSettings(
     patch=4, width=32, depth=1, heads=2, steps=6, batch=4, warmup=1, cooldown=0.0, held_out=4, sample_steps=0
 )
+
+
+def train_flow(data: Path, out: Path, settings: FlowSettings) -> Path:
+    """Without what takes longer than so small a flow."""
+    return train(data, out, settings, compile=False, progress=False)
 
 
 @pytest.fixture
@@ -151,22 +160,24 @@ def test_codes_are_made_once(pictures: Path, tmp_path: Path) -> None:
     whole = load_prior("dgn")
     assert isinstance(whole, ComponentsPrior)
     entries = list(list_images(pictures))
-    heard: list[tuple[int, int]] = []
-    codes = Codes(tmp_path, whole.layout, entries, 2, note=lambda *done: heard.append(done))
-    assert len(codes) == 24 and heard[-1] == (24, 24) and codes[np.array([0, 5])].shape == (2, 112, 8, 8)
+    codes = Codes(tmp_path, whole.layout, entries, 2)
+    made = codes.path.stat().st_mtime_ns
+    assert len(codes) == 24 and codes[np.array([0, 5])].shape == (2, 112, 8, 8)
     assert 0.5 < float(codes[range(24)].float().std()) < 1.5
-    again = Codes(tmp_path, whole.layout, entries, 2, note=lambda *_: pytest.fail("made twice"))
-    assert torch.equal(again[range(24)], codes[range(24)])
+    again = Codes(tmp_path, whole.layout, entries, 2)
+    assert again.path.stat().st_mtime_ns == made and torch.equal(again[range(24)], codes[range(24)])
     other = Codes(tmp_path, whole.layout, entries[1:], 2)
     assert other.path != codes.path and len(other) == 22
 
 
 @pytest.mark.slow
 def test_a_resumed_training_equals_an_undisturbed_one(pictures: Path, tmp_path: Path) -> None:
-    whole = train_flow(pictures, tmp_path / "whole", TINY, progress=False)
-    train_flow(pictures, tmp_path / "parts", replace(TINY, steps=3), progress=False)
-    parts = train_flow(pictures, tmp_path / "parts", TINY, progress=False)
-    states = [load_tensors(tmp_path / name / "state.safetensors", STATE_FORMAT)[0] for name in ("whole", "parts")]
+    whole = train_flow(pictures, tmp_path / "whole", TINY)
+    train_flow(pictures, tmp_path / "parts", replace(TINY, steps=3))
+    parts = train_flow(pictures, tmp_path / "parts", TINY)
+    states = [
+        load_tensors(tmp_path / name / "state.safetensors", FlowTraining.format)[0] for name in ("whole", "parts")
+    ]
     assert states[0].keys() == states[1].keys() and len(states[0]) > 80
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
@@ -177,19 +188,19 @@ def test_a_resumed_training_equals_an_undisturbed_one(pictures: Path, tmp_path: 
     report = json.loads((tmp_path / "whole" / "report.json").read_text())
     assert report["codes"] == 11 and report["held_out"].keys() >= {"error_1", "gaussian_4"}
     with pytest.raises(DgnError, match="holds a training with lr="):
-        train_flow(pictures, tmp_path / "parts", replace(TINY, lr=0.5), progress=False)
+        train_flow(pictures, tmp_path / "parts", replace(TINY, lr=0.5))
     (tmp_path / "other").mkdir()
     for name in ("generator.safetensors", "components.safetensors"):
         (tmp_path / "other" / name).write_bytes((tmp_path / "parts" / name).read_bytes())
     other = replace(TINY, prior=str(tmp_path / "other"))
-    train_flow(pictures, tmp_path / "third", replace(other, steps=1), progress=False)
+    train_flow(pictures, tmp_path / "third", replace(other, steps=1))
     generator, meta = load_generator(tmp_path / "other" / "generator.safetensors")
     save_generator(tmp_path / "other" / "generator.safetensors", generator, {**meta, "changed": 1})
     with pytest.raises(DgnError, match="trained on codes of another prior"):
-        train_flow(pictures, tmp_path / "third", other, progress=False)
+        train_flow(pictures, tmp_path / "third", other)
     made = load_prior(tmp_path / "whole")
     assert isinstance(made, ComponentsPrior) and isinstance(made.sampled(), FlowPrior)
-    begun = train_flow(pictures, tmp_path / "on", replace(TINY, init=str(tmp_path / "whole"), lr=0.0), progress=False)
+    begun = train_flow(pictures, tmp_path / "on", replace(TINY, init=str(tmp_path / "whole"), lr=0.0))
     first, then = (load_flow(path, made.components)[0].state_dict() for path in (whole, begun))
     for name, tensor in first.items():  # from weights alone, to what 8 bits keep
         torch.testing.assert_close(then[name], tensor, rtol=0.02, atol=1e-3)
@@ -199,11 +210,11 @@ def test_a_resumed_training_equals_an_undisturbed_one(pictures: Path, tmp_path: 
 def test_the_trainer_learns(pictures: Path, tmp_path: Path) -> None:
     """Pictures that are alike, and unlike the shipped prior's: held-out errors fall below the Gaussian's."""
     settings = replace(TINY, steps=60, batch=8, lr=3e-3, ema=0.9)
-    training = FlowTraining(settings, pictures, tmp_path / "out", "cpu", 0, progress=False)
-    before = training.held_out_errors()
+    training = FlowTraining(settings, pictures, tmp_path / "out", Machine())
+    before = training.measure()
     for batch in training.batches():
         losses = training.update(batch)
-    after = training.held_out_errors()
+    after = training.measure()
     assert float(losses["loss"]) < 0.9
     for quarter in range(1, 5):
         assert before[f"error_{quarter}"] == pytest.approx(before[f"gaussian_{quarter}"], rel=1e-3)

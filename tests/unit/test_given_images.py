@@ -16,8 +16,8 @@ from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.facets import late_features
 from dgn.ascent.starts import given_start
 from dgn.errors import DgnError
-from dgn.evaluation.instrument import activations_of_all
 from dgn.evaluation.judges import Judge
+from dgn.evaluation.reference import activations_of_all
 from dgn.images.given import as_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness

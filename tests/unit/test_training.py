@@ -17,19 +17,23 @@ from PIL import Image
 
 from dgn.ascent.own import own_settings
 from dgn.errors import DgnError
+from dgn.files.tensors import load_tensors
 from dgn.images.reading import crop, decode, list_images
 from dgn.network.fast.precision import autocast
 from dgn.network.sources import load_network
 from dgn.priors import load_prior
-from dgn.priors.checkpoint import load_components, load_generator, load_tensors
+from dgn.priors.checkpoint import load_components, load_generator
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced
 from dgn.resources import resource
 from dgn.training.ascents import AscentPool, SamplePool
 from dgn.training.data import StepBatches, stream
+from dgn.training.decoder import GeneratorTraining
+from dgn.training.encoding import Encoding
 from dgn.training.losses import blend, feature_distance, hinge_discriminator, hinge_generator
-from dgn.training.settings import TrainSettings
+from dgn.training.settings import TrainSettings, rate
+from dgn.training.state import Machine
 from dgn.training.statistics import measure_centres, measure_code, measure_components
-from dgn.training.trainer import STATE_FORMAT, _Training, train
+from dgn.training.trainer import compiles, train
 
 SMALL = TrainSettings(
     image_size=32, encoder_size=64, widths=(8, 8, 6), depths=(1, 1, 1), steps=6, batch=4, warmup=1, cooldown=0.0,
@@ -219,42 +223,34 @@ def test_shares_that_cannot_be(change: dict[str, float], message: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["signal", "crash"])
-def test_a_killed_training_resumes_to_the_bit(
-    how: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Stopped at step 4 of 6, after the adversary has joined and in the cool-down; broken files stay known."""
+def test_a_killed_training_resumes_to_the_bit(how: str, images: Path, tmp_path: Path) -> None:
+    """Stopped after 20 steps of 24, the adversary has joined and the rate falls; broken files stay known."""
     (images / "07.png").write_bytes(b"")
     settings = replace(
-        SMALL, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=5,
+        SMALL, steps=24, adversary_start=0.3, cooldown=0.5, warmup=2, statistics_images=24, components=5,
         semantic_layers=("blocks.2", "blocks.6"), blend_share=0.25, ascent_share=0.25, ascent_steps=4,
     )  # fmt: skip
     whole, _ = load_generator(train(images, tmp_path / "whole", settings, progress=False))
-    update = _Training.update
 
-    def dies(self: _Training, batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.step == 4 and how == "crash":
+    def dies(step: int, _losses: dict[str, float], _picture: Path | None) -> None:
+        if step == 20 and how == "crash":
             raise MemoryError
-        losses = update(self, batch)
-        if self.step == 4 and how == "signal":
+        if step == 20:
             signal.raise_signal(signal.SIGTERM)
-        return losses
 
     before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(_Training, "update", dies)
-        minutes = 0.0 if how == "crash" else 60.0  # a crash leaves the last checkpoint, a signal makes one
-        with pytest.raises(
-            MemoryError if how == "crash" else DgnError, match=None if how == "crash" else "step 4 of 6"
-        ):
-            train(images, tmp_path / "parts", settings, checkpoint_minutes=minutes, progress=False)
+    minutes = 0.0 if how == "crash" else 60.0  # a crash leaves the last checkpoint, a signal makes one
+    with pytest.raises(MemoryError if how == "crash" else DgnError, match=None if how == "crash" else "step 21 of 24"):
+        train(images, tmp_path / "parts", settings, checkpoint_minutes=minutes, progress=False, log=dies)
     assert signal.getsignal(signal.SIGTERM) == before
-    assert load_tensors(tmp_path / "parts" / "state.safetensors", STATE_FORMAT)[1]["step"] == 4
+    state = load_tensors(tmp_path / "parts" / "state.safetensors", GeneratorTraining.format)[1]
+    assert state["step"] == (20 if how == "crash" else 21)
     parts, _ = load_generator(train(images, tmp_path / "parts", settings, progress=False))
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, parts.state_dict()[name]), name
     for name in ("whole", "parts"):
         assert json.loads((tmp_path / name / "report.json").read_text())["broken"] == ["07.png"]
-    with Image.open(tmp_path / "parts" / "samples" / "step-0000006.png") as sheet:
+    with Image.open(tmp_path / "parts" / "samples" / "step-0000024.png") as sheet:
         assert sheet.size == (2 + 2 * 34, 2 + 2 * 34)  # two held-out images above their reconstructions
     assert not list(tmp_path.rglob("*.part"))
 
@@ -277,10 +273,10 @@ def test_a_finished_training_is_only_finished_again(images: Path, tmp_path: Path
 
 def test_measured_statistics_are_those_of_the_encoder(images: Path, tmp_path: Path) -> None:
     """What the checkpoint says of the code is what the encoder gives for the images that were measured."""
-    training = _Training(replace(SMALL, encoder_size=64), images, tmp_path, "cpu", False)
-    training.resume()
+    training = GeneratorTraining(SMALL, images, tmp_path, Machine())
+    measured = StepBatches(training.entries, 32, 12, seed=101)[0][0].float() / 255
     with torch.no_grad(), autocast(torch.device("cpu"), trains=True):
-        codes = torch.cat([training.code_of(x) for x in training._real(12, 101, random=True)]).double()
+        codes = training.encoding.code(measured.contiguous(memory_format=torch.channels_last)).double()
     assert len(codes) == 12 and codes.shape[1:] == (112, 4, 4)
     generator = training.generator
     torch.testing.assert_close(generator.code_mean.flatten().double(), codes.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -297,13 +293,11 @@ def test_measured_statistics_are_those_of_the_encoder(images: Path, tmp_path: Pa
 
 @pytest.mark.slow
 def test_a_state_remembers_its_broken_files_and_losses(images: Path, tmp_path: Path) -> None:
-    training = _Training(SMALL, images, tmp_path, "cpu", False)
-    training.resume()
+    training = GeneratorTraining(SMALL, images, tmp_path, Machine())
     training.broken.add("long ago.png")
     training.rows.append({"step": 1, "pixel": 0.5})
     training.save()
-    again = _Training(SMALL, images, tmp_path, "cpu", False)
-    again.resume()
+    again = GeneratorTraining(SMALL, images, tmp_path, Machine())
     assert again.broken == {"long ago.png"} and again.rows == training.rows
 
 
@@ -325,19 +319,18 @@ def test_the_semantic_loss_reaches_the_generator(weight: float, images: Path, tm
     """Alone among the losses it moves the weights; without it nothing does. Blends are not asked for it."""
     none = {"pixel_weight": 0.0, "feature_weight": 0.0, "adversary_weight": 0.0, "code_weight": 0.0}
     settings = replace(SMALL, **none, semantic_layers=("blocks.2",), semantic_weight=weight, blend_share=0.5)
-    training = _Training(settings, images, tmp_path, "cpu", False)
-    training.resume()
+    training = GeneratorTraining(settings, images, tmp_path, Machine())
+    batch = next(training.batches())
     before = [parameter.clone() for parameter in training.generator.parameters()]
-    losses = training.update(next(stream(StepBatches(training.entries, 32, 4, 0), 0, 1, 0))[0])
+    losses = training.update(batch)
     moved = any(not torch.equal(a, b) for a, b in zip(before, training.generator.parameters(), strict=True))
     assert moved == (weight > 0) and float(losses["semantic"]) > 0
-    without = _Training(replace(settings, blend_share=1.0), images, tmp_path / "b", "cpu", False)
-    without.resume()
-    assert float(without.update(next(stream(StepBatches(training.entries, 32, 4, 0), 0, 1, 0))[0])["semantic"]) == 0
+    without = GeneratorTraining(replace(settings, blend_share=1.0), images, tmp_path / "b", Machine())
+    assert float(without.update(batch)["semantic"]) == 0
 
 
 def test_held_out_images_are_never_trained_on(images: Path, tmp_path: Path) -> None:
-    training = _Training(SMALL, images, tmp_path, "cpu", False)
+    training = GeneratorTraining(SMALL, images, tmp_path, Machine())
     held, kept = {entry.name for entry in training.held_out}, {entry.name for entry in training.entries}
     assert len(held) == 2 and len(kept) == 22 and not held & kept
 
@@ -422,11 +415,7 @@ def test_centres_are_means_of_images_that_look_alike() -> None:
     group = torch.repeat_interleave(torch.arange(4), torch.tensor(sizes))[torch.randperm(49)]
     codes, features = torch.randn(49, 4, 4, 4), 20 * torch.eye(4, 9)[group] + 0.1 * torch.randn(49, 9)
     components = measure_components(iter([codes]), generator, 49, 20)
-    seen: list[int] = []
-    centres = measure_centres(
-        iter(zip(codes.split(20), features.split(20), strict=True)), generator, components, 4, seen.append
-    )
-    assert seen == [20, 40, 49]
+    centres = measure_centres(iter(zip(codes.split(20), features.split(20), strict=True)), generator, components, 4)
     whitened = components.to_coordinates(generator.normalise(codes))
     means = torch.stack([whitened[group == label].mean(0) for label in range(3)])
     expected = means / means.norm(dim=1, keepdim=True) * whitened.norm(dim=1).mean()
@@ -450,8 +439,16 @@ def test_settings_that_do_not_fit() -> None:
         GeneratorConfig(widths=(8, 8), depths=(1, 1)).check()
     with pytest.raises(DgnError, match="not among the comparator layers"):
         replace(SMALL, adversary_layers=("blocks.6",)).check()
-    rates = [replace(SMALL, steps=100, warmup=10, cooldown=0.5).rate(step) for step in (0, 9, 50, 75, 99)]
+    rates = [rate(step, 100, warmup=10, cooldown=0.5) for step in (0, 9, 50, 75, 99)]
     assert rates == pytest.approx([0.1, 1.0, 1.0, 0.51, 0.0396])
+
+
+def test_what_is_compiled_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything on CUDA; on a CPU a flow, where there is a compiler."""
+    monkeypatch.setenv("CXX", "/bin/sh")
+    assert compiles("cpu", True) and not compiles("cpu", False) and compiles("cuda", False)
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    assert not compiles("cpu", True) and compiles("cuda", True)
 
 
 RECIPES = sorted(path.stem for path in (resource("conf") / "training").glob("*.yaml"))
@@ -466,24 +463,11 @@ def test_recipes_fit_their_encoder(recipe: str) -> None:
     changes = {str(key): tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     settings = replace(TrainSettings(), **changes)
     settings.check()
-    encoder = load_network(settings.network).at(settings.encoder_size)
-    kind: CodeKind = "pooled" if settings.code == "pooled" else "spatial"
-    code = encode(torch.zeros(1, *encoder.layer_shape(settings.layer)), kind)
-    shape = (code.shape[1], code.shape[2], code.shape[3])
+    encoding = Encoding(settings, torch.device("cpu"))
     with torch.device("meta"):
-        generator = Generator(
-            GeneratorConfig(
-                settings.network,
-                settings.layer,
-                settings.encoder_size,
-                settings.image_size,
-                kind,
-                shape,
-                settings.widths,
-                settings.depths,
-            )
-        )
-        assert generator(torch.zeros(2, *shape)).shape == (2, 3, settings.image_size, settings.image_size)
+        generator = Generator(encoding.config)
+        code = torch.zeros(2, *encoding.config.code_shape)
+        assert generator(code).shape == (2, 3, settings.image_size, settings.image_size)
     assert 2 * sum(parameter.numel() for parameter in generator.parameters()) <= 16 * 2**20
     for layer in (*settings.comparator_layers, *settings.semantic_layers):
-        assert layer in encoder.layers
+        assert layer in encoding.encoder.layers

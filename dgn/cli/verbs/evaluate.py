@@ -2,68 +2,43 @@
 
 from __future__ import annotations
 
-import collections
-import csv
-import io
-import math
 import sys
-from contextlib import suppress
+from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
-from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from dgn.analysis.examples import Squares
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.bar import Bar
 from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, settle_batch
+from dgn.cli.judging.blind import scored, write_sheets
+from dgn.cli.judging.copies import compare_with_training
+from dgn.cli.judging.methods import read_past, synthesized
+from dgn.cli.judging.writing import by_temperature, write_figures
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.network import load_chosen
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
-from dgn.cli.verbs.blind import scored, write_sheets
-from dgn.cli.verbs.copies import compare_with_training
 from dgn.errors import DgnError
-from dgn.evaluation.cost import measured
-from dgn.evaluation.instrument import (
-    COMMON_SIZE,
-    METRICS,
-    Figure,
-    Made,
-    Reference,
-    activations_of_all,
-    best_examples,
-    differences,
-    measure,
-    measure_photographs,
-    measure_reconstruction,
-    table,
-)
+from dgn.evaluation.figures import Figure
+from dgn.evaluation.instrument import measure, measure_photographs, measure_reconstruction
 from dgn.evaluation.judges import Judge, load_judge
 from dgn.evaluation.real import class_of, load_real
+from dgn.evaluation.reference import Reference, activations_of_all, best_examples
 from dgn.files.listing import counted
-from dgn.files.storage import digest, write_atomic
+from dgn.files.storage import digest
 from dgn.images.reading import list_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
-from dgn.priors.checkpoint import load_tensors, save_tensors
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
-from dgn.report.grid import Cell, grid
-from dgn.report.panels import panels
-from dgn.report.trade import trade
-from dgn.runs.batches import fingerprint
-from dgn.runs.run import Run, now, to_image
-from dgn.synthesis import as_begun, plan
+from dgn.runs.run import now
 from dgn.units.units import Unit, layers_of, parse_units
-
-FORMAT = "dgn-evaluation-1"
-"""Of the files that keep a method's images."""
 
 
 def run(config: Any) -> None:
@@ -71,12 +46,66 @@ def run(config: Any) -> None:
     check_mode(str(config.tracking.mode))
     if config.blind is not None and scored(Path(str(config.blind))):
         return
-    values = plain(config)
     device = choose_device(config.device, config.threads)
     settle_batch(config, device)
-    past = None if config.run is None else _past(Path(str(config.run)))
-    chosen = config.network if past is None else OmegaConf.create(past["network"])
-    network = load_chosen(chosen, device)
+    past = None if config.run is None else read_past(Path(str(config.run)))
+    network = load_chosen(config.network if past is None else OmegaConf.create(past.network), device)
+    judges = _load_judges(config, network, device)
+    training = _training_images(config, judges[-1])
+    climbs: list[tuple[Prior, AscentSettings]] = []
+    if past is not None:
+        specs: list[Any] = past.column("unit")
+        seeds, methods = sorted(map(int, past.column("seed"))), past.column("prior")
+    else:
+        specs = plain(config)["units"] or most_frequent(Path(str(config.data.root)), network, config.classes)
+        seeds, climbs = choose_seeds(config), choose_priors(config, network)
+        methods = [prior.name for prior, _ in climbs]
+    units = parse_units(specs, network)
+    manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
+    with at_work(config, manifest) as (folder, tracker):
+        reference = _reference(config, network, judges, units)
+        photos = reference.real
+        warn(manifest, counted(photos.broken, "images could not be read"))
+        warn(manifest, steadiness(network, layers_of(units)).notes(network))
+        if config.data.photos is not None:  # read before anything climbs: a wrong path is told at once
+            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
+        made = [best_examples(reference, units, len(seeds))]
+        if past is not None:
+            named = dict(zip(specs, units, strict=True))
+            made += [past.made(method, named) for method in methods]
+        made += [synthesized(folder, config, network, units, seeds, *climb) for climb in climbs]
+        figures = [figure for one in made for figure in measure(one, network, judges, reference)]
+        classes = [unit.class_index for unit in units if unit.class_index is not None]
+        figures += measure_photographs(photos, [judge for judge in judges if judge.names(network)], classes)
+        figures += _reconstructions([prior for prior, _ in climbs], judges[0], photos.images, device)
+        if training is not None and len(made) > 1:
+            copies = compare_with_training(folder, training, judges[-1], made[1:], photos.images, config.progress)
+            figures += copies.figures
+            warn(manifest, copies.warnings)
+        if config.blind is not None:
+            write_sheets(Path(str(config.blind)), made[1:], photos, config.seed)
+        write_figures(folder, figures, made, f"Units of {network.name}", by_temperature(config, climbs))
+        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+        for name in ("panels", "grid"):
+            tracker.picture(name, folder.folder / f"{name}.png")
+        tracker.figures([asdict(figure) for figure in figures])
+    print((folder.folder / "table.md").read_text())
+    print(folder.folder / "panels.png")
+
+
+def most_frequent(root: Path, network: Network, count: int) -> list[int]:
+    """The classes with the most images."""
+    entries = list_images(root)
+    folders = {Path(entry.name).parent.name: entry for entry in entries}
+    labels = {folder: class_of(entry, network.class_names) for folder, entry in folders.items()}
+    counts = Counter(labels[Path(entry.name).parent.name] for entry in entries)
+    classes = [label for label, _ in counts.most_common() if label >= 0][:count]
+    if not classes:
+        raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
+    return sorted(classes)
+
+
+def _load_judges(config: Any, network: Network, device: str) -> list[Judge]:
     judges = [load_judge(str(name), device=device) for name in config.judges]
     if not judges:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
@@ -86,258 +115,46 @@ def run(config: Any) -> None:
                 f"dgn: judge {judge.name} has other classes than {network.name}: no transfer is measured by it",
                 file=sys.stderr,
             )
-    root = Path(str(config.data.root))
-    training = None
-    if config.data.training is not None:
-        if config.data.photos is None:
-            raise DgnError(
-                "data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with"
-            )
-        training = Squares(Path(str(config.data.training)), judges[-1].network.sight)
-    if past is not None:
-        specs = list(dict.fromkeys(row["unit"] for row in past["rows"]))
-        units = parse_units(specs, network)
-        by_spec = dict(zip(specs, units, strict=True))
-        methods = past["methods"]
-        climbs = []
-        seeds = sorted({int(row["seed"]) for row in past["rows"]})
-    else:
-        units = parse_units(values["units"] or most_frequent(root, network, config.classes), network)
-        seeds = choose_seeds(config)
-        climbs = choose_priors(config, network)
-        methods = [prior.name for prior, _ in climbs]
-
-    manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
-    with at_work(config, manifest) as (folder, tracker):
-        reference = _reference(folder, config, root, network, judges, units)
-        photos = reference.real
-        warn(manifest, counted(photos.broken, "images could not be read"))
-        warn(manifest, steadiness(network, layers_of(units)).notes(network))
-        if config.data.photos is not None:  # read before anything climbs: a wrong path is told at once
-            photos = load_real(Path(str(config.data.photos)), network.class_names, most=config.data.most_photos)
-        real = best_examples(reference, units, len(seeds))
-        made = [real]
-        if past is not None:
-            made += [_read_past(past, method, by_spec) for method in methods]
-        for prior, settings in climbs:
-            made.append(_synthesized(folder, config, network, units, seeds, prior, settings))
-        figures: list[Figure] = []
-        for one in made:
-            figures += measure(one, network, judges, reference)
-        named = [unit.class_index for unit in units if unit.class_index is not None]
-        figures += measure_photographs(photos, [judge for judge in judges if judge.names(network)], named)
-        figures += _reconstructions(climbs, judges[0], photos.images, device)
-        if training is not None and len(made) > 1:
-            found, lines = compare_with_training(folder, training, judges[-1], made[1:], photos.images, config.progress)
-            figures += found
-            warn(manifest, lines)
-        if config.blind is not None:
-            write_sheets(Path(str(config.blind)), made[1:], photos, config.seed)
-        compared = differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
-        _write(folder, figures, compared, made, network.name, _by_temperature(config, climbs))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
-        tracker.picture("panels", folder.folder / "panels.png")
-        tracker.picture("grid", folder.folder / "grid.png")
-        tracker.figures([asdict(figure) for figure in figures])
-    print((folder.folder / "table.md").read_text())
-    print(folder.folder / "panels.png")
+    return judges
 
 
-def most_frequent(root: Path, network: Network, count: int) -> list[str | int]:
-    """The classes with the most images."""
-    counts: collections.Counter[int] = collections.Counter()
-    labels: dict[str, int] = {}
-    for entry in list_images(root):
-        folder = Path(entry.name).parent.name
-        if folder not in labels:
-            labels[folder] = class_of(entry, network.class_names)
-        counts[labels[folder]] += 1
-    classes = [label for label, _ in counts.most_common() if label >= 0][:count]
-    if not classes:
-        raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
-    return sorted(classes)
+def _training_images(config: Any, judge: Judge) -> Squares | None:
+    """Those that copies are looked for among, as the judge sees them."""
+    if config.data.training is None:
+        return None
+    if config.data.photos is None:
+        raise DgnError("data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with")
+    return Squares(Path(str(config.data.training)), judge.network.sight)
 
 
-def _reference(
-    folder: Run, config: Any, root: Path, network: Network, judges: list[Judge], units: list[Unit]
-) -> Reference:
+def _reference(config: Any, network: Network, judges: list[Judge], units: list[Unit]) -> Reference:
     """Real images of the evaluated classes, and of all where a hidden unit is among the units; seen by the network and
     the judges."""
+    root, sight, seed = Path(str(config.data.root)), network.sight, config.seed
     classes = [unit.class_index for unit in units if unit.class_index is not None]
     real = None
     if classes:
         real = load_real(
-            root, network.class_names, sight=network.sight, classes=classes, per_class=config.data.per_class,
-            seed=config.seed,
-        )  # fmt: skip
-    if real is None or len(classes) < len(units):
-        all_classes = load_real(
-            root, network.class_names, sight=network.sight, most=config.data.most_photos, seed=config.seed
+            root, network.class_names, sight=sight, classes=classes, per_class=config.data.per_class, seed=seed
         )
-        real = all_classes if real is None else real.joined(all_classes)
+    if real is None or len(classes) < len(units):
+        every = load_real(root, network.class_names, sight=sight, most=config.data.most_photos, seed=seed)
+        real = every if real is None else real.joined(every)
     passes = len(real.images) * (1 + len(judges))
     with tqdm(total=passes, desc="real images", unit="image", disable=not config.progress) as bar:
         activations = activations_of_all(network, real.as_seen, units, note=bar.update)
-        verdicts = {}
-        for judge in judges:
-            verdicts[judge.name] = judge.see(real.images, note=bar.update)
+        verdicts = {judge.name: judge.see(real.images, note=bar.update) for judge in judges}
     return Reference(real, activations, verdicts)
 
 
-def _synthesized(
-    folder: Run,
-    config: Any,
-    network: Network,
-    units: list[Unit],
-    seeds: list[int],
-    prior: Prior,
-    settings: AscentSettings,
-) -> Made:
-    """One method's images, a batch at a time; those that the run folder holds already are taken up."""
-    job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
-    key = fingerprint(job, digest(network.module.state_dict()), entry=plain(config.prior)[prior.name])
-    path = folder.folder / "images" / f"{prior.name}.safetensors"
-    rows = [(unit, seed) for unit in units for seed in seeds]
-    images: list[torch.Tensor] = []
-    first, batch, memory = 0, int(config.batch), 0.0
-    seconds: list[float] = []
-    if path.exists():
-        with suppress(DgnError):  # changed or cut short: it is made anew
-            tensors, meta = load_tensors(path, FORMAT)
-            if meta["key"] == key:
-                images, first = [tensors["images"]], len(tensors["images"])
-                batch, seconds, memory = int(meta["batch"]), list(meta["seconds"]), float(meta["memory"])
-                job = as_begun(job, meta.get("precision"))
-
-    def cut(smaller: int) -> None:
-        nonlocal batch
-        batch = smaller
-        bar.again()
-
-    if first < len(rows):
-        with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
-            pieces = job.pieces(
-                first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
-            )
-            while first < len(rows):
-                with measured(network.device) as cost:
-                    piece = next(pieces)
-                images.append((piece.images * 255).round().byte())
-                first += len(piece.images)
-                seconds += [cost.seconds / len(piece.images)] * len(piece.images)
-                memory = max(memory, cost.memory / len(piece.images) / 2**20)
-                meta = {
-                    "key": key, "batch": batch, "seconds": seconds, "memory": memory,
-                    "precision": job.settings.precision,
-                }  # fmt: skip
-                save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
-    made = torch.cat(images).float() / 255
-    return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds, memory)
-
-
-def _past(folder: Path) -> dict[str, Any]:
-    """What a run of ``dgn synthesize`` or ``dgn facets`` holds."""
-    if not (folder / "results.csv").is_file() or not (folder / "config.yaml").is_file():
-        raise DgnError(
-            f"{str(folder)!r} is no folder of a dgn synthesize or facets run: it lacks results.csv or config.yaml"
-        )
-    with (folder / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    config = OmegaConf.load(folder / "config.yaml")
-    if OmegaConf.select(config, "verb") == "facets":  # facets of the one unit take the place of seeds
-        for row in rows:
-            row["seed"] = str(int(row["unit"].rpartition(" ")[2]) - 1)
-            row["unit"] = str(OmegaConf.select(config, "unit"))
-    methods = list(dict.fromkeys(row["prior"] for row in rows))
-    return {"folder": folder, "rows": rows, "network": config.network, "methods": methods}
-
-
-def _read_past(past: dict[str, Any], method: str, by_spec: dict[str, Unit]) -> Made:
-    """One prior's images of a past run."""
-    rows = [row for row in past["rows"] if row["prior"] == method]
-    images = []
-    for row in rows:
-        try:
-            with Image.open(past["folder"] / row["image"]) as picture:
-                pixels = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-                images.append(pixels.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255)
-        except OSError as error:
-            raise DgnError(f"can't read {str(past['folder'] / row['image'])!r}: {error}") from error
-    seconds = [float(row["seconds"] or "nan") for row in rows]
-    return Made(
-        method, torch.stack(images), [by_spec[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
-        seconds if any(map(math.isfinite, seconds)) else [],
-    )  # fmt: skip
-
-
-def _reconstructions(
-    climbs: list[tuple[Prior, AscentSettings]], judge: Judge, images: torch.Tensor, device: str
-) -> list[Figure]:
+def _reconstructions(priors: list[Prior], judge: Judge, images: Tensor, device: str) -> list[Figure]:
     figures: list[Figure] = []
     known: dict[str, list[Figure]] = {}  # of each generator, however many priors it serves
-    for prior, _ in climbs:
+    for prior in priors:
         base = prior.layout if isinstance(prior, ComponentsPrior) else prior
-        if not isinstance(base, GeneratorPrior) or base.encoder is None:
-            continue
-        weights = digest(base.weights())
-        if weights not in known:
-            config = base.generator.config
-            encoder = base.encoder.to(device).at((config.encoder_size, config.encoder_size))
-            known[weights] = measure_reconstruction(prior.name, base.generator, encoder, judge, images)
-        figures += [replace(figure, method=prior.name) for figure in known[weights]]
+        if isinstance(base, GeneratorPrior) and base.encoder is not None:
+            weights = digest(base.weights())
+            if weights not in known:
+                known[weights] = measure_reconstruction(prior.name, base.to(device), judge, images)
+            figures += [replace(figure, method=prior.name) for figure in known[weights]]
     return figures
-
-
-def _by_temperature(config: Any, climbs: list[tuple[Prior, AscentSettings]]) -> dict[str, list[tuple[str, str]]]:
-    """Priors that are the same but for the temperature of their samples, coldest first: method and label."""
-    lines: dict[str, list[tuple[float, str]]] = {}
-    for prior, settings in climbs:
-        if settings.rule == "sample":
-            same = {**plain(config.prior[prior.name]), "ascent": replace(settings, temperature=1.0)}
-            same |= {"size": (prior.sampled() or prior).size, "space": None}  # what was not told is the prior's own
-            lines.setdefault(repr(same), []).append((settings.temperature, prior.name))
-    return {
-        min((name for _, name in points), key=len): [
-            (name, f"T {temperature:g}") for temperature, name in sorted(points)
-        ]
-        for points in lines.values()
-        if len({temperature for temperature, _ in points}) > 1
-    }
-
-
-def _csv(figures: list[Figure]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Figure.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(f).items()} for f in figures)
-    return text.getvalue()
-
-
-def _write(
-    folder: Run,
-    figures: list[Figure],
-    compared: list[Figure],
-    made: list[Made],
-    network: str,
-    lines: dict[str, list[tuple[str, str]]],
-) -> None:
-    folder.write_text("figures.csv", _csv(figures))
-    text = table(figures)
-    if compared:
-        folder.write_text("differences.csv", _csv(compared))
-        text += (
-            f"\nHow much higher {made[1].method} is than each other, unit by unit:\n\n{table(compared, signed=True)}"
-        )
-    folder.write_text("table.md", text)
-    cells = [
-        Cell(unit.name, one.method, to_image(image), "")
-        for one in made
-        for unit, seed, image in zip(one.units, one.seeds, one.images, strict=True)
-        if seed == one.seeds[0]
-    ]
-    folder.write_picture("grid.png", grid(cells, f"Units of {network}", tile=COMMON_SIZE))
-    for form in ("png", "pdf"):
-        write_atomic(folder.folder / f"panels.{form}", panels(figures, METRICS, form))
-        picture = trade(figures, METRICS, lines, form)
-        if picture is not None:
-            write_atomic(folder.folder / f"trade.{form}", picture)

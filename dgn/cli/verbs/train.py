@@ -15,8 +15,7 @@ from dgn.cli.tracking import check_mode
 from dgn.errors import DgnError
 from dgn.images.reading import list_images
 from dgn.runs.run import now, surroundings
-from dgn.training.flow import FlowSettings, train_flow
-from dgn.training.settings import TrainSettings
+from dgn.training.settings import FlowSettings, TrainSettings
 from dgn.training.trainer import train
 
 
@@ -53,20 +52,14 @@ def run(config: Any) -> None:
             name, caption = "train/reconstructions", "held-out images above, reconstructions below"
 
         def log(step: int, losses: dict[str, float], picture: Path | None) -> None:
-            if losses:
-                tracker.curves("train", step, losses)
+            tracker.curves("train", step, losses)
             if picture is not None:
                 tracker.picture(name, picture, caption)
 
-        fast = device.startswith("cuda") if config.compile is None else config.compile
-        given: dict[str, Any] = {
-            "device": device, "compile": fast, "workers": config.data.workers,
-            "checkpoint_minutes": config.checkpoint_minutes, "progress": config.progress, "log": log,
-        }  # fmt: skip
-        if isinstance(settings, FlowSettings):
-            path = train_flow(data, folder.folder, settings, **given)
-        else:
-            path = train(data, folder.folder, settings, **given)
+        path = train(
+            data, folder.folder, settings, device=device, workers=config.data.workers, compile=config.compile,
+            checkpoint_minutes=config.checkpoint_minutes, progress=config.progress, log=log,
+        )  # fmt: skip
         broken = json.loads((folder.folder / "report.json").read_text(encoding="utf-8"))["broken"]
         if broken:
             print(f"dgn: {len(broken)} images could not be read and were replaced, the first: {broken[0]!r}")

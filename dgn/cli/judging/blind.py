@@ -10,8 +10,8 @@ from torch import Tensor
 from dgn.cli.sweeps.resume import hold, refuse_foreign
 from dgn.errors import DgnError
 from dgn.evaluation.blind import Shown, draw, key_text, lay_out, read_answers, read_key, score, table
-from dgn.evaluation.instrument import Made
 from dgn.evaluation.real import RealImages
+from dgn.evaluation.reference import Made
 from dgn.images.fit import resized
 from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
@@ -12,22 +11,34 @@ from tqdm import tqdm
 
 from dgn.analysis.examples import Squares
 from dgn.evaluation.copies import Nearest, measure_copies, nearest_images
-from dgn.evaluation.instrument import Figure, Made
+from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge
+from dgn.evaluation.reference import Made
 from dgn.files.listing import counted
 from dgn.images.fit import resized
 from dgn.report.grid import Cell, grid
-from dgn.runs.run import Run, to_image
+from dgn.runs.run import Run, table_bytes, to_image
 
 LEAST = 100
 """Photographs of which the nearest 1 % can be told."""
 
 
+COLUMNS = ("method", "unit", "seed", "nearest", "distance", "quantile")
+"""Of ``copies.csv``."""
+
+
+@dataclass
+class Copies:
+    """Figures of each method, and lines to warn of."""
+
+    figures: list[Figure]
+    warnings: list[str]
+
+
 def compare_with_training(
     folder: Run, training: Squares, judge: Judge, made: Sequence[Made], real: Tensor, progress: bool
-) -> tuple[list[Figure], list[str]]:
-    """Figures of each method, and lines to warn of; writes ``copies.csv`` of all images and ``copies.png`` of the first
-    method's.
+) -> Copies:
+    """Look for the nearest training image of each image; writes ``copies.csv``, and ``copies.png`` of the first method.
 
     Args:
         folder: of the run.
@@ -43,22 +54,24 @@ def compare_with_training(
         near, broken = nearest_images(
             judge, [*yardsticks.values(), *(one.images for one in made)], training, note=bar.update
         )
-    lines = counted(broken, "training images could not be read")
+    warnings = counted(broken, "training images could not be read")
     if len(real) < LEAST:
-        lines.append(f"of {len(real)} photographs no 1 % can be told: give {LEAST} or more as data.photos")
+        warnings.append(f"of {len(real)} photographs no 1 % can be told: give {LEAST} or more as data.photos")
     yardstick = dict(zip(yardsticks, near, strict=False))
-    found = list(zip(made, near[len(yardsticks) :], [yardstick[size] for size in sizes], strict=True))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("method", "unit", "seed", "nearest", "distance", "quantile"))
-    for one, own, theirs in found:
-        rows = zip(one.units, one.seeds, own.index.tolist(), own.distance, own.quantiles(theirs), strict=True)
-        for unit, seed, index, distance, quantile in rows:
-            writer.writerow((one.method, unit.name, seed, training.name(index), f"{distance:.6g}", f"{quantile:.6g}"))
-    folder.write_text("copies.csv", text.getvalue())
-    first, own, theirs = found[0]
-    folder.write_picture("copies.png", _beside(first, own, own.quantiles(theirs), training))
-    return [f for one, own, theirs in found for f in measure_copies(one, judge.name, own, theirs)], lines
+    rows: list[dict[str, object]] = []
+    figures: list[Figure] = []
+    for one, size, own in zip(made, sizes, near[len(yardsticks) :], strict=True):
+        quantiles = own.quantiles(yardstick[size])
+        for unit, seed, index, *numbers in zip(
+            one.units, one.seeds, own.index.tolist(), own.distance, quantiles, strict=True
+        ):
+            values = (one.method, unit.name, seed, training.name(index), *(f"{number:.6g}" for number in numbers))
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+        figures += measure_copies(one, judge.name, own, yardstick[size])
+        if one is made[0]:
+            folder.write_picture("copies.png", _beside(one, own, quantiles, training))
+    folder.write_text("copies.csv", table_bytes(rows, COLUMNS).decode())
+    return Copies(figures, warnings)
 
 
 def _beside(one: Made, found: Nearest, quantiles: Tensor, data: Squares) -> Image.Image:

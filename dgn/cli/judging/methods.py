@@ -1,0 +1,139 @@
+"""The images that ``dgn evaluate`` judges: made now, taken up, or those of a past run."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dgn.ascent.settings import AscentSettings
+from dgn.cli.bar import Bar
+from dgn.cli.manifest import plain
+from dgn.errors import DgnError
+from dgn.evaluation.cost import measured
+from dgn.evaluation.reference import Made
+from dgn.files.storage import digest
+from dgn.files.tensors import load_tensors, save_tensors
+from dgn.images.reading import read_image
+from dgn.network.network import Network
+from dgn.priors import Prior
+from dgn.runs.batches import fingerprint
+from dgn.runs.run import Run
+from dgn.synthesis import as_begun, plan
+from dgn.units.units import Unit
+
+FORMAT = "dgn-evaluation-1"
+"""Of the files that keep a method's images."""
+
+
+def synthesized(
+    folder: Run,
+    config: Any,
+    network: Network,
+    units: list[Unit],
+    seeds: list[int],
+    prior: Prior,
+    settings: AscentSettings,
+) -> Made:
+    """One method's images, a batch at a time; those that the run folder holds already are taken up."""
+    job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
+    key = fingerprint(job, digest(network.module.state_dict()), entry=plain(config.prior)[prior.name])
+    path = folder.folder / "images" / f"{prior.name}.safetensors"
+    rows = [(unit, seed) for unit in units for seed in seeds]
+    images: list[Tensor] = []
+    first, batch, memory = 0, int(config.batch), 0.0
+    seconds: list[float] = []
+    if path.exists():
+        with suppress(DgnError):  # changed or cut short: it is made anew
+            tensors, meta = load_tensors(path, FORMAT)
+            if meta["key"] == key:
+                images, first = [tensors["images"]], len(tensors["images"])
+                batch, seconds, memory = int(meta["batch"]), list(meta["seconds"]), float(meta["memory"])
+                job = as_begun(job, meta.get("precision"))
+
+    def cut(smaller: int) -> None:
+        nonlocal batch
+        batch = smaller
+        bar.again()
+
+    if first < len(rows):
+        with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
+            pieces = job.pieces(
+                first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
+            )
+            while first < len(rows):
+                with measured(network.device) as cost:
+                    piece = next(pieces)
+                images.append((piece.images * 255).round().byte())
+                first += len(piece.images)
+                seconds += [cost.seconds / len(piece.images)] * len(piece.images)
+                memory = max(memory, cost.memory / len(piece.images) / 2**20)
+                meta = {
+                    "key": key, "batch": batch, "seconds": seconds, "memory": memory,
+                    "precision": job.settings.precision,
+                }  # fmt: skip
+                save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
+    made = torch.cat(images).float() / 255
+    return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds, memory)
+
+
+@dataclass
+class PastRun:
+    """What a run of ``dgn synthesize`` or ``dgn facets`` holds.
+
+    Attributes:
+        folder: of the run.
+        rows: of its table; facets of the one unit take the place of seeds.
+        network: the configuration of its network.
+    """
+
+    folder: Path
+    rows: list[dict[str, str]]
+    network: Any
+
+    def column(self, name: str) -> list[str]:
+        """Each value once, in the table's order."""
+        return list(dict.fromkeys(row[name] for row in self.rows))
+
+    def made(self, method: str, units: Mapping[str, Unit]) -> Made:
+        """One prior's images.
+
+        Args:
+            method: the prior.
+            units: by what the table calls them.
+        """
+        rows = [row for row in self.rows if row["prior"] == method]
+        images = torch.stack([read_image(self.folder / row["image"]) for row in rows])
+        seconds = [float(row["seconds"] or "nan") for row in rows]
+        return Made(
+            method, images, [units[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
+            seconds if any(map(math.isfinite, seconds)) else [],
+        )  # fmt: skip
+
+
+def read_past(folder: Path) -> PastRun:
+    """A run of ``dgn synthesize`` or ``dgn facets``.
+
+    Raises:
+        DgnError: it is none.
+    """
+    if not (folder / "results.csv").is_file() or not (folder / "config.yaml").is_file():
+        raise DgnError(
+            f"{str(folder)!r} is no folder of a dgn synthesize or facets run: it lacks results.csv or config.yaml"
+        )
+    with (folder / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    config = OmegaConf.load(folder / "config.yaml")
+    if OmegaConf.select(config, "verb") == "facets":
+        for row in rows:
+            row["seed"] = str(int(row["unit"].rpartition(" ")[2]) - 1)
+            row["unit"] = str(OmegaConf.select(config, "unit"))
+    return PastRun(folder, rows, config.network)

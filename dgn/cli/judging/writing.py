@@ -1,0 +1,75 @@
+"""What ``dgn evaluate`` writes: tables, the panels, the trade, and a grid of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from dgn.ascent.settings import AscentSettings
+from dgn.cli.manifest import plain
+from dgn.evaluation.figures import METRICS, Figure, differences, table
+from dgn.evaluation.reference import COMMON_SIZE, Made
+from dgn.files.storage import write_atomic
+from dgn.priors import Prior
+from dgn.report.grid import Cell, grid
+from dgn.report.panels import panels
+from dgn.report.trade import trade
+from dgn.runs.run import Run, table_bytes, to_image
+
+Lines = Mapping[str, Sequence[tuple[str, str]]]
+"""Of each line in the trade, its name and its points in order, as method and label."""
+
+
+def by_temperature(config: Any, climbs: Sequence[tuple[Prior, AscentSettings]]) -> Lines:
+    """Priors that are the same but for the temperature of their samples, coldest first: method and label."""
+    lines: dict[str, list[tuple[float, str]]] = {}
+    for prior, settings in climbs:
+        if settings.rule == "sample":
+            same = {**plain(config.prior[prior.name]), "ascent": replace(settings, temperature=1.0)}
+            same |= {"size": (prior.sampled() or prior).size, "space": None}  # what was not told is the prior's own
+            lines.setdefault(repr(same), []).append((settings.temperature, prior.name))
+    return {
+        min((name for _, name in points), key=len): [
+            (name, f"T {temperature:g}") for temperature, name in sorted(points)
+        ]
+        for points in lines.values()
+        if len({temperature for temperature, _ in points}) > 1
+    }
+
+
+def write_figures(folder: Run, figures: Sequence[Figure], made: Sequence[Made], title: str, lines: Lines) -> None:
+    """``figures.csv``, ``differences.csv``, ``table.md``, and the pictures.
+
+    Args:
+        folder: of the run.
+        figures: of all methods.
+        made: real examples, then the methods.
+        title: of the grid.
+        lines: see :func:`by_temperature`.
+    """
+    text, compared = table(figures), differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
+    folder.write_text("figures.csv", _csv(figures))
+    if compared:
+        folder.write_text("differences.csv", _csv(compared))
+        text += (
+            f"\nHow much higher {made[1].method} is than each other, unit by unit:\n\n{table(compared, signed=True)}"
+        )
+    folder.write_text("table.md", text)
+    cells = [
+        Cell(unit.name, one.method, to_image(image), "")
+        for one in made
+        for unit, seed, image in zip(one.units, one.seeds, one.images, strict=True)
+        if seed == one.seeds[0]
+    ]
+    folder.write_picture("grid.png", grid(cells, title, tile=COMMON_SIZE))
+    for form in ("png", "pdf"):
+        write_atomic(folder.folder / f"panels.{form}", panels(figures, METRICS, form))
+        picture = trade(figures, METRICS, lines, form)
+        if picture is not None:
+            write_atomic(folder.folder / f"trade.{form}", picture)
+
+
+def _csv(figures: Sequence[Figure]) -> str:
+    rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(figure).items()} for figure in figures]
+    return table_bytes(rows, list(Figure.__dataclass_fields__)).decode()

@@ -1,0 +1,44 @@
+"""The weights of an earlier generator, as a training begins with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from dgn.errors import DgnError
+from dgn.files.storage import write_atomic
+from dgn.priors.checkpoint import load_generator
+from dgn.priors.generator import Generator
+
+
+def warm_start(generator: Generator, path: Path, out: Path) -> None:
+    """Take the weights of an earlier generator; with ``code_size`` its codes, too, and what is known of them.
+
+    Args:
+        generator: in training; with ``code_size`` it may have further stages, which stay as they are.
+        path: of the earlier one, or its folder.
+        out: where components and flow of the earlier codes are copied to.
+
+    Raises:
+        DgnError: the earlier generator is of another form.
+    """
+    file = path / "generator.safetensors" if path.is_dir() else path
+    earlier, _ = load_generator(file)
+    mine, theirs = generator.config, earlier.config
+    grows = bool(mine.code_size) and mine.widths != theirs.widths
+    longer = theirs
+    if grows:
+        stages = len(theirs.widths)
+        longer = replace(
+            theirs, image_size=mine.image_size, code_size=theirs.code_size or theirs.image_size,
+            widths=theirs.widths + mine.widths[stages:], depths=theirs.depths + mine.depths[stages:],
+        )  # fmt: skip
+    if mine != longer:
+        field = next(name for name, value in mine.to_dict().items() if longer.to_dict()[name] != value)
+        raise DgnError(f"init={str(path)!r} has {field}={getattr(theirs, field)}, this training {getattr(mine, field)}")
+    own = ("head.",) * grows + ("code_",) * (not mine.code_size)  # the latter are the statistics just measured
+    kept = {name: value for name, value in earlier.state_dict().items() if not name.startswith(own)}
+    generator.load_state_dict(kept, strict=False)
+    for name in ("components.safetensors", "flow.safetensors") if mine.code_size else ():
+        if file.with_name(name).is_file():
+            write_atomic(out / name, file.with_name(name).read_bytes())
