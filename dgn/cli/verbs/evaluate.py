@@ -76,8 +76,8 @@ def run(config: Any) -> None:
     settle_batch(config, device)
     past = None if config.run is None else _past(Path(str(config.run)))
     chosen = config.network if past is None else OmegaConf.create(past["network"])
-    network = load_chosen(chosen, device)
-    judges = [load_judge(str(name), device=device) for name in config.judges]
+    network = load_chosen(chosen, device, trust=config.trust)
+    judges = [load_judge(str(name), device=device, trust=config.trust) for name in config.judges]
     if not judges:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
     for judge in judges:
