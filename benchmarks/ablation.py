@@ -15,7 +15,6 @@ from captum.attr import Occlusion
 from machine import alternate, machine
 
 import dgn
-from dgn.analysis.ablation import patches
 from dgn.analysis.ablation.ablation import ablate
 
 
@@ -52,7 +51,7 @@ def main() -> None:
 
     def mine(batch: int, forget: bool) -> None:
         if forget:
-            patches._known.clear()
+            network.known.clear()
         ablate(network, image, 0, **settings, batch=batch)
 
     theirs = []

@@ -38,7 +38,7 @@ def main() -> None:
             "network=custom", f"network.name='{name}'", "prior=[]",
             f"+prior.{method}={{path: dgn, size: 128, ascent: {{rule: adam}}}}", f"classes={options.classes}",
             "seeds=1", "data.per_class=10", "data.most_photos=100", "batch=12",
-            "tracking=off", f"out={out}",
+            "tracking=off", "trust=true", f"out={out}",
         )  # fmt: skip
         merge(results, out, ["real", *methods])
         strip(results, out, method, max(1, options.classes // 8))

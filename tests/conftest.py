@@ -130,9 +130,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small(exported: Path) -> str:
-    """The same as an argument."""
-    return f"network.name={exported}"
+def small(exported: Path) -> list[str]:
+    """The same as arguments."""
+    return [f"network.name={exported}", "trust=true"]
 
 
 def lay_out(folder: Path) -> Path:

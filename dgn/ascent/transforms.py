@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dgn.ascent.named import Catalogue, Part
-from dgn.images.resample import centres, reflected, sample
 
 
 class Draws:
@@ -163,13 +162,14 @@ def gaussian(images: Tensor, sigma: Tensor, widest: float | None = None) -> Tens
 
 def _warp(images: Tensor, zoom: Tensor, move: Tensor, angle: Tensor | None = None) -> Tensor:
     """Each sample seen through a window of ``zoom`` times the side, moved (in half sides) and turned (in radians)."""
-    x, y = (centres(side, images.device) for side in (images.shape[3], images.shape[2]))
-    if angle is None:
-        across, down = zoom[:, None] * x + move[:, :1], zoom[:, None] * y + move[:, 1:]
-        return sample(images.float(), reflected(down), reflected(across))
+    x, y = (
+        (2 * torch.arange(side, device=images.device, dtype=torch.float32) + 1) / side - 1
+        for side in (images.shape[3], images.shape[2])
+    )
+    angle = torch.zeros_like(zoom) if angle is None else angle
     cosine, sine = ((zoom * part)[:, None, None] for part in (angle.cos(), angle.sin()))
     shape = images.shape[3] / images.shape[2]  # x and y are in half sides, which may be of two lengths
     across = cosine * x - sine / shape * y[:, None] + move[:, 0, None, None]
     down = sine * shape * x + cosine * y[:, None] + move[:, 1, None, None]
-    grid = reflected(torch.stack([across, down], 3))  # before the sampling, whose own reflection is slower
-    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.stack([across, down], 3)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)

@@ -62,7 +62,7 @@ def open_network(config: Any) -> tuple[Network, str]:
     key = network_key(config.network, device)
     if key not in _NETWORKS:
         _NETWORKS.clear()
-        _NETWORKS[key] = load_chosen(config.network, device)
+        _NETWORKS[key] = load_chosen(config.network, device, trust=config.trust)
     settle_batch(config, device)
     return _NETWORKS[key], device
 
@@ -91,7 +91,7 @@ def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
             _PRIORS.pop(next(iter(_PRIORS)))
         _PRIORS[key] = load_prior(
             entry.path, size=size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=_module(name, entry.module, trust),
+            options=plain(entry.options), module=_module(name, entry.module, trust), trust=trust,
         )  # fmt: skip
     prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
     prior.name = name

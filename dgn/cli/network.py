@@ -31,9 +31,9 @@ def network_key(chosen: Any, device: str) -> str:
     return json.dumps([files, facts, device, [stamp(file) for file in files]], default=str)
 
 
-def load_chosen(chosen: Any, device: str = "cpu") -> Network:
+def load_chosen(chosen: Any, device: str = "cpu", *, trust: bool) -> Network:
     """The network that a configuration names; see :func:`dgn.load_network`."""
     facts = network_facts(chosen)
     if isinstance(facts["classes"], str):
         facts["classes"] = Path(facts["classes"])
-    return load_network(chosen.name, weights=chosen.weights, device=device, **facts)
+    return load_network(chosen.name, weights=chosen.weights, device=device, trust=trust, **facts)

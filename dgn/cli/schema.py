@@ -224,7 +224,7 @@ class JobConfig:
         seed: of everything random; of several ``seeds`` the first.
         device: ``auto`` (a GPU where there is one), ``cpu``, ``cuda`` or ``cuda:INDEX``.
         threads: of the CPU. null: PyTorch's choice, the cores.
-        trust: run code that the configuration names (``_target_``) or that a file holds.
+        trust: run code that the configuration names (``_target_``) or that a file holds (.pt2, TorchScript).
         out: folder of the run. null: ``runs/VERB/TIME``.
         progress: draw progress bars.
         tracking: Weights & Biases.
@@ -454,11 +454,13 @@ class UnitsConfig:
 
     Attributes:
         network: the network whose layers and classes are listed.
+        trust: open a network that is a program (.pt2).
         find: a part of a class's name. null: the layers are listed.
     """
 
     verb: str = "units"
     network: NetworkConfig = field(default_factory=NetworkConfig)
+    trust: bool = False
     find: str | None = None
 
 

@@ -70,9 +70,9 @@ class Judge:
 
 
 @guest
-def load_judge(name: str, *, device: torch.device | str = "cpu") -> Judge:
+def load_judge(name: str, *, device: torch.device | str = "cpu", trust: bool = False) -> Judge:
     """A judge by its network's name or the path of a ``torch.export`` program; see :func:`dgn.load_network`."""
-    network = load_network(name, device=device)
+    network = load_network(name, device=device, trust=trust)
     shape = network.layers.get(OUTPUT)
     if shape is None or len(shape) != 1:
         raise DgnError(f"judge {name!r} is no classifier: its output has the shape {shape}")

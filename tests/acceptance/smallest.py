@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+NETWORK = ["network.name=small.pt2", "trust=true"]
+
 TINY = {
-    "synthesize": ["network.name=small.pt2", "prior=pixel", "prior.pixel.size=16", "units=[0]", "ascent.steps=1"],
-    "examples": ["network.name=small.pt2", "data.root=pictures", "units=[0]", "k=1"],
-    "facets": ["network.name=small.pt2", "prior=pixel", "prior.pixel.size=16", "data.root=pictures", "unit=0",
+    "synthesize": [*NETWORK, "prior=pixel", "prior.pixel.size=16", "units=[0]", "ascent.steps=1"],
+    "examples": [*NETWORK, "data.root=pictures", "units=[0]", "k=1"],
+    "facets": [*NETWORK, "prior=pixel", "prior.pixel.size=16", "data.root=pictures", "unit=0",
                "facets=1", "examples=4", "members=2", "components=2", "ascent.steps=1", "layer=output"],
-    "ablate": ["network.name=small.pt2", "image=pictures/a.png", "unit=0", "size=8", "stride=8", "curve_steps=2"],
-    "train": ["network.name=small.pt2", "data.root=pictures", "training.steps=1", "training.batch=2",
+    "ablate": [*NETWORK, "image=pictures/a.png", "unit=0", "size=8", "stride=8", "curve_steps=2"],
+    "train": ["data.root=pictures", "training.steps=1", "training.batch=2",
               "training.layer=output"],
-    "evaluate": ["network.name=small.pt2", "data.root=pictures", "judges=[small.pt2]", "prior=pixel",
+    "evaluate": [*NETWORK, "data.root=pictures", "judges=[small.pt2]", "prior=pixel",
                  "prior.pixel.size=16", "units=[0]", "classes=1", "seeds=1", "ascent.steps=1"],
-    "figure": ["network.name=small.pt2", "figure=start"],
+    "figure": [*NETWORK, "figure=start"],
     "gallery": ["finished"],
     "gather": ["nowhere"],
-    "units": ["network.name=small.pt2"],
+    "units": [*NETWORK],
 }  # fmt: skip
 for _verb in set(TINY) - {"gallery", "gather", "units"}:
     TINY[_verb] += ["tracking=off", "progress=false"]

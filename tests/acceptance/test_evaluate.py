@@ -68,6 +68,7 @@ def command(folder: Path) -> list[str]:
     return [
         f"data.root={folder / 'real'}",
         judges,
+        "trust=true",
         "prior=[dgn,pixel]",
         "classes=2",
         *SHORT,
@@ -126,6 +127,7 @@ def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
     words = [
         f"data.root={work / 'real'}",
         f"judges=[{work / 'tiny.pt2'}]",
+        "trust=true",
         "prior=[pixel,fourier]",
         "classes=2",
         "seeds=1",
@@ -179,9 +181,15 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path) -> None:
 @pytest.mark.slow
 def test_a_finished_run_is_judged_as_it_is(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["prior=pixel", *(word for word in SHORT if "prior.dgn" not in word)]
-    judged = [f"data.root={work / 'real'}", f"judges=[{work / 'tiny.pt2'}]", "progress=false", "tracking=off"]
+    judged = [
+        f"data.root={work / 'real'}",
+        f"judges=[{work / 'tiny.pt2'}]",
+        "trust=true",
+        "progress=false",
+        "tracking=off",
+    ]
     assert main(["synthesize", "units=[goldfish,zebra]", *given, f"out={work / 'made'}"]) == 0
-    assert main(["evaluate", "units=[goldfish,zebra]", *given, *judged[:2], f"out={work / 'direct'}"]) == 0
+    assert main(["evaluate", "units=[goldfish,zebra]", *given, *judged[:3], f"out={work / 'direct'}"]) == 0
     capsys.readouterr()
     assert main(["evaluate", f"run={work / 'made'}", *judged, f"out={work / 'judged'}"]) == 0
     assert capsys.readouterr().out.strip().endswith("panels.png")

@@ -28,7 +28,8 @@ QUIET = ["tracking=off", "progress=false", "threads=1"]
 
 def job(exported: Path, out: Path, *more: str) -> list[str]:
     """Ten rows, two a batch."""
-    return ["synthesize", f"network.name={exported}", f"out={out}", "units=[0,1,2,3,4]", "seeds=2", "batch=2",
+    return ["synthesize", f"network.name={exported}", "trust=true", f"out={out}", "units=[0,1,2,3,4]", "seeds=2",
+            "batch=2",
             "prior=pixel", "prior.pixel.size=64", "ascent.steps=3", *QUIET, *more]  # fmt: skip
 
 
@@ -186,11 +187,11 @@ def test_read_only_folders(
             (tmp_path / "fixed").rmdir()
             (tmp_path / "fixed").write_text("")
         folder = tmp_path / "fixed" / "run"
-        out, network = f"out={folder}", f"network.name={exported}"
+        out, network = f"out={folder}", [f"network.name={exported}", "trust=true"]
         command = {
             "synthesize": job(exported, folder), "sweep": [*job(exported, folder), "-m", "seed=1,2"],
-            "examples": ["examples", network, out, f"data.root={images}", "units=[0]", "k=1", *QUIET],
-            "ablate": ["ablate", network, out, f"image={images}/00.png", "unit=0", "size=8", "stride=8", *QUIET],
+            "examples": ["examples", *network, out, f"data.root={images}", "units=[0]", "k=1", *QUIET],
+            "ablate": ["ablate", *network, out, f"image={images}/00.png", "unit=0", "size=8", "stride=8", *QUIET],
             "gallery": ["gallery", "done", out],
             "here": [word for word in job(exported, folder) if not word.startswith("out=")],
         }[verb]  # fmt: skip

@@ -83,8 +83,9 @@ def test_the_command_writes_everything_and_says_which_row(
         dynamic_shapes={"x": {0: torch.export.Dim("batch", max=64)}},
     )  # fmt: skip
     torch.export.save(program, "faulty.pt2")
-    job = ["synthesize", "network.name=faulty.pt2", "units=[0,1]", "prior=[pixel,fourier]", "prior.pixel.size=16",
-           "prior.fourier.size=16", "ascent.steps=4", "tracking=off", "progress=false", "out=run"]  # fmt: skip
+    job = ["synthesize", "network.name=faulty.pt2", "trust=true", "units=[0,1]", "prior=[pixel,fourier]",
+           "prior.pixel.size=16", "prior.fourier.size=16", "ascent.steps=4", "tracking=off", "progress=false",
+           "out=run"]  # fmt: skip
     assert main(job) == 0
     shown = capsys.readouterr().err.strip().splitlines()
     said = [line for line in shown if "froze at step 0: its gradient was zero or not finite" in line]

@@ -50,7 +50,7 @@ if any({word!r} in argument for argument in sys.orig_argv):
 def test_all_jobs_die_before_they_begin(
     launcher: str,
     word: str,
-    small: str,
+    small: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -58,7 +58,7 @@ def test_all_jobs_die_before_they_begin(
     """They have failed, the sweep says so, and its folder stays."""
     monkeypatch.chdir(tmp_path)
     mortal(monkeypatch, tmp_path, word, 2)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, f"launcher={launcher}"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, f"launcher={launcher}"]
     assert main(job) == 2
     said = capsys.readouterr().err
     assert "Traceback" not in said
@@ -75,12 +75,12 @@ def test_all_jobs_die_before_they_begin(
 @pytest.mark.slow
 @ALONE
 def test_one_job_dies_before_it_begins(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is the one that failed, and the one that the same command runs."""
     monkeypatch.chdir(tmp_path)
     mortal(monkeypatch, tmp_path, "spawn_main", 1)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=local"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=local"]
     assert main(job) == 2
     said = capsys.readouterr().err
     assert "1 of the sweep's 2 jobs failed: 0 (seed=0): its process died (exit code 3)" in said
@@ -107,7 +107,7 @@ SACCT = "printf 'JobID|State|NodeList\\n77_0|%s|n\\n77_1|%s|n\\n'"
 
 @SUBMITIT
 def test_slurm_kills_jobs(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Slurm's word for what became of each is in the line."""
     from hydra_plugins.dgn_launchers import _submitit
@@ -115,7 +115,7 @@ def test_slurm_kills_jobs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(_submitit.GRACE, "slurm", 0.0)
     slurm(tmp_path / "bin", monkeypatch, sacct=f"{SACCT} OUT_OF_MEMORY TIMEOUT")
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=slurm"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=slurm"]
     assert main(job) == 2
     said = capsys.readouterr().err
     assert "2 of the sweep's 2 jobs failed: 0 (seed=0): its process died (OUT_OF_MEMORY); its log is " in said
@@ -127,7 +127,7 @@ def test_slurm_kills_jobs(
 @SUBMITIT
 @ALONE
 def test_sigterm_cancels_slurms_jobs(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The whole array is cancelled; Slurm's first answer is when the signal comes."""
     monkeypatch.chdir(tmp_path)
@@ -135,7 +135,7 @@ def test_sigterm_cancels_slurms_jobs(
     running = f"kill -TERM $PPID; {SACCT} RUNNING RUNNING"
     answer = f"if [ -e {cancelled} ]; then {SACCT} CANCELLED CANCELLED; else {running}; fi"
     slurm(tmp_path / "bin", monkeypatch, sacct=answer, scancel=f'echo "$@" > {cancelled}')
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=slurm"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, "launcher=slurm"]
     assert main([*job, "launcher.minutes=2", "out=sweep"]) == 143
     (script,) = (tmp_path / "sweep").rglob("*_submission.sh")  # submitit's warning comes 2 minutes before the end
     assert "#SBATCH --signal=USR2@30\n" in script.read_text() and "#SBATCH --time=2\n" in script.read_text()
@@ -172,9 +172,9 @@ LASTING = ["units=all", "seed=0,1", "seeds=200", "batch=1", "ascent.steps=300"]
 
 @SUBMITIT
 @ALONE
-def test_ctrl_c_ends_submitits_jobs(small: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_submitits_jobs(small: list[str], tmp_path: Path) -> None:
     """Each job writes its table and says that it was interrupted, and no process lives on."""
-    job = ["synthesize", "-m", small, *LASTING, *TINY, "out=sweep"]
+    job = ["synthesize", "-m", *small, *LASTING, *TINY, "out=sweep"]
     process = start(*job, "launcher=slurm_local", cwd=tmp_path, DGN_MARK=str(tmp_path))
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)
@@ -229,13 +229,13 @@ def needed(words: str) -> list[pytest.MarkDecorator]:
 
 @pytest.mark.parametrize("words", [pytest.param(words, marks=needed(words)) for words in WRONG])
 def test_wrong_launcher(
-    words: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    words: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """One line, exit code 2, and nothing is left behind."""
     monkeypatch.chdir(tmp_path)
     if words.endswith("slurm"):
         monkeypatch.setenv("PATH", str(tmp_path))  # also on a machine that has Slurm
-    assert main(["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=1", *TINY, *words.split()]) == 2
+    assert main(["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=1", *TINY, *words.split()]) == 2
     said = capfd.readouterr().err
     assert said.startswith("dgn: ") and WRONG[words] in said and said.count("\n") == 1, said
     assert not Path("runs").exists()
@@ -243,9 +243,9 @@ def test_wrong_launcher(
 
 @SUBMITIT
 @ALONE
-def test_submitit(small: str, tmp_path: Path) -> None:
+def test_submitit(small: list[str], tmp_path: Path) -> None:
     """What Slurm would run, by submitit's local executor; a job that fails is said here, not in its log alone."""
-    job = ["synthesize", "-m", small, "units=[0],[7]", "ascent.steps=2", *TINY, "launcher=slurm_local", "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0],[7]", "ascent.steps=2", *TINY, "launcher=slurm_local", "out=sweep"]
     process = start(*job, cwd=tmp_path)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 2, said
@@ -311,9 +311,9 @@ class Die(Callback):
 
 @pytest.mark.needs("ray")
 @ALONE
-def test_ray(small: str, tmp_path: Path, cluster: list[str]) -> None:
+def test_ray(small: list[str], tmp_path: Path, cluster: list[str]) -> None:
     """Jobs get a GPU each, or halves of them."""
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *TINY, *cluster, "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *TINY, *cluster, "out=sweep"]
     process = start(*job, cwd=tmp_path)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
@@ -324,9 +324,9 @@ def test_ray(small: str, tmp_path: Path, cluster: list[str]) -> None:
 
 @pytest.mark.needs("ray")
 @ALONE
-def test_a_job_dies_in_ray(small: str, tmp_path: Path, cluster: list[str]) -> None:
+def test_a_job_dies_in_ray(small: list[str], tmp_path: Path, cluster: list[str]) -> None:
     """Before it begins: it has failed, and the other one is done."""
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, *cluster, "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *TINY, *cluster, "out=sweep"]
     process = start(*job, "+hydra.callbacks.die._target_=die.Die", cwd=tmp_path)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 2 and "Traceback" not in said, said
@@ -336,9 +336,9 @@ def test_a_job_dies_in_ray(small: str, tmp_path: Path, cluster: list[str]) -> No
 
 @pytest.mark.needs("ray")
 @ALONE
-def test_signal_ends_rays_jobs(small: str, tmp_path: Path, cluster: list[str]) -> None:
+def test_signal_ends_rays_jobs(small: list[str], tmp_path: Path, cluster: list[str]) -> None:
     """Each running job writes its table and says that it was interrupted."""
-    job = ["synthesize", "-m", small, *LASTING, *TINY, *cluster]
+    job = ["synthesize", "-m", *small, *LASTING, *TINY, *cluster]
     process = start(*job, "out=sweep", cwd=tmp_path)
     sweep = tmp_path / "sweep"
     until(lambda: all(list((sweep / job / "parts").glob("[!.]*.safetensors")) for job in "01"), process)

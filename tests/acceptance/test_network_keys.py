@@ -52,7 +52,7 @@ def _there(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def network(name: str, *more: str) -> list[str]:
-    return ["network=custom", f"network.name={name}.pt2", *(f"network.{one}" for one in more)]
+    return ["network=custom", f"network.name={name}.pt2", "trust=true", *(f"network.{one}" for one in more)]
 
 
 def rows(file: str) -> list[dict[str, str]]:
@@ -149,7 +149,7 @@ def test_all_verbs_take_long_and_grey_networks(name: str, tmp_path: Path) -> Non
     assert main(["evaluate", *keys, *judged, f"out={tmp_path / 'judged'}", *QUIET]) == 0
     figures = {(row["method"], row["metric"]): row for row in rows(str(tmp_path / "judged" / "figures.csv"))}
     assert {("real", "top1"), ("pixel", "top5"), ("pixel", "activation_over_mean")} <= set(figures)
-    past = ["data.root=photos", "judges=[plain.pt2]", f"run={tmp_path / 'started'}"]
+    past = ["trust=true", "data.root=photos", "judges=[plain.pt2]", f"run={tmp_path / 'started'}"]
     assert main(["evaluate", *past, f"out={tmp_path / 'again'}", *QUIET]) == 0
     assert manifest(str(tmp_path / "again"))["input"]["classes"] == {"value": 5, "source": "given"}
 

@@ -19,12 +19,12 @@ NEEDS = pytest.mark.needs("hydra_plugins.hydra_optuna_sweeper")
 OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1"]
 
 
-def command(small: str, out: str, *words: str) -> list[str]:
-    return ["synthesize", "-m", small, "units=[0]", *TINY, *OPTUNA, *words, f"out={out}"]
+def command(small: list[str], out: str, *words: str) -> list[str]:
+    return ["synthesize", "-m", *small, "units=[0]", *TINY, *OPTUNA, *words, f"out={out}"]
 
 
 @NEEDS
-def test_optuna_finds_the_largest(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optuna_finds_the_largest(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it is told is the mean activation of the job's table; the best job is the table's."""
     monkeypatch.chdir(tmp_path)
     assert main(command(small, "sweep", "hydra.sweeper.n_trials=4", "ascent.steps=range(1,9)")) == 0
@@ -39,7 +39,7 @@ def test_optuna_finds_the_largest(small: str, tmp_path: Path, monkeypatch: pytes
 @NEEDS
 @pytest.mark.parametrize("grid", [False, True], ids=["seeded", "grid"])
 def test_a_stopped_optimising_sweep_continues(
-    grid: bool, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid: bool, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proposals follow a seed that dgn gives where the user gave none, so the same command goes on."""
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def test_a_stopped_optimising_sweep_continues(
 @NEEDS
 @pytest.mark.parametrize("nan", [False, True], ids=["failed", "not a number"])
 def test_a_job_without_a_value_does_not_end_the_search(
-    nan: bool, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nan: bool, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     if nan:
@@ -94,7 +94,7 @@ def test_a_job_without_a_value_does_not_end_the_search(
 @NEEDS
 @pytest.mark.parametrize("first", [-1, 2])
 def test_a_grid_keeps_its_best_when_a_job_failed(
-    first: int, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    first: int, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also the last one, after which Optuna's sampler stops the study: an error outside of its own loop."""
     monkeypatch.chdir(tmp_path)
@@ -108,7 +108,7 @@ def test_a_grid_keeps_its_best_when_a_job_failed(
 @ALONE
 @pytest.mark.parametrize("launcher", ["local", pytest.param("slurm_local", marks=pytest.mark.needs("submitit"))])
 def test_a_launcher_tells_optuna_of_failures(
-    launcher: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    launcher: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Jobs of other processes, which answer through a pipe or a record."""
     monkeypatch.chdir(tmp_path)

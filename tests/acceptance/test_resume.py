@@ -40,7 +40,7 @@ def contents(run: Path) -> dict[str, bytes | list[dict[str, str]]]:
 @ALONE
 def test_twenty_kills(exported: Path, tmp_path: Path) -> None:
     """SIGKILL at 20 random moments: never more is done again than the batch in flight; the results are the same."""
-    job = [f"network.name={exported}", "units=[0,1,2,3]", "seeds=2", "batch=2", "ascent.steps=40", *TINY]
+    job = [f"network.name={exported}", "trust=true", "units=[0,1,2,3]", "seeds=2", "batch=2", "ascent.steps=40", *TINY]
     call = [sys.executable, str(Path(__file__).with_name("killing.py")), str(tmp_path), "20", "1", *job]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=300)
@@ -60,7 +60,16 @@ def test_twenty_kills(exported: Path, tmp_path: Path) -> None:
 
 
 def one(exported: Path, *more: str) -> list[str]:
-    return ["synthesize", f"network.name={exported}", "units=[0,1]", "batch=1", "ascent.steps=3", *TINY, *more]
+    return [
+        "synthesize",
+        f"network.name={exported}",
+        "trust=true",
+        "units=[0,1]",
+        "batch=1",
+        "ascent.steps=3",
+        *TINY,
+        *more,
+    ]
 
 
 def test_a_failed_job_is_found_and_continued(

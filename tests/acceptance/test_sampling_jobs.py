@@ -40,8 +40,8 @@ BESIDE = ["prior=pixel", "prior.pixel.size=16"]
 
 def command(*more: str) -> list[str]:
     return [
-        "synthesize", "network.name=small.pt2", "+prior.mine.path=mine", "ascent.rule=sample", "ascent.steps=4",
-        "ascent.input_size=16", "units=[0,1,2]", "batch=1", "tracking=off", "progress=false", *more,
+        "synthesize", "network.name=small.pt2", "trust=true", "+prior.mine.path=mine", "ascent.rule=sample",
+        "ascent.steps=4", "ascent.input_size=16", "units=[0,1,2]", "batch=1", "tracking=off", "progress=false", *more,
     ]  # fmt: skip
 
 

@@ -290,7 +290,9 @@ def piped(command: str, cwd: Path) -> tuple[list[int], str, str]:
     return [int(code) for code in (cwd / "codes").read_text().split()], ended.stdout, ended.stderr
 
 
-@pytest.mark.parametrize("command", ["units network.name=small.pt2", "--help", "units network.name=small.pt2 find=dog"])
+@pytest.mark.parametrize(
+    "command", ["units network.name=small.pt2 trust=true", "--help", "units network.name=small.pt2 trust=true find=dog"]
+)
 @pytest.mark.slow
 def test_a_pipe_that_closes(command: str, tmp_path: Path) -> None:
     """As other tools: nothing is said, and the exit code is that of SIGPIPE. What reads has gone before it prints."""
@@ -392,13 +394,13 @@ def test_patches_fit_a_small_network(capsys: pytest.CaptureFixture[str]) -> None
     """16 px: three of them, one apart; what is given is kept."""
     from dgn.cli.verbs.ablate import patch_sizes
 
-    assert main(["ablate", "network.name=small.pt2", "image=pictures/a.png", "unit=0", "curve_steps=0", "tracking=off",
-                 "progress=false", "out=run"]) == 0  # fmt: skip
+    assert main(["ablate", "network.name=small.pt2", "trust=true", "image=pictures/a.png", "unit=0", "curve_steps=0",
+                 "tracking=off", "progress=false", "out=run"]) == 0  # fmt: skip
     drops = next(Path("run/images").glob("*.csv")).read_text().splitlines()
     assert len(drops) == 14 and len(drops[0].split(",")) == 14
     assert patch_sizes(None, None, (224, 224)) == patch_sizes(None, None, (299, 299)) == (48, 16)
     assert patch_sizes(None, None, (96, 320)) == (48, 16) and patch_sizes(None, None, (64, 64)) == (13, 4)
     assert patch_sizes(None, None, (1, 1)) == (1, 1) and patch_sizes(32, None, (224, 224)) == (32, 16)
     assert patch_sizes([8, 4], None, (16, 16)) == ((8, 4), 1) and patch_sizes(48, 16, (16, 16)) == (48, 16)
-    assert main(["figure", "figure=ablation", "network.name=small.pt2", "figure.images=[pictures/a.png]",
+    assert main(["figure", "figure=ablation", "network.name=small.pt2", "trust=true", "figure.images=[pictures/a.png]",
                  "figure.unit=0", "tracking=off", "progress=false", "out=figure"]) == 0  # fmt: skip

@@ -22,9 +22,9 @@ SOLO = ["prior=pixel", *(word for word in TINY if "fourier" not in word)]
 
 @pytest.mark.slow
 @ALONE
-def test_killed_sweep_continues(small: str, tmp_path: Path) -> None:
+def test_killed_sweep_continues(small: list[str], tmp_path: Path) -> None:
     """SIGKILL of the pool's own process: its children end too; the same command runs what is left, to the same end."""
-    job = ["synthesize", "-m", small, "units=all", "shard=1/2,2/2", "seed=0,1", "batch=2", "ascent.steps=80", *TINY]
+    job = ["synthesize", "-m", *small, "units=all", "shard=1/2,2/2", "seed=0,1", "batch=2", "ascent.steps=80", *TINY]
     pool = ["launcher=local", "launcher.slots=2", "launcher.threads=1"]
     first = start(*job, *pool, cwd=tmp_path, DGN_MARK=str(tmp_path))
     sweeps = tmp_path / "runs" / "synthesize"
@@ -68,9 +68,9 @@ def test_killed_sweep_continues(small: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @ALONE
-def test_dead_worker_is_replaced(small: str, tmp_path: Path) -> None:
+def test_dead_worker_is_replaced(small: list[str], tmp_path: Path) -> None:
     """One worker is killed from outside: its job alone has failed, and the same command runs just that one."""
-    job = ["synthesize", "-m", small, "units=[0,1]", "seed=0,1,2", "ascent.steps=100", "batch=1", *TINY]
+    job = ["synthesize", "-m", *small, "units=[0,1]", "seed=0,1,2", "ascent.steps=100", "batch=1", *TINY]
     job += ["launcher=local", "launcher.slots=1", "launcher.threads=1", f"out={tmp_path}/sweep"]
     process = start(*job, cwd=tmp_path)
     sweep = tmp_path / "sweep"
@@ -97,9 +97,9 @@ def test_dead_worker_is_replaced(small: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 @ALONE
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_a_job_cleanly(small: str, tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_a_job_cleanly(small: list[str], tmp_path: Path, number: signal.Signals) -> None:
     """Table and manifest are written, Weights & Biases' run is marked, nothing lives on."""
-    job = ["synthesize", small, "units=all", "batch=1", "ascent.steps=400", *TINY, "tracking=offline", "out=run"]
+    job = ["synthesize", *small, "units=all", "batch=1", "ascent.steps=400", *TINY, "tracking=offline", "out=run"]
     process = start(*job, cwd=tmp_path, DGN_MARK=str(tmp_path))
     run = tmp_path / "run"
     until(lambda: len(list((run / "parts").glob("[!.]*.safetensors"))) >= 2, process)
@@ -121,8 +121,8 @@ def test_signal_ends_a_job_cleanly(small: str, tmp_path: Path, number: signal.Si
 
 @pytest.mark.slow
 @ALONE
-def test_sigterm_ends_the_pool(small: str, tmp_path: Path) -> None:
-    job = ["synthesize", "-m", small, "units=all", "seed=0,1,2,3", "batch=1", "ascent.steps=600", *TINY, "out=sweep"]
+def test_sigterm_ends_the_pool(small: list[str], tmp_path: Path) -> None:
+    job = ["synthesize", "-m", *small, "units=all", "seed=0,1,2,3", "batch=1", "ascent.steps=600", *TINY, "out=sweep"]
     mark = {"DGN_MARK": str(tmp_path), "CUDA_VISIBLE_DEVICES": "3,5"}  # a process for each, which sees that one alone
     process = start(*job, "launcher=local", "launcher.threads=1", "device=cpu", cwd=tmp_path, **mark)
     sweep = tmp_path / "sweep"
@@ -141,11 +141,11 @@ def test_sigterm_ends_the_pool(small: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_gather_names_what_differs(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Jobs that differ in settings stand in rows of their own, shards in one; each image has its command."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", "-m", small, "units=[0,2,4]", "shard=1/2,2/2", "ascent.steps=2,3", *TINY, "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0,2,4]", "shard=1/2,2/2", "ascent.steps=2,3", *TINY, "out=sweep"]
     assert main(job) == 0
     printed = capsys.readouterr().out
     assert printed.splitlines()[-3:] == ["sweep/results.csv", "sweep/index.html", "sweep/grid.png"]
@@ -170,7 +170,7 @@ def test_gather_names_what_differs(
 
 
 def test_a_bug_in_one_job_stops_no_other(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import dgn.cli.verbs.synthesize
 
@@ -183,7 +183,7 @@ def test_a_bug_in_one_job_stops_no_other(
         return real(*given, seeds=seeds, **more)
 
     monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", buggy)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *SOLO]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *SOLO]
     assert main(job) == 2
     said = capsys.readouterr().err
     assert "1 of the sweep's 3 jobs failed: 1 (seed=1): unexpected ZeroDivisionError in synthesize.py" in said
@@ -202,7 +202,7 @@ def test_a_bug_in_one_job_stops_no_other(
 
 @pytest.mark.slow
 def test_a_record_that_cannot_be_written_is_no_success(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on a full disk: a job's end is lost, and the sweep is not done."""
     from dgn.cli.sweeps.job import Record
@@ -217,7 +217,7 @@ def test_a_record_that_cannot_be_written_is_no_success(
         write(self, facts)
 
     monkeypatch.setattr(Record, "write", full)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=2", *SOLO, "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *SOLO, "out=sweep"]
     assert main(job) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert json.loads(Path("sweep/sweep.json").read_text())["status"] == "failed"
@@ -227,13 +227,13 @@ def test_a_record_that_cannot_be_written_is_no_success(
 
 @pytest.mark.slow
 def test_changed_files_make_another_sweep(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What was made from a file's earlier content is never taken for what the command asks for now."""
     monkeypatch.chdir(tmp_path)
     units = Path("units.txt")
     units.write_text("0\n")
-    job = ["synthesize", "-m", small, "units=@units.txt,[99]", "ascent.steps=2", *SOLO]
+    job = ["synthesize", "-m", *small, "units=@units.txt,[99]", "ascent.steps=2", *SOLO]
     assert main(job) == 2 == main(job)
     assert "(1 jobs done)" in capsys.readouterr().err
     units.write_text("1\n3\n")
@@ -241,7 +241,7 @@ def test_changed_files_make_another_sweep(
     assert "jobs done" not in capsys.readouterr().err
     tables = [{row["unit"] for row in rows(path)} for path in sorted(Path("runs/synthesize").glob("*/0/results.csv"))]
     assert tables == [{"0"}, {"1", "3"}]
-    named = ["synthesize", "-m", small, "units=@units.txt", "seed=0,1", "ascent.steps=2", *SOLO, "out=named"]
+    named = ["synthesize", "-m", *small, "units=@units.txt", "seed=0,1", "ascent.steps=2", *SOLO, "out=named"]
     assert main(named) == 0 == main(named)
     units.write_text("2\n")
     capsys.readouterr()
@@ -255,11 +255,11 @@ def test_changed_files_make_another_sweep(
 
 @pytest.mark.slow
 def test_changed_configuration_is_not_done(
-    small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the command line does not show, such as the environment, counts too."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1", "ascent.steps=${oc.env:DGN_STEPS}", *SOLO, "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=${oc.env:DGN_STEPS}", *SOLO, "out=sweep"]
     monkeypatch.setenv("DGN_STEPS", "2")
     assert main(job) == 0 == main(job)
     assert "is done already" not in capsys.readouterr().err  # not even asked
@@ -269,7 +269,7 @@ def test_changed_configuration_is_not_done(
 
 
 @pytest.mark.slow
-def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_done_job_returns_its_value_again(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """NaN and None among them, which sweepers that optimise tell apart."""
     import dgn.cli.verbs.synthesize
     from dgn.cli.sweeps.job import Task
@@ -280,7 +280,7 @@ def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypa
     call = Task.__call__
     monkeypatch.setattr(Task, "__call__", lambda self, config: got.append(call(self, config)))
     monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: values[config.seed])
-    job = ["synthesize", "-m", small, "units=[0]", "seed=0,1,2,3", *SOLO, "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1,2,3", *SOLO, "out=sweep"]
     assert main(job) == 0
     monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: 1 / 0)
     assert main(job) == 0
@@ -291,10 +291,10 @@ def test_a_done_job_returns_its_value_again(small: str, tmp_path: Path, monkeypa
         assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
 
 
-def test_gather_draws_nothing_from_outside(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gather_draws_nothing_from_outside(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table that somebody changed names a picture elsewhere."""
     monkeypatch.chdir(tmp_path)
-    assert main(["synthesize", "-m", small, "units=[0,1]", "seed=0", "ascent.steps=1", *SOLO, "out=sweep"]) == 0
+    assert main(["synthesize", "-m", *small, "units=[0,1]", "seed=0", "ascent.steps=1", *SOLO, "out=sweep"]) == 0
     Image.new("RGB", (16, 16), (255, 0, 255)).save("secret.png")
     table = Path("sweep/0/results.csv")
     text = table.read_text().replace(rows(table)[0]["image"], "../../secret.png")
@@ -306,11 +306,11 @@ def test_gather_draws_nothing_from_outside(small: str, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("name", ["hydra.mode=MULTIRUN", "++hydra.mode=multirun", "hydra.mode=RUN"])
 def test_hydras_own_mode_is_refused(
-    name: str, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A sweep that dgn does not know of would be neither locked nor gathered, and could fail without a word."""
     monkeypatch.chdir(tmp_path)
-    assert main(["synthesize", small, "units=[0],[99]", "ascent.steps=1", *SOLO, name]) == 2
+    assert main(["synthesize", *small, "units=[0],[99]", "ascent.steps=1", *SOLO, name]) == 2
     assert capsys.readouterr().err == (
         "dgn: hydra.mode can't be given: -m runs a sweep, and a command without it one job\n"
     )
@@ -318,10 +318,12 @@ def test_hydras_own_mode_is_refused(
 
 
 @pytest.mark.slow
-def test_the_flag_of_a_sweep_may_stand_anywhere(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flag_of_a_sweep_may_stand_anywhere(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """argparse by itself refuses overrides behind a flag that stands between them."""
     monkeypatch.chdir(tmp_path)
     for place, flag in enumerate(("-m", "--multirun")):
-        words = ["synthesize", small, "units=[0]", "ascent.steps=1", flag, "seed=0,1", *SOLO, f"out={place}"]
+        words = ["synthesize", *small, "units=[0]", "ascent.steps=1", flag, "seed=0,1", *SOLO, f"out={place}"]
         assert main(words) == 0
         assert len(rows(tmp_path / str(place) / "results.csv")) == 2

@@ -65,10 +65,10 @@ def test_command_of_an_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.slow
-def test_value_of_a_job_goes_to_the_sweeper(small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_of_a_job_goes_to_the_sweeper(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an optimising sweeper sees is the mean over the first prior's rows."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", "-m", small, "units=[0,1]", "prior=[pixel,fourier]", "prior.pixel.size=16", "out=sweep"]
+    job = ["synthesize", "-m", *small, "units=[0,1]", "prior=[pixel,fourier]", "prior.pixel.size=16", "out=sweep"]
     job += ["prior.fourier.size=16", "ascent.steps=1,2", "tracking=off", "progress=false"]
     assert main([*job, "objective=log_probability"]) == 0
     import csv

@@ -139,8 +139,8 @@ def test_images_and_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     climb_on = ["prior=pixel", "prior.pixel.size=16", "ascent.steps=3"]
     jobs = [
-        ["synthesize", "network.name=small.pt2", "units=[0,1]", *climb_on, "out=made", *QUICK],
-        ["examples", "network.name=small.pt2", "units=[0,1]", "data.root=pictures", "out=found", *QUICK],
+        ["synthesize", "network.name=small.pt2", "trust=true", "units=[0,1]", *climb_on, "out=made", *QUICK],
+        ["examples", "network.name=small.pt2", "trust=true", "units=[0,1]", "data.root=pictures", "out=found", *QUICK],
     ]
     for job in jobs:
         assert main(job) == 0, job
@@ -166,8 +166,8 @@ def test_the_shipped_generator(tmp_path: Path) -> None:
 def test_a_job_continues(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SIGKILL of a process that has a GPU; the same command goes on, and ends as an undisturbed one."""
     job = [
-        "synthesize", f"network.name={exported}", "units=[0,1,2,3]", "seeds=2", "batch=1", "ascent.steps=150",
-        "prior=pixel", "prior.pixel.size=16", *QUICK,
+        "synthesize", f"network.name={exported}", "trust=true", "units=[0,1,2,3]", "seeds=2", "batch=1",
+        "ascent.steps=150", "prior=pixel", "prior.pixel.size=16", *QUICK,
     ]  # fmt: skip
     command = [sys.executable, "-m", "dgn", *job, f"out={tmp_path}/cut"]
     first = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -202,8 +202,8 @@ def test_training(images: Path, tmp_path: Path) -> None:
 def test_a_process_a_gpu_slot(exported: Path, tmp_path: Path) -> None:
     """launcher=local gives its workers the GPUs."""
     command = [
-        sys.executable, "-m", "dgn", "synthesize", "-m", f"network.name={exported}", "units=0,1", "prior=pixel",
-        "prior.pixel.size=16", "ascent.steps=3", "tracking=off", "progress=false", "device=cuda",
+        sys.executable, "-m", "dgn", "synthesize", "-m", f"network.name={exported}", "trust=true", "units=0,1",
+        "prior=pixel", "prior.pixel.size=16", "ascent.steps=3", "tracking=off", "progress=false", "device=cuda",
         "launcher=local", f"hydra.sweep.dir={tmp_path}/sweep",
     ]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)

@@ -126,6 +126,7 @@ def test_a_program_is_told_everything(tmp_path: Path) -> None:
         classes=list("abcde"),
         fit="stretch",
         scores="sigmoid",
+        trust=True,
     )
     images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(network(images), module((images * 255 - CAFFE) / 50), rtol=1e-4, atol=1e-5)
@@ -134,9 +135,9 @@ def test_a_program_is_told_everything(tmp_path: Path) -> None:
     assert given == {"mean", "std", "range", "classes", "fit", "scores"} and set(told(network)) == given - {"range"}
     assert described(network)["input_size"] == {"value": [16, 16], "source": "known"} and not assumptions(network)
     with pytest.raises(DgnError, match="4 class names for 5 outputs of network 'small'"):
-        dgn.load_network(str(path), classes=list("abcd"))
+        dgn.load_network(str(path), classes=list("abcd"), trust=True)
     with pytest.raises(DgnError, match=r"need one value a channel|are of 1 channels|are of 2 channels"):
-        dgn.load_network(str(path), mean=[1, 2], std=[1, 2])
+        dgn.load_network(str(path), mean=[1, 2], std=[1, 2], trust=True)
 
 
 def test_what_is_known_and_what_is_assumed(tmp_path: Path) -> None:
@@ -144,11 +145,11 @@ def test_what_is_known_and_what_is_assumed(tmp_path: Path) -> None:
         name: fact["source"] for name, fact in described(dgn.load_network("timm/test_vit", weights="none")).items()
     }
     assert sources["mean"] == sources["std"] == sources["input_size"] == "known" and sources["fit"] == "assumed"
-    bare = dgn.load_network(str(export_small(tmp_path / "small.pt2", classes=1000)))
+    bare = dgn.load_network(str(export_small(tmp_path / "small.pt2", classes=1000)), trust=True)
     assert described(bare)["mean"]["source"] == described(bare)["classes"]["source"] == "assumed" and not told(bare)
     (line,) = assumptions(bare)
     assert "pixels from -1 to 1" in line and "ImageNet's 1000 classes" in line and "network.classes" in line
-    half = dgn.load_network(str(tmp_path / "small.pt2"), mean=0.25)
+    half = dgn.load_network(str(tmp_path / "small.pt2"), mean=0.25, trust=True)
     assert half.std == (0.5,) * 3 and described(half)["std"]["source"] == "assumed"
     mine = Network(SmallCNN(), 16, class_names=list("abcde"), mean=0.5)
     assert [described(mine)[name]["source"] for name in ("classes", "mean", "std")] == ["given", "given", "assumed"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.analysis.ablation.ablation import ablate
-from dgn.analysis.ablation.cuts import find_cuts
+from dgn.analysis.ablation.search import find_cuts
 from dgn.analysis.examples import Squares, find_examples
 from dgn.analysis.facets import Facets, mean_codes
 from dgn.analysis.receptive import ReceptiveFields

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,32 @@ def test_strides_on_images(kernel: Any, padding: Any, size: int) -> None:
     network = Network(statistics(module), (size, size + 1))
     for expected, found in both(network, ["output"], torch.rand(2, 3, size, size + 1)):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_without_onednns_functions_pytorch_convolves(tmp_path: Path) -> None:
+    """They are private and may go: dgn is imported without them, and the fused copy gives the same numbers."""
+    script = tmp_path / "without.py"
+    script.write_text("""
+import types
+import torch
+torch.ops.mkldnn = types.SimpleNamespace()
+import dgn
+from dgn.network.fast.convolution import NATIVE, Convolution
+from dgn.network.fast.precision import choose
+torch.manual_seed(0)
+nn = torch.nn
+network = dgn.Network(nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)), 16)
+fast = network.fast(["output"])
+assert not NATIVE and sum(isinstance(part, Convolution) for part in fast.module.modules()) == 2
+x = torch.rand(2, 3, 16, 16, requires_grad=True)
+found = [(y.detach(), torch.autograd.grad(y.square().sum(), x)[0]) for y in (network(x), fast(x))]
+torch.testing.assert_close(*found)
+torch.cpu._is_avx512_bf16_supported, torch.cpu._is_amx_tile_supported = lambda: True, lambda: False
+assert choose(network, ["output"]) == "fp32"
+assert bool(dgn.synthesize(network, ["output:1@1,1"], "pixel", steps=3).history.isfinite().all())
+""")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_changed_weights_and_hooks_are_seen(cnn: SmallCNN) -> None:

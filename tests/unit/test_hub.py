@@ -157,15 +157,16 @@ def test_exported_and_scripted(tmp_path: Path, network: Network) -> None:
     )
     torch.jit.trace(module, code).save(str(tmp_path / "painter.ts"))
     for name in ("painter.pt2", "painter.ts"):
-        prior = load_exported(tmp_path / name, (5,), low=-1.0)
+        prior = load_exported(tmp_path / name, (5,), low=-1.0, trust=True)
         assert torch.allclose(prior.decode(code), module(code) / 2 + 0.5, atol=1e-6)
         result = dgn.synthesize(network, ["ant", "bee"], prior=prior, steps=10, **STILL)
         assert (result.history[-2:].mean(0) > result.history[0]).all()
     with pytest.raises(DgnError, match="failed on a code"):
-        load_exported(tmp_path / "painter.pt2", (6,))
-    (tmp_path / "bad.pt2").write_bytes(b"no")
-    with pytest.raises(DgnError, match=r"no torch\.export"):
-        load_exported(tmp_path / "bad.pt2", (5,))
+        load_exported(tmp_path / "painter.pt2", (6,), trust=True)
+    for name, kind in (("bad.pt2", r"no torch\.export"), ("bad.ts", "no TorchScript")):
+        (tmp_path / name).write_bytes(b"no")
+        with pytest.raises(DgnError, match=kind):
+            load_exported(tmp_path / name, (5,), trust=True)
 
 
 def test_what_files_lack_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

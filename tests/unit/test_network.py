@@ -259,7 +259,7 @@ def test_exported_program(tmp_path: Path, cnn: SmallCNN) -> None:
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(cnn.eval(), (torch.rand(2, 3, 16, 16),), dynamic_shapes=({0: batch},))
     torch.export.save(program, tmp_path / "net.pt2")
-    network = load_network(str(tmp_path / "net.pt2"))
+    network = load_network(str(tmp_path / "net.pt2"), trust=True)
     assert network.input_size == (16, 16) and list(network.layers) == ["output"]
     images = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(network(images), Network(cnn, 16)(images))

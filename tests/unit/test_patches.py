@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dgn.analysis.ablation import patches
 from dgn.analysis.ablation.ablation import ablate
-from dgn.analysis.ablation.cuts import Cut, changed, choose_cuts, find_cuts, needed
+from dgn.analysis.ablation.cuts import Cut, changed, choose_cuts, needed
+from dgn.analysis.ablation.search import find_cuts
 from dgn.network.network import Network
 from dgn.units.units import Reader, Unit, parse_units
 

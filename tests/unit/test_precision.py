@@ -226,11 +226,11 @@ def test_likeness_is_measured_in_float32(network: Network) -> None:
 
 
 def test_a_job_goes_on_in_the_precision_that_it_began_in(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: list[str]
 ) -> None:
     """On another processor: the same folder, the same job."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", small, "units=[0,1,2]", "prior=pixel", "prior.pixel.size=16", "ascent.steps=3", "batch=1"]
+    job = ["synthesize", *small, "units=[0,1,2]", "prior=pixel", "prior.pixel.size=16", "ascent.steps=3", "batch=1"]
     job += ["tracking=off", "progress=false", "threads=1", "out=run"]
     climbed: list[str] = []
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
 import os
 import pickle
-import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import SmallCNN
+from conftest import SmallCNN, small_generator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -24,7 +23,8 @@ from dgn.cli.main import main
 from dgn.cli.reproduce import reproduce
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError
-from dgn.network.programs import load_export, load_script
+from dgn.evaluation.judges import load_judge
+from dgn.priors.checkpoint import save_generator
 from dgn.report.gallery import page, read_run
 from dgn.runs.run import Run, to_image
 from dgn.units.units import Unit, file_name
@@ -205,7 +205,7 @@ def test_hydras_flag_that_unpickles_is_refused(
     assert not Path("runs").exists()
 
 
-# --- malicious programs --------------------------------------------------------------------------------------
+# --- programs ------------------------------------------------------------------------------------------------
 
 
 class Tiny(nn.Module):
@@ -217,131 +217,68 @@ class Tiny(nn.Module):
         return torch.sigmoid(self.net(code)).unflatten(1, (3, 2, 2))
 
 
-def exported(path: Path) -> Path:
-    batch = torch.export.Dim("batch", max=64)
-    program = torch.export.export(Tiny().eval(), (torch.randn(2, 5),), dynamic_shapes={"code": {0: batch}})
-    torch.export.save(program, path)
-    return path
-
-
-def changed(path: Path, out: Path, change: Callable[[str, bytes], bytes], more: dict[str, bytes] | None = None) -> Path:
-    """The archive with some of its files changed or added."""
-    with zipfile.ZipFile(path) as before, zipfile.ZipFile(out, "w") as after:
-        for name in before.namelist():
-            after.writestr(name, change(name, before.read(name)))
-        top = before.namelist()[0].split("/")[0]
-        for name, data in (more or {}).items():
-            after.writestr(f"{top}/{name}", data)
-    return out
-
-
-def saved(thing: Any) -> bytes:
-    file = io.BytesIO()
-    torch.save(thing, file)
-    return file.getvalue()
-
-
-def same(_name: str, data: bytes) -> bytes:
-    return data
-
-
-def replacing(end: str, make: Callable[[bytes], bytes]) -> Callable[[str, bytes], bytes]:
-    return lambda name, data: make(data) if name.endswith(end) else data
-
-
-PROGRAM = "models/model.json"
-CODE = "__import__('os').system('touch PLACE')"
-
-
-def text(old: str, new: str) -> Callable[[bytes], bytes]:
-    def make(data: bytes) -> bytes:
-        assert old.encode() in data, old
-        return data.replace(old.encode(), new.encode())
-
-    return make
-
-
-def attacks(place: Path) -> dict[str, tuple[Callable[[str, bytes], bytes], dict[str, bytes]]]:
-    bomb, code = saved(Bomb(place)), CODE.replace("PLACE", str(place))
-    symbol = '"expr_str": "'
-    return {
-        "sample inputs": (replacing("sample_inputs/model.pt", lambda _: bomb), {}),
-        "plain pickle as inputs": (replacing("sample_inputs/model.pt", lambda _: pickle.dumps(Bomb(place))), {}),
-        "pickled weight": (
-            lambda name, data: bomb if name.endswith("weights/weight_0") else
-            data.replace(b'kle": false', b'kle": true') if name.endswith("weights_config.json") else data,
-            {},
-        ),
-        "custom object": (same, {"data/constants/custom_obj_0": pickle.dumps(Bomb(place))}),
-        "opaque object": (same, {"data/constants/opaque_obj_0": pickle.dumps(Bomb(place))}),
-        "compiled library": (same, {"data/aotinductor/model/model.so": b"\x7fELF"}),
-        "second file of one name": (same, {"Models/model.json": b"{}"}),
-        "shape": (replacing(PROGRAM, text(symbol, symbol + code + "+")), {}),
-        "shape in parts": (replacing(PROGRAM, text(symbol, symbol + "S('_' + '_import_' + '_')+")), {}),
-        "shape through a method": (replacing(PROGRAM, text(symbol, symbol + "Integer.mro()+")), {}),
-        "operator": (replacing(PROGRAM, text("torch.ops.aten.linear.default", "torch.os.system")), {}),
-        "loader": (replacing(PROGRAM, text("torch.ops.aten.linear.default", "torch.load")), {}),
-        "file operator": (replacing(PROGRAM, text("aten.linear.default", "aten.from_file.default")), {}),
-        "attribute": (replacing(PROGRAM, text("torch.ops.aten.linear.default", "_operator.attrgetter")), {}),
-        "guard": (replacing(PROGRAM, text('"guards_code": []', f'"guards_code": ["{code}"]')), {}),
-        "name": (replacing(PROGRAM, text('"name": "linear"', f'"name": "linear; {code}"')), {}),
-        "parameter": (replacing(PROGRAM, text('"net.weight"', f'"net[{code}]"')), {}),
-        "tree": (replacing(PROGRAM, text("builtins.dict", "collections.defaultdict")), {}),
-        "enumeration": (replacing(PROGRAM, text("builtins.dict", "os:system")), {}),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("attack", sorted(attacks(Path("x"))))
-def test_a_program_with_more_than_arithmetic_is_refused(attack: str, tmp_path: Path, exploded: Path) -> None:
-    whole = exported(tmp_path / "whole.pt2")
-    change, more = attacks(exploded)[attack]
-    bad = changed(whole, tmp_path / "bad.pt2", change, more)
-    with pytest.raises(DgnError, match=r"bad\.pt2' is no plain torch\.export program: it holds") as caught:
-        load_export(bad)
-    assert "\n" not in str(caught.value)
-    assert load_export(changed(whole, tmp_path / "same.pt2", same)).module()(torch.zeros(3, 5)).shape == (3, 3, 2, 2)
-
-
-def test_real_programs_are_arithmetic(tmp_path: Path) -> None:
-    """Convolutions, attention, shapes that follow the input: what people export is let through, and is the same."""
-
-    class Attends(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(3, 8, 4, 4)
-            self.norm = nn.BatchNorm2d(8)
-            self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.norm(self.conv(x))
-            tokens = y.flatten(2).transpose(1, 2)
-            tokens = tokens + self.mix(tokens, tokens, tokens)[0]
-            y = tokens.transpose(1, 2).reshape(y.shape)
-            return nn.functional.interpolate(y, scale_factor=2, mode="bilinear").mean((2, 3))
-
-    side = torch.export.Dim("side", min=4, max=32)
-    shapes = {"x": {0: torch.export.Dim("batch", max=64), 2: 4 * side, 3: 4 * side}}
-    for module, shape, dynamic in ((Attends(), (2, 3, 32, 32), shapes), (SmallCNN(), (2, 3, 16, 16), None)):
-        x = torch.randn(shape)
-        program = torch.export.export(module.eval(), (x,), dynamic_shapes=dynamic)
-        torch.export.save(program, tmp_path / "p.pt2")
-        again = load_export(tmp_path / "p.pt2").module()
-        assert torch.allclose(again(x), module(x), atol=1e-5)
-
-
 class Writes(nn.Module):
+    """Plain TorchScript that touches a file."""
+
     def forward(self, code: Tensor) -> Tensor:
         torch.save(code, "exploded")
-        return code
+        return code[:, :3, None, None].expand(-1, 3, 2, 2)
 
 
-def test_scripts_that_touch_files_are_refused(tmp_path: Path, exploded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+ROLES = {
+    "network": ["units", "network.name=file.pt2"],
+    "prior": ["synthesize", "prior=[]", "+prior.mine={path: exported, weights: file.pt2, options: {code_shape: [5]}}"],
+    "script": ["synthesize", "prior=[]", "+prior.mine={path: exported, weights: file.ts, options: {code_shape: [5]}}"],
+    "judge": ["evaluate", "judges=[file.pt2]", "prior=pixel", "data.root=nowhere"],
+}
+"""What a program can be, at the command that opens it."""
+
+
+@pytest.mark.parametrize("role", sorted(ROLES))
+def test_programs_are_opened_where_they_are_trusted(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network, a prior of either kind and a judge; not even those that are harmless are read before."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.pt2").touch()
+    (tmp_path / "file.ts").touch()
+    for words, line in (
+        ([], "is a program, which can do anything that you can: if you trust it, add trust=true"),
+        (["trust=true"], "program that this PyTorch can load"),
+    ):
+        assert main([*ROLES[role], *words]) == 2
+        (said,) = capsys.readouterr().err.strip().splitlines()
+        assert said.startswith("dgn: 'file.") and said.endswith(line)
+
+
+def test_python_asks_for_trust_too(tmp_path: Path, exploded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a script does when it runs (here it writes a file) happens with trust alone."""
     monkeypatch.chdir(tmp_path)
     torch.jit.script(Writes()).save("writes.ts")
-    with pytest.raises(DgnError, match="reads or writes files"):
-        load_script(Path("writes.ts"))
     torch.jit.trace(Tiny().eval(), torch.zeros(1, 5)).save("tiny.ts")
-    assert load_script(Path("tiny.ts"))(torch.zeros(3, 5)).shape == (3, 3, 2, 2)
+    torch.export.save(torch.export.export(Tiny().eval(), (torch.randn(2, 5),)), "tiny.pt2")
+    options = {"code_shape": [5]}
+    for name in ("writes.ts", "tiny.ts", "tiny.pt2"):
+        with pytest.raises(DgnError, match="trust=true"):
+            dgn.load_prior("exported", weights=name, options=options)
+    for opener in (dgn.load_network, load_judge):
+        with pytest.raises(DgnError, match="trust=true"):
+            opener("tiny.pt2")
+    assert not exploded.exists()
+    for name in ("tiny.ts", "tiny.pt2"):
+        assert dgn.load_prior("exported", weights=name, options=options, trust=True).size == (2, 2)
+    dgn.load_prior("exported", weights="writes.ts", options=options, trust=True)
+    exploded.unlink()  # trusted, it did
+
+
+def test_a_checkpoint_cannot_vouch_for_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator's file names its encoder: where that is a program, the prior goes without."""
+    monkeypatch.chdir(tmp_path)
+    torch.export.save(torch.export.export(SmallCNN().eval(), (torch.rand(2, 3, 16, 16),)), "net.pt2")
+    generator = small_generator()
+    generator.config = replace(generator.config, network="net.pt2")
+    save_generator(tmp_path / "generator.safetensors", generator, {})
+    assert not dgn.load_prior(str(tmp_path / "generator.safetensors")).encodes
 
 
 # --- what a configuration may build ----------------------------------------------------------------------------
@@ -351,7 +288,7 @@ FOREIGN = [
     "torch.nn.functional.torch.load", "torch.nn.modules.module.torch.hub.load", "torch.nn.Module.load_state_dict",
     "torch.nn.functional.relu", "torch.nnx.Linear", "timm.create_model", "timm.models.create_model",
     "diffusers.AutoencoderKL.from_pretrained", "diffusers.DiffusionPipeline.from_pretrained", "dgn.load_network",
-    "dgn.network.programs.load_script", "hydra.utils.instantiate", "hydra.utils.get_method", "torch.nn", "",
+    "dgn.network.programs.load_program", "hydra.utils.instantiate", "hydra.utils.get_method", "torch.nn", "",
     "torch.nn.", "..",
 ]  # fmt: skip
 

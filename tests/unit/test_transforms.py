@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import small_generator
 
 import dgn
@@ -11,7 +13,7 @@ from dgn.ascent.loop import operate
 from dgn.ascent.operators import OPERATORS, centre_mask, denoise_tv
 from dgn.ascent.penalties import PENALTIES, penalise
 from dgn.ascent.settings import AscentSettings, preset
-from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, gaussian, transform
+from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, _warp, gaussian, transform
 from dgn.errors import DgnError
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
@@ -52,6 +54,24 @@ def test_they_do_what_they_say() -> None:
     assert torch.allclose(turned, images, atol=1e-5)
     noisy = transform(images, far, TRANSFORMS.parse([{"noise": 0.2}]))
     assert abs(float((noisy - images).std()) - 0.2) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20)])
+def test_moves_by_hand(shape: tuple[int, int]) -> None:
+    """Whole pixels and quarter turns, where nothing is interpolated; what lies beyond the edge is the reflection."""
+    images = torch.rand(1, 3, *shape)
+    one = torch.ones(1)
+    moved = _warp(images, one, torch.tensor([[2 * 3 / shape[1], -2 * 5 / shape[0]]]))  # half sides
+    padded = torch.from_numpy(np.pad(images.numpy(), [(0, 0), (0, 0), (5, 0), (0, 3)], mode="symmetric"))
+    assert torch.allclose(moved, padded[..., : shape[0], 3:], atol=1e-5)
+    near = _warp(images, one / 2, torch.zeros(1, 2))
+    twice = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
+    rows, columns = (slice(side // 2, side // 2 + side) for side in shape)
+    assert torch.allclose(near, twice[..., rows, columns], atol=1e-5)
+    turned = _warp(images, one, torch.zeros(1, 2), torch.tensor([torch.pi / 2]))
+    side = min(shape)
+    rows, columns = (slice((full - side) // 2, (full + side) // 2) for full in shape)
+    assert torch.allclose(turned[..., rows, columns], images[..., rows, columns].rot90(1, (2, 3)), atol=1e-4)
 
 
 def test_blur_is_a_gaussian() -> None:

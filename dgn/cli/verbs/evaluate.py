@@ -49,7 +49,9 @@ def run(config: Any) -> None:
     device = choose_device(config.device, config.threads)
     settle_batch(config, device)
     past = None if config.run is None else read_past(Path(str(config.run)))
-    network = load_chosen(config.network if past is None else OmegaConf.create(past.network), device)
+    network = load_chosen(
+        config.network if past is None else OmegaConf.create(past.network), device, trust=config.trust
+    )
     judges = _load_judges(config, network, device)
     training = _training_images(config, judges[-1])
     climbs: list[tuple[Prior, AscentSettings]] = []
@@ -106,7 +108,7 @@ def most_frequent(root: Path, network: Network, count: int) -> list[int]:
 
 
 def _load_judges(config: Any, network: Network, device: str) -> list[Judge]:
-    judges = [load_judge(str(name), device=device) for name in config.judges]
+    judges = [load_judge(str(name), device=device, trust=config.trust) for name in config.judges]
     if not judges:
         raise DgnError("no judge given; try judges=[efficientnet_lite2]")
     for judge in judges:

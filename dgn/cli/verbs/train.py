@@ -36,6 +36,10 @@ def run(config: Any) -> None:
         what = "a flow (training.prior=...)" if kind is FlowSettings else "a generator (no training.prior)"
         raise DgnError(f"training.{stray[0]} is no key of the training of {what}")
     if kind is TrainSettings:
+        if str(config.network.name).endswith(".pt2"):
+            raise DgnError(
+                "a generator's encoder shows its layers, a .pt2 file its output alone: give network=efficientnet_lite0"
+            )
         chosen["network"] = config.network.name
     settings = kind(seed=config.seed, **chosen)
     settings.check()

@@ -15,7 +15,7 @@ from dgn.units.units import find_classes
 
 def run(config: Any) -> None:
     """Print layers, or with ``find=TEXT`` the classes whose name contains it."""
-    network = load_chosen(config.network)
+    network = load_chosen(config.network, trust=config.trust)
     if config.find is not None:
         found = find_classes(str(config.find), network)
         if not found:

@@ -13,6 +13,11 @@ from torch.autograd.function import once_differentiable
 
 _LAST = torch.channels_last
 
+NATIVE = torch.backends.mkldnn.is_available() and all(
+    hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_reorder_convolution_weight")
+)
+"""Whether this PyTorch has these functions of oneDNN, which are private; without them it convolves in its own way."""
+
 
 class Activation(NamedTuple):
     """An activation function that a convolution's kernel can do: its name in oneDNN and its numbers."""
@@ -117,7 +122,7 @@ class Convolution(nn.Module):
 
     def _native(self, x: Tensor) -> torch.dtype | None:
         """The numbers that oneDNN computes with; None where PyTorch's own convolution is asked."""
-        if x.device.type != "cpu" or self.weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if not NATIVE or x.device.type != "cpu" or self.weight.dtype != torch.float32:
             return None
         if not torch.is_autocast_enabled("cpu"):
             return torch.float32 if x.dtype == torch.float32 else None

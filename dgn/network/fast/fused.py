@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -241,24 +242,14 @@ def fuse(module: nn.Module, groups: Iterable[Group], made: dict[Group, Convoluti
 
 def _folded(conv: nn.Module, norm: nn.Module | None, act: Activation | None) -> Convolution:
     """``conv`` with the scale and shift of ``norm`` in its weights (computed in float64)."""
-    weight, bias = _own(conv, "weight"), _own(conv, "bias")
-    assert weight is not None
+    weight, bias = (None if part is None else part.detach() for part in (conv.weight, conv.bias))
+    assert isinstance(weight, Tensor)
     if norm is not None:
-        mean, variance = _own(norm, "running_mean"), _own(norm, "running_var")
-        gain, shift = _own(norm, "weight"), _own(norm, "bias")
-        assert mean is not None and variance is not None
-        scale = (variance.double() + float(norm.eps)).rsqrt()  # type: ignore[arg-type]
-        scale = scale if gain is None else scale * gain.double()
-        moved = -mean.double() * scale if bias is None else (bias.double() - mean.double()) * scale
-        bias = (moved if shift is None else moved + shift.double()).to(weight.dtype)
-        weight = (weight.double() * scale[:, None, None, None]).to(weight.dtype)
+        parts = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        double: list[Any] = [None if part is None else part.detach().double() for part in parts]
+        folded = fuse_conv_bn_weights(*double[:4], norm.eps, *double[4:])  # type: ignore[arg-type]
+        weight, bias = (part.detach().to(weight.dtype) for part in folded)
     return Convolution(conv, weight, bias, act)
-
-
-def _own(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter or buffer, which may be None."""
-    tensor = getattr(module, name)
-    return None if tensor is None else tensor.detach()
 
 
 def _sharing(module: nn.Module) -> nn.Module:
