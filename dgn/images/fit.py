@@ -77,6 +77,15 @@ def _scaled(images: Tensor, size: Size) -> Tensor:
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
 
 
+def central_part(images: Tensor, size: Size) -> Tensor:
+    """The centre ``[N, C, *size]`` of images ``[N, C, H, W]``, unscaled; too small ones are enlarged first."""
+    (height, width), shape = size, (images.shape[2], images.shape[3])
+    scale = max(height / shape[0], width / shape[1], 1.0)
+    images = _scaled(images, (round(shape[0] * scale), round(shape[1] * scale)))
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
+
+
 def to_channels(images: Tensor, channels: int) -> Tensor:
     """Colour images ``[N, C, H, W]`` as grey ones (luminance, ITU-R 601) and the other way round.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -176,16 +177,33 @@ def hook(part: nn.Module, function: Any) -> Any:
     return nn.Module.register_forward_hook(part, function)
 
 
-def is_waiting(module: nn.Module) -> bool:
-    """Whether some of its weights get their shapes from the first images (lazy modules)."""
-    return any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()])
+def fill_lazy(module: nn.Module, image: Callable[[], Tensor], what: str) -> None:
+    """Give a lazy module the shapes of its weights, and random weights, by showing it an image; others are left alone.
+
+    Args:
+        module: frozen.
+        image: makes the batch of one.
+        what: how errors call the module.
+
+    Raises:
+        DgnError: it failed on the image.
+    """
+    if not any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
+        return
+    batch = image()
+    try:
+        with torch.no_grad():
+            module(batch)
+    except Exception as error:
+        size = " x ".join(map(str, batch.shape[1:]))
+        raise DgnError(f"{what} is lazy and failed on its first image, {size}: {first_line(error)}") from error
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
 
 
 def device_of(module: nn.Module) -> torch.device:
     """Where its weights are."""
-    for tensor in [*module.parameters(), *module.buffers()]:
-        return tensor.device
-    return torch.device("cpu")
+    return next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
 def input_channels(module: nn.Module) -> int:

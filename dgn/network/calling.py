@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,46 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError
 from dgn.memory import out_of_memory
+from dgn.network import adapt
 
 
 class Reached(Exception):
     """Raised inside a hook once every layer that was asked for has been read: nothing deeper is computed."""
+
+
+@contextmanager
+def watching(
+    modules: Mapping[str, nn.Module], note: Callable[[str, int, Any], None], notes: dict[Any, Any]
+) -> Iterator[Callable[[], None]]:
+    """Meanwhile ``note(name, call, output)`` is called after each call of these modules, which are counted from 1 on.
+
+    Args:
+        modules: by name.
+        note: keeps what it wants of an output.
+        notes: where it keeps it.
+
+    Yields:
+        A function to call before a forward pass is tried again: it empties the notes, and counting begins anew.
+    """
+    calls: Counter[str] = Counter()
+
+    def hook_of(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            calls[name] += 1
+            note(name, calls[name], output)
+
+        return hook
+
+    def again() -> None:
+        notes.clear()
+        calls.clear()
+
+    handles = [adapt.hook(module, hook_of(name)) for name, module in modules.items()]
+    try:
+        yield again
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass

@@ -20,8 +20,9 @@ from dgn.files.storage import write_atomic
 from dgn.guest import guest
 from dgn.images.reading import Entry, list_images
 from dgn.network.fast.precision import autocast
+from dgn.network.layers import feature_layer
 from dgn.network.layout.survey import OUTPUT
-from dgn.network.network import Network, feature_layer
+from dgn.network.network import Network
 from dgn.network.sources import load_network
 from dgn.priors import generator_path
 from dgn.priors.checkpoint import (

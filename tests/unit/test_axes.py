@@ -13,6 +13,7 @@ from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import late_features
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
+from dgn.network.layout.layout import Grid
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
 from dgn.units.units import BatchReader, Reader, parse_units
@@ -139,7 +140,7 @@ def test_tokens_beside_the_grid(before: int, after: int, kind: str) -> None:
 def test_tokens_of_a_network_that_is_not_square() -> None:
     net = network(Tokens(1), (16, 48))
     images = torch.rand(2, 3, 16, 48)
-    assert net.layout("block").grid == (4, 12)
+    assert net.layout("block").grid == Grid(4, 12, first=1)
     torch.testing.assert_close(read(net, "block:3@3,10", images), raw(net, "block", images)[:, 1 + 3 * 12 + 10, 3])
 
 

@@ -1,7 +1,14 @@
-"""The layouts of a network's layers: by type, by layers like it, or asked of the network; found when needed."""
+"""The layouts of a network's layers, found from the module when they are needed, never assumed.
+
+What a module is decides where it can (a convolution's features are on its first axis, a linear layer's on its last).
+A layer that is no such module carries on the features of the last one before it that is, where just one of its axes
+has their number. The rest is asked of the network: images that differ in one part are shown, and an axis along which
+the answer moves with that part is one of places (:mod:`dgn.network.layout.places`).
+"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -10,8 +17,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from dgn.errors import DgnError, first_line
-from dgn.network.layout.layout import Grid, Known, Layout, axis_by_type, carried_axis, given_axis
-from dgn.network.layout.places import Places, answers, grid_of, probe_images
+from dgn.network.layout.axes import Known, axis_by_type, carried_axis, given_axis
+from dgn.network.layout.layout import Grid, Layout
+from dgn.network.layout.places import Places, answers, probe_images
 from dgn.network.layout.survey import Seen
 
 _NOTHING = nn.Identity()
@@ -95,7 +103,7 @@ class Layouts:
         seen = self.layers[layer]
         given = next((axes for pattern, axes in self.axes.items() if fnmatchcase(layer, pattern)), None)
         axis = self._features(layer) if given is None else given_axis(given, seen, layer)
-        return Layout(seen, axis, *self._grid(layer, axis))
+        return Layout(seen, axis, self._grid(layer, axis))
 
     def _features(self, layer: str) -> int:
         """The axis of the features."""
@@ -129,8 +137,7 @@ class Layouts:
         Tokens are transposed now and then, so that of them only the last layer inside is asked.
         """
         shape, before = self.layers[layer].shape, self._last_typed[layer]
-        same = self._by_shape.get(shape, set())
-        if same:
+        if same := self._by_shape.get(shape):
             return next(iter(same)) if len(same) == 1 else None
         inside = before is not None and before.name.startswith(f"{layer}.")
         return carried_axis(before, shape) if inside or len(shape) > 2 else None
@@ -138,45 +145,42 @@ class Layouts:
     @cached_property
     def _by_shape(self) -> dict[tuple[int, ...], set[int]]:
         """The axes of features that layers of a shape have by their type."""
-        found: dict[tuple[int, ...], set[int]] = {}
+        axes: dict[tuple[int, ...], set[int]] = defaultdict(set)
         for layer, seen in self.layers.items():
-            axis = self._typed(layer)
-            if axis is not None:
-                found.setdefault(seen.shape, set()).add(axis)
-        return found
+            if (axis := self._typed(layer)) is not None:
+                axes[seen.shape].add(axis)
+        return axes
 
     @cached_property
     def _last_typed(self) -> dict[str, Known | None]:
         """Of each layer the last one before it whose type says what its axes are."""
         last: Known | None = None
-        found: dict[str, Known | None] = {}
+        before: dict[str, Known | None] = {}
         for layer, seen in self.layers.items():
-            found[layer] = last
+            before[layer] = last
             axis = self._typed(layer)
             if axis is not None and len(seen.shape) > 1:
                 places = tuple(size for other, size in enumerate(seen.shape) if other != axis)
                 last = Known(layer, seen.shape[axis], places)
-        return found
+        return before
 
-    def _grid(self, layer: str, axis: int) -> tuple[Grid, int]:
-        """The grid of a map, or of tokens with the first of them; ``(None, 0)`` where there is none."""
+    def _grid(self, layer: str, axis: int) -> Grid | None:
+        """The grid of a map, or of tokens; None where there is none."""
         seen = self.layers[layer]
         places = [size for other, size in enumerate(seen.shape) if other != axis]
-        if seen.windows > 1 or not places:
-            return None, 0
+        if seen.windows > 1 or len(places) not in (1, 2):
+            return None
         if len(places) == 2:
-            grid = places[0], places[1]
+            height, width = places
             typed = axis == 0 and self._typed(layer) == 0
-            same = abs(grid[0] * self.size[2] - grid[1] * self.size[1]) <= max(self.size[1:])
-            return (grid, 0) if typed or same or grid in self._maps else (None, 0)
-        if len(places) > 2:
-            return None, 0
-        known = self._places.get(layer)
-        found = grid_of(known, 1 - axis) if known is not None else (None, 0)
+            same = abs(height * self.size[2] - width * self.size[1]) <= max(self.size[1:])
+            return Grid(height, width) if typed or same or (height, width) in self._maps else None
         first = self._first_like(layer)
-        if found[0] is None and first in self._places and self.layers[first].shape[0] == places[0]:
-            return grid_of(self._places[first], 0)
-        return found
+        if layer in self._places and (grid := self._places[layer].grids[1 - axis]) is not None:
+            return grid
+        if first in self._places and self.layers[first].shape[0] == places[0]:
+            return self._places[first].grids[0]
+        return None
 
     @cached_property
     def _maps(self) -> list[tuple[int, int]]:
