@@ -63,10 +63,10 @@ def resized(images: Tensor, size: Size, fit: str = "crop", fill: Sequence[float]
     elif fit == "fit" and (height, width) != shape:
         inner = within(shape, size)
         border = images.new_tensor(fill)[:, None, None]
-        whole = border.expand(len(images), images.shape[1], *size).clone()
+        bordered = border.expand(len(images), images.shape[1], *size).clone()
         above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-        whole[:, :, above : above + inner[0], before : before + inner[1]] = _scaled(images, inner)
-        return whole
+        bordered[:, :, above : above + inner[0], before : before + inner[1]] = _scaled(images, inner)
+        return bordered
     return _scaled(images, size)
 
 
@@ -129,10 +129,10 @@ def parse_size(value: Any, name: str = "size") -> Size:
     sides = [value, value] if isinstance(value, (int, float, str)) else list(value)
     try:
         height, width = (int(side) for side in sides)
-        whole = all(float(side) == int(side) for side in sides)
+        integers = all(float(side) == int(side) for side in sides)
     except (TypeError, ValueError, OverflowError):
         raise DgnError(f"{name} is {value!r}, expected pixels or [HEIGHT,WIDTH]") from None
-    if min(height, width) < 1 or not whole:
+    if min(height, width) < 1 or not integers:
         raise DgnError(f"{name} is {value!r}, expected pixels above 0")
     return height, width
 
