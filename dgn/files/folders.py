@@ -65,19 +65,22 @@ def check_folder(folder: Path, verb: str, manifest: str = "manifest.json") -> No
     facts = read_facts(folder / manifest)
     if facts.get("verb") == verb and {"status", "started"} <= facts.keys() and not (folder / manifest).is_symlink():
         return
-    inside = {path.name for path in folder.iterdir()}
-    if ".lock" in inside and (folder / ".lock").lstat().st_size == 0:
-        inside.remove(".lock")
-    if not inside - Ledger(folder).leftovers():
+    names = {path.name for path in folder.iterdir()}
+    if ".lock" in names and (folder / ".lock").lstat().st_size == 0:
+        names.remove(".lock")
+    if not names - Ledger(folder).leftovers():
         return
-    what = next((name for name in (manifest, "manifest.json", "sweep.json") if name in inside), "")
-    found = read_facts(folder / what) if what else {}
-    if found.keys() >= {"verb", "status", "started"}:
-        kind = "a sweep of " if what == "sweep.json" else "a run of "
-        holds = f"holds {kind}dgn {found['verb']}"
+    other = next((name for name in (manifest, "manifest.json", "sweep.json") if name in names), manifest)
+    facts = read_facts(folder / other)
+    if facts.keys() >= {"verb", "status", "started"}:
+        holds = f"holds a {_KINDS.get(other, 'run')} of dgn {facts['verb']}"
     else:
-        holds = f"is not empty and holds no {'sweep' if manifest == 'sweep.json' else 'run'} of dgn {verb}"
+        holds = f"is not empty and holds no {_KINDS.get(manifest, 'run')} of dgn {verb}"
     raise DgnError(f"{str(folder)!r} {holds}: give another out=, a new or empty folder")
+
+
+_KINDS = {"sweep.json": "sweep"}
+"""What a manifest of this name is of, but a run."""
 
 
 NEW: dict[Path, list[Path]] = {}

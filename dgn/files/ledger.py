@@ -105,8 +105,8 @@ class Ledger:
             self._temporary.discard(self.name(temporary))
 
     def vouch(self, name: str) -> None:
-        """Count a file that is there as dgn's, whatever is noted of it: the manifest that was just read, and what an
-        earlier version wrote."""
+        """Count a file as dgn's although it is not noted: the manifest that was just read, and what an earlier version
+        wrote."""
         if not self._behind_a_link(name) and not (self.folder / name).is_symlink():
             with suppress(OSError):
                 self.files[name] = digest_of(self.folder / name)
@@ -204,21 +204,21 @@ _OPEN: list[Ledger] = []
 
 
 def ledger_of(path: Path) -> Ledger | None:
-    """The innermost folder's that is being worked in and that a path lies in."""
+    """Of the folders that are being worked in, the ledger of the innermost one around a path."""
     place = os.path.abspath(path)
     around = [ledger for ledger in _OPEN if place.startswith(ledger.place)]
     return max(around, key=lambda ledger: len(ledger.place), default=None)
 
 
 def foreign(path: Path) -> str:
-    """The line about a file in the way."""
+    """The error about a file in the way."""
     return (
         f"{str(path)!r} is not what dgn wrote there, and dgn never replaces it: move it elsewhere, or give another out="
     )
 
 
 SEAL = '<meta name="generator" content="dgn" data-sha256="{}">'
-"""In a page, which may be written where no manifest is: the SHA-256 of the page with 64 zeros in its place."""
+"""Stands in a page, which may be written where no manifest is: the SHA-256 of the page with 64 zeros in its place."""
 
 _UNSEALED = SEAL.format("0" * 64)
 
@@ -234,11 +234,11 @@ def is_page(path: Path) -> bool:
     if path.suffix != ".html" or path.is_symlink() or not path.is_file():
         return False
     data = path.read_bytes()
-    found = re.search(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode(), data[:4096])
-    if found is None:
+    match = re.search(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode(), data[:4096])
+    if match is None:
         return data.startswith(_EARLIER)
-    blank = data[: found.start(1)] + b"0" * 64 + data[found.end(1) :]
-    return hashlib.sha256(blank).hexdigest().encode() == found[1]
+    unsealed = data[: match.start(1)] + b"0" * 64 + data[match.end(1) :]
+    return hashlib.sha256(unsealed).hexdigest().encode() == match[1]
 
 
 _EARLIER = b"""<!doctype html>

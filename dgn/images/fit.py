@@ -1,9 +1,9 @@
-"""How an image of any shape meets a rectangle of pixels: cropped, fitted in, or stretched. One rule for all verbs."""
+"""How an image of any shape is put into a rectangle of pixels: cropped, fitted in, or stretched; alike in all verbs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +109,7 @@ def canvas_size(size: Any, input_size: Size) -> Size:
         input_size: of the network.
 
     Returns:
-        Height and width, even but where ``size`` is not.
+        Height and width, both even unless ``size`` is odd.
     """
     if size is not None and not isinstance(size, int):
         return parse_size(size)
@@ -184,10 +184,10 @@ class Sight:
         self.check()
         if self.channels == 1:
             image = image.convert("L")
-        whole, shape = (0, 0, image.width, image.height), (image.height, image.width)
+        everything, shape = (0, 0, image.width, image.height), (image.height, image.width)
         top, left, height, width = central(shape, self.size)
         if (height, width) == shape or self.fit == "stretch":
-            shown = resample(image, whole, self.size)
+            shown = resample(image, everything, self.size)
         elif self.fit == "crop":
             shown = resample(image, (left, top, left + width, top + height), self.size)
         else:
@@ -195,7 +195,7 @@ class Sight:
             colour = self.fill if self.channels == 3 else self.fill[0]
             shown = Image.new(image.mode, self.size[::-1], colour)  # type: ignore[arg-type]
             above, before = (self.size[0] - inner[0]) // 2, (self.size[1] - inner[1]) // 2
-            shown.paste(resample(image, whole, inner), (before, above))
+            shown.paste(resample(image, everything, inner), (before, above))
         array = np.asarray(shown)
         return array[..., None] if array.ndim == 2 else array
 
@@ -208,6 +208,5 @@ class Sight:
         return resized(images, self.size, self.fit, [value / 255 for value in self.fill])
 
     def at_least(self, short: int) -> Sight:
-        """The same with a short side of so many pixels, where it is smaller."""
-        size = self.size if min(self.size) >= short else canvas_size(short, self.size)
-        return Sight(size, self.fit, self.channels, self.fill)
+        """The same with a short side of at least so many pixels."""
+        return self if min(self.size) >= short else replace(self, size=canvas_size(short, self.size))

@@ -20,8 +20,8 @@ _COMPILED = "_torchdynamo_orig_callable"
 
 
 class _CutOff(TorchFunctionMode):
-    """Tensors that something computed (an activation that is kept, an old weight norm's weight) are copied, too, and
-    buffers that have no shape yet.
+    """Has ``deepcopy`` also copy tensors that something computed (a kept activation, the weight of an old weight norm)
+    and buffers that have no shape yet.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -43,15 +43,15 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
     Args:
         module: any.
-        memo: what is to stand for which object, by its id; see :func:`copy.deepcopy`.
+        memo: objects that are not copied, by their ids, with what the copy has instead; see :func:`copy.deepcopy`.
     """
-    given = {} if memo is None else memo
+    shared = dict(memo or {})
     with _CutOff():
         try:
-            memo = dict(given)
+            memo = dict(shared)
             own = copy.deepcopy(module, memo)
         except Exception:
-            memo = dict(given)
+            memo = dict(shared)
             for part in module.modules():
                 for key, value in vars(part).items():
                     if key not in ("_parameters", "_buffers", "_modules") and not _copies(value, memo):
@@ -68,7 +68,7 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """A function that somebody put in the place of ``forward``, with the copies of what it refers to."""
+    """A function that somebody put in the place of ``forward``, referring to the copies of what it refers to."""
     cells = []
     for cell in function.__closure__ or ():
         try:
@@ -93,7 +93,7 @@ def _copies(value: Any, memo: dict[int, Any]) -> bool:
 
 
 class _Through(nn.Module):
-    """In the place of a wrapper that spreads batches over devices: the module in it, under the same name."""
+    """Replaces a wrapper that spreads batches over devices; the module in it keeps its name."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -151,19 +151,19 @@ def frozen(module: nn.Module, name: str) -> nn.Module:
 
 def parts(module: nn.Module) -> dict[str, nn.Module]:
     """The modules that can be watched, by name, the root as ``""``; a TorchScript program's insides can't."""
-    found: dict[str, nn.Module] = {}
+    watched: dict[str, nn.Module] = {}
     hidden: tuple[str, ...] = ()
     for name, part in module.named_modules():
         if (hidden and name.startswith(hidden)) or "parametrizations" in name.split("."):
             continue  # the latter see weights, not images
-        found[name] = part
+        watched[name] = part
         if isinstance(part, torch.jit.ScriptModule):
             hidden = (*hidden, f"{name}." if name else "")
-    return found
+    return watched
 
 
 def hidden_layer(module: nn.Module, layer: str) -> str:
-    """What to say of a layer that is there and can't be watched; empty for any other."""
+    """The end of an error about a layer inside a TorchScript program; empty for any other layer."""
     if layer in parts(module) or layer not in dict(module.named_modules()):
         return ""
     return (

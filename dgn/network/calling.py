@@ -84,9 +84,9 @@ class Manner:
 
 
 def _other_manners(manner: Manner, module: nn.Module) -> Iterator[None]:
-    """What else can be tried, the likeliest first: at each turn the manner, and the weights' layout, are another.
+    """Change the manner, and the layout of the weights, to what else can be tried, the likeliest first.
 
-    They stay so where the caller goes no further; else they are in the end as they were.
+    Whoever stops at one of them keeps it; after the last one everything is as it was before.
     """
     before = (manner.dtype, manner.last)
     laid_out = any(weight.dim() == 4 and not weight.is_contiguous() for weight in module.parameters())
@@ -109,12 +109,11 @@ def _dtypes(module: nn.Module) -> Iterator[torch.dtype]:
 def call(
     module: nn.Module, prepare: Callable[[], Tensor], manner: Manner, again: Callable[[], object], name: str
 ) -> Any:
-    """What a module makes of images. Where it fails on them, they are given to it in other manners, too; what works is
-    remembered.
+    """A module's output for images. Where it fails on them, other manners are tried, and the one that works is kept.
 
     Args:
         module: frozen.
-        prepare: makes the batch in the manner of the moment.
+        prepare: makes the batch in the present manner.
         manner: of the module; is changed.
         again: called before each further try, to forget what hooks have read.
         name: of the network, for errors.
@@ -139,7 +138,7 @@ def call(
 
 
 def _refuse_single(module: nn.Module, prepare: Callable[[], Tensor], name: str) -> None:
-    """Say it where a module that failed on a batch takes an image alone."""
+    """Raise :class:`DgnError` where a module that failed on a batch takes a single image without a batch axis."""
     try:
         with suppress(Reached), torch.no_grad():
             module(prepare()[0])

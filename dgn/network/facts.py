@@ -106,7 +106,7 @@ def tell(network: Network, facts: Mapping[str, Any]) -> None:
 
 
 def check_classes(network: Network) -> None:
-    """Raise :class:`DgnError` where there are not as many class names as outputs: names would stand for neighbours."""
+    """Raise :class:`DgnError` where there are not as many class names as outputs: some would name the wrong output."""
     outputs = None
     with suppress(DgnError):  # several outputs, or one whose features can't be told
         outputs = network.layout("output").count
@@ -118,20 +118,20 @@ def check_classes(network: Network) -> None:
 
 
 def described(network: Network) -> dict[str, Any]:
-    """What a manifest says of how images meet a network: each fact with its source (``given`` by the user, ``known``
-    from the network's library or file, ``found`` by asking the network, or ``assumed``)."""
+    """How a network sees images, for a manifest: each fact with its source (``given`` by the user, ``known`` from the
+    network's library or file, ``found`` by asking the network, or ``assumed``)."""
     sources = network.origins
     facts = {
         "input_size": list(network.input_size), "mean": list(network.mean), "std": list(network.std),
         "range": network.range, "fit": network.fit, "classes": len(network.class_names), "scores": network.scores,
         "axes": network.axes or None,
     }  # fmt: skip
-    found = {
+    described = {
         name: {"value": value, "source": sources.get(name, "assumed")}
         for name, value in facts.items() if value is not None and (name != "classes" or value)
     }  # fmt: skip
-    found["channels"] = {"value": network.channels, "source": sources.get("channels", found["mean"]["source"])}
-    return found
+    source = sources.get("channels", described["mean"]["source"])
+    return {**described, "channels": {"value": network.channels, "source": source}}
 
 
 def told(network: Network) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def summary(network: Network) -> list[str]:
 
 
 def assumptions(network: Network) -> list[str]:
-    """A line where the normalisation or the names of classes are a guess."""
+    """One line where the normalisation or the names of classes are guesses; empty where neither is."""
     guesses = []
     if network.origins.get("mean", "assumed") == "assumed":
         ends = [(-m / s, (1 - m) / s) for m, s in zip(network.mean, network.std, strict=True)]

@@ -19,7 +19,7 @@ NARROW = 0.05
 
 @dataclass(frozen=True)
 class Steadiness:
-    """What was found.
+    """Whether numbers can be relied on.
 
     Attributes:
         alone: whether a row is what it would be without the other images of its batch.
@@ -49,7 +49,7 @@ class Steadiness:
         return lines
 
 
-_known: WeakKeyDictionary[object, dict[tuple[str, ...], Steadiness]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[object, dict[tuple[str, ...], Steadiness]] = WeakKeyDictionary()
 """By module and layers: found out once."""
 
 
@@ -60,10 +60,10 @@ def steadiness(network: Network, layers: Sequence[str]) -> Steadiness:
         network: under study; nobody's random state is advanced.
         layers: that are read.
     """
-    known, key = _known.setdefault(network.module, {}), tuple(layers)
-    if key not in known:
-        known[key] = _ask(network, layers)
-    return known[key]
+    answers, key = _answers.setdefault(network.module, {}), tuple(layers)
+    if key not in answers:
+        answers[key] = _ask(network, layers)
+    return answers[key]
 
 
 @torch.no_grad()
@@ -89,12 +89,12 @@ def _ask(network: Network, layers: Sequence[str]) -> Steadiness:
     return Steadiness(alone, certain)
 
 
-def _near(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape:
+def _near(output: Tensor, expected: Tensor) -> bool:
+    if output.shape != expected.shape:
         return True  # no row a sample: said elsewhere
     share = AGREES.get(expected.dtype, NARROW)
-    found, expected = found.float(), expected.float()
-    sound = found.isfinite() & expected.isfinite()
-    if not bool(sound.any()):
+    output, expected = output.float(), expected.float()
+    finite = output.isfinite() & expected.isfinite()
+    if not bool(finite.any()):
         return True
-    return float((found - expected)[sound].abs().max()) <= share * float(expected[sound].abs().max())
+    return float((output - expected)[finite].abs().max()) <= share * float(expected[finite].abs().max())

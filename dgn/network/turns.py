@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Turn:
-    """A thread's turn with a module and all that shares its layers: what hooks read is then of one pass.
+    """While a thread has its turn, no other calls the module or what shares its layers: hooks then read one pass alone.
 
-    Meanwhile reentrant checkpoints in this thread run their function plainly: they hide the graph of what is inside.
-    A thread that has its turn may enter again. Copies of a turn, and what is unpickled, are turns of their own.
+    Meanwhile reentrant checkpoints in this thread run their function without a checkpoint, which would hide the graph
+    of what is inside. A thread that has its turn may enter again. A copied or unpickled turn is independent.
     """
 
     def __init__(self) -> None:
@@ -34,9 +34,7 @@ class Turn:
 
 
 class Known(dict[Any, Any]):
-    """What was found out about a network and would have to be found out again. It goes when the network goes; copies
-    and pickles begin with nothing.
-    """
+    """What was found out about a network, kept as long as the network; its copies and pickles begin with nothing."""
 
     def __reduce__(self) -> tuple[type[Known], tuple[()]]:
         return Known, ()

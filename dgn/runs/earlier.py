@@ -1,4 +1,4 @@
-"""Runs of earlier versions, whose manifest lists no files: which of those in the folder the run's own tables name."""
+"""Runs of earlier versions, whose manifest lists no files: which files in the folder the run's own tables name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HEADERS = {
 
 def written(folder: Path, verb: str, patterns: Sequence[str]) -> Iterator[str]:
     """Names of the files that such a run wrote: those at its top by their names, tables by their columns, tensors below
-    by their format, and pictures where a table or a finished batch names them. Pages are told by themselves.
+    by their format, and pictures where a table or a finished batch names them. Pages carry a seal of their own.
 
     Args:
         folder: of the run.

@@ -87,8 +87,8 @@ class Run:
         self.ledger = Ledger(folder)
 
     def take_up(self, verb: str) -> dict[str, Any]:
-        """What the manifest says of an earlier call's work, whose files count as this run's from now on; empty in a
-        new folder. To be called with the folder's lock.
+        """The manifest of an earlier call, whose files count as this run's from now on; empty in a new folder. Call it
+        while holding the folder's lock.
 
         Raises:
             DgnError: the folder holds something else, see :func:`check_folder`.
@@ -99,7 +99,7 @@ class Run:
         if facts:
             self.ledger.vouch(self.manifest)
         if facts and "files" not in facts:  # of an earlier version
-            for name in [*written(self.folder, verb, self.patterns)]:
+            for name in written(self.folder, verb, self.patterns):
                 self.ledger.vouch(name)
         self.ledger.tidy()
         return facts
@@ -160,16 +160,14 @@ class Run:
 
     def clear(self, folder: str = "") -> None:
         """Remove what this run wrote, or what of it lies in one of its folders; other files stay."""
-        kept = {self.manifest}
-        self.ledger.remove(name for name in set(self.ledger.files) - kept if name.startswith(folder))
+        self.ledger.remove(name for name in set(self.ledger.files) - {self.manifest} if name.startswith(folder))
 
     def has_results(self) -> bool:
         """Whether there is more than what any job writes at its beginning."""
-        passing = {JOURNAL, *BEGINNINGS}
-        for path in self.folder.rglob("*"):
-            if path.relative_to(self.folder).parts[0] not in passing and not path.is_dir() and path.suffix != ".part":
-                return True
-        return False
+        return any(
+            path.relative_to(self.folder).parts[0] not in {JOURNAL, *BEGINNINGS}
+            for path in self.folder.rglob("*") if not path.is_dir() and path.suffix != ".part"
+        )  # fmt: skip
 
     def discard(self) -> bool:
         """Remove the folder and the empty ones around it that were made for it, if no result is in it.
@@ -207,13 +205,13 @@ BEGINNINGS = ("config.yaml", "manifest.json", "sweep.json", ".lock", "wandb", "m
 @cache
 def versions() -> dict[str, str]:
     """Of Python and of the packages that decide what an image looks like."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
         try:
-            found[package] = version(package)
+            numbers[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            numbers[package] = "not installed"
+    return numbers
 
 
 def surroundings() -> dict[str, Any]:

@@ -218,7 +218,7 @@ class Guess(nn.Module):
 
 def test_what_stays_ambiguous_is_refused_until_it_is_said() -> None:
     body = nn.Sequential(Guess(), nn.Flatten())
-    with pytest.raises(DgnError, match=r"can't be told: say it.*network\.axes=\{0: NLC\}"):
+    with pytest.raises(DgnError, match=r"can't be told: name its axes.*network\.axes=\{0: NLC\}"):
         parse_units("0:3", network(body, 8))
     assert parse_units("0:*", network(body, 8))  # the mean square needs no features
     images = torch.rand(2, 3, 8, 8)
@@ -319,5 +319,5 @@ def test_layouts_follow_the_module_to_another_device() -> None:
     net = network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Order(0, 2, 3, 1), nn.Flatten()))
     assert net.layout("2").count == 4
     net.module.double()
-    net._manner.dtype = torch.float64
+    assert net(torch.rand(1, 3, 32, 32)).dtype == torch.float64  # so that it is known how the module takes images
     assert net.to("cpu").layout("2").count == 4

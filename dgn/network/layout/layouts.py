@@ -23,14 +23,14 @@ from dgn.network.layout.places import Places, answers, probe_images
 from dgn.network.layout.survey import Seen
 
 _NOTHING = nn.Identity()
-"""In the place of the whole, whose type says nothing."""
+"""Stands for the whole network, whose type says nothing."""
 
 
 class Layouts:
-    """Layer name -> :class:`Layout`.
+    """The :class:`Layout` of each layer by its name.
 
     Args:
-        modules, layers: of a network, by name; layers in the order in which they are done.
+        modules, layers: of a network, by name; layers in the order of the forward pass.
         axes: what the user says of layers, by name or pattern.
         show: gives the network images ``[N, C, H, W]`` in [0, 1].
         size: C, H, W of its images.
@@ -72,13 +72,13 @@ class Layouts:
         if not wanted:
             return
         try:
-            found = answers(self.modules, wanted, self._show, probe_images(self.size[0], self.size[1:]))
+            changes = answers(self.modules, wanted, self._show, probe_images(self.size[0], self.size[1:]))
         except DgnError:
             raise
         except Exception as error:
             raise DgnError(f"the network failed on images of noise: {first_line(error)}") from error
         aspect = self.size[1] / self.size[2]
-        for layer, axes in found.items():
+        for layer, axes in changes.items():
             self._places[layer] = Places(axes, self._maps if len(axes) == 2 else (), aspect)
 
     def _needs(self, layer: str) -> bool:
@@ -120,8 +120,8 @@ class Layouts:
             if known is not None and asked is None and not places.denies(known):
                 return known
         raise DgnError(
-            f"which axis of layer {layer!r} {list(shape)} is the features can't be told: say it, a letter an axis, "
-            f"as in network.axes={{{layer}: {'NLC' if len(shape) == 2 else 'NHWC'}}}"
+            f"which axis of layer {layer!r} {list(shape)} is the features can't be told: name its axes by one letter "
+            f"each, as in network.axes={{{layer}: {'NLC' if len(shape) == 2 else 'NHWC'}}}"
         )
 
     def _typed(self, layer: str) -> int | None:
@@ -132,9 +132,9 @@ class Layouts:
         return None if axis is None else axis + inner
 
     def _known(self, layer: str) -> int | None:
-        """What layers that say so by their type tell of one that doesn't: those of its shape, or the last before it.
+        """The axis of the features that layers whose type says it have: those of its shape, or the last before it.
 
-        Tokens are transposed now and then, so that of them only the last layer inside is asked.
+        Tokens are sometimes transposed, so that for them only the last layer inside is asked.
         """
         shape, before = self.layers[layer].shape, self._last_typed[layer]
         if same := self._by_shape.get(shape):

@@ -68,7 +68,7 @@ class Survey:
     """Every layer of a module.
 
     Attributes:
-        layers: in the order in which they are done, the final output last.
+        layers: in the order of the forward pass, the final output last.
         several: of names that stand for more than one tensor, the names of these.
         calls: how often each module was called.
     """
@@ -139,7 +139,7 @@ def survey(modules: Mapping[str, nn.Module], run: Run, names: Sequence[str] = ()
     Args:
         modules: its parts by name.
         run: shows it so many images, and returns what it gives; where it tries again, it calls its second argument.
-        names: of its classes, by which the final output is told from others beside it.
+        names: of its classes: of several outputs the one with so many entries is the final one.
     """
     try:
         passes = [_record(modules, run, count) for count in BATCHES]
