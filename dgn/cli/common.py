@@ -39,7 +39,8 @@ from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
-from dgn.runs.run import Run, now, surroundings, to_image, versions
+from dgn.runs.run import Run, now, to_image
+from dgn.runs.surroundings import surroundings, versions
 from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
 from dgn.units.units import Unit
 

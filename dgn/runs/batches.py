@@ -74,12 +74,11 @@ class Parts:
         tensors = {"codes": piece.codes, "images": to_bytes(piece.images)}
         if piece.frame_steps:
             tensors |= {"frames": to_bytes(piece.frames), "frame_activations": piece.frame_activations}
-        facts = {
-            "key": self.key, "first": first, "rows": [dict(row) for row in rows], "warnings": piece.warnings,
-            "coordinates": piece.coordinates, "frame_steps": piece.frame_steps,
-        }  # fmt: skip
-        save_tensors(self._path(first), tensors, facts, FORMAT)
-        return self._part(self._path(first), facts)
+        table = [dict(row) for row in rows]
+        part = Part(self._path(first), first, table, piece.warnings, piece.coordinates, piece.frame_steps)
+        facts = {name: value for name, value in vars(part).items() if name != "path"}
+        save_tensors(part.path, tensors, {**facts, "key": self.key}, FORMAT)
+        return part
 
     def finished(self) -> list[Part]:
         """The batches that are done, from row 0 on, up to the first gap."""
@@ -91,17 +90,12 @@ class Parts:
             except DgnError:  # not there, cut short, changed, or foreign: it is climbed again
                 return parts
             complete = len(tensors.get("codes", ())) == len(facts["rows"]) > 0
-            if not complete or facts["key"] != self.key or self._path(facts["first"]) != path:
+            if not complete or facts.pop("key") != self.key or self._path(facts["first"]) != path:
                 return parts
-            parts.append(self._part(path, facts))
+            parts.append(Part(path, **facts))
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{self.prior}--{first:06d}.safetensors"
-
-    @staticmethod
-    def _part(path: Path, facts: Mapping[str, Any]) -> Part:
-        names = ("first", "rows", "warnings", "coordinates", "frame_steps")
-        return Part(path, **{name: facts[name] for name in names})
 
 
 SINCE = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
@@ -110,9 +104,7 @@ they are left out, so that runs of those versions go on."""
 
 
 def _settings(settings: AscentSettings) -> dict[str, Any]:
-    left_out = (
-        () if settings.rule == "sample" and settings.reach else ("reach",) if settings.rule == "sample" else SINCE
-    )
+    left_out = SINCE if settings.rule != "sample" else () if settings.reach else ("reach",)
     return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 

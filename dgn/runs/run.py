@@ -5,15 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +108,6 @@ class Run:
             if not self.ledger.ours(name):
                 raise DgnError(foreign(self.folder / name))
 
-    def write_config(self, text: str) -> None:
-        """``config.yaml``: the whole configuration, resolved."""
-        self._write("config.yaml", text.encode())
-
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """``manifest.json``: what is needed to make the run again, what it writes, and what it has written."""
         with self.ledger.lock:
@@ -202,41 +192,6 @@ BEGINNINGS = ("config.yaml", "manifest.json", "sweep.json", ".lock", "wandb", "m
 """What a run folder holds before its job has made anything."""
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what an image looks like."""
-    numbers = {"python": platform.python_version()}
-    for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
-        try:
-            numbers[package] = version(package)
-        except PackageNotFoundError:
-            numbers[package] = "not installed"
-    return numbers
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions, machine and git revision, for the manifest."""
-    return {
-        "versions": versions(),
-        "platform": platform.platform(),
-        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "git": _git_revision(),
-        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],
-    }
-
-
 def now() -> str:
     """The time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout that this package runs from, with ``-dirty`` where it was changed; else None."""
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder.parent / ".git").exists():
-        return None
-    try:
-        call = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
-        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

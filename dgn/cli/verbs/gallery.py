@@ -8,7 +8,7 @@ from typing import Any
 
 from dgn.cli.common import plain, write_gallery
 from dgn.errors import DgnError
-from dgn.files.ledger import is_page
+from dgn.files.pages import is_page
 
 
 def run(config: Any) -> None:

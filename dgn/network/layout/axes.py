@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
 
 from dgn.errors import DgnError
+from dgn.network.layout.layout import Layout
 from dgn.network.layout.survey import Seen
 
 
@@ -95,23 +96,12 @@ def _pools(module: nn.Module) -> int:
     return next((n for n in (2, 3) if kind.__name__.endswith(f"{n}d")), 0)
 
 
-@dataclass(frozen=True)
-class Known:
-    """A layer whose type says what its axes are: its number of features, and the sizes of its axes of places."""
-
-    name: str
-    count: int
-    places: tuple[int, ...]
-
-
-def carried_axis(before: Known | None, shape: Sequence[int]) -> int | None:
+def carried_axis(before: Layout, shape: Sequence[int]) -> int | None:
     """The axis beside which ``shape`` has the places of the layer before, or else its features' number.
 
     None where no axis is of that kind, or several are.
     """
-    if before is None:
-        return None
-    beside = [axis for axis in range(len(shape)) if (*shape[:axis], *shape[axis + 1 :]) == before.places]
+    beside = [axis for axis in range(len(shape)) if (*shape[:axis], *shape[axis + 1 :]) == before.positions]
     if beside:
         return beside[0] if len(beside) == 1 else None
     return _only_axis(shape, before.count)
