@@ -41,7 +41,9 @@ class Ledger:
         self._before: dict[str, str] = {}
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._temporary: set[str] = set()
-        self._lock, self._journal, self._entered = threading.RLock(), -1, 0
+        self.lock = threading.RLock()
+        """Held while the manifest is written, so that nothing is noted between its writing and :meth:`fold`."""
+        self._journal, self._entered = -1, 0
         self._read_journal()
 
     def __enter__(self) -> Ledger:
@@ -87,13 +89,13 @@ class Ledger:
 
     def began(self, temporary: Path) -> None:
         """Note a temporary file that is about to be made."""
-        with self._lock:
+        with self.lock:
             self._note([self.name(temporary), None])
             self._temporary.add(self.name(temporary))
 
     def finished(self, temporary: Path, path: Path, digest: str | None) -> None:
         """Note what the temporary file holds, and give it its name; without a digest, it is gone."""
-        with self._lock:
+        with self.lock:
             if digest is not None:
                 name = self.name(path)
                 self._note([name, digest])
@@ -123,7 +125,7 @@ class Ledger:
                     raise DgnError(f"can't remove {str(path)!r}: {error.strerror}") from error
             if not self._behind_a_link(name):
                 around |= set(Path(name).parents)
-            with self._lock:
+            with self.lock:
                 self.files.pop(name, None)
         for place in sorted(around - {Path(".")}, key=lambda path: -len(path.parts)):
             with suppress(OSError):  # somebody else's file is in it
@@ -140,7 +142,7 @@ class Ledger:
 
     def fold(self) -> None:
         """Forget the journal: the manifest has just been written with everything that it says."""
-        with self._lock:
+        with self.lock:
             self._close()
             (self.folder / JOURNAL).unlink(missing_ok=True)
             for name in self._temporary:  # being written by another thread
@@ -149,11 +151,6 @@ class Ledger:
     def leftovers(self) -> set[str]:
         """Names at the top of the folder that a process which was killed before its manifest stood leaves behind."""
         return {JOURNAL, *self._temporary} if (self.folder / JOURNAL).is_file() else set()
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Held while the manifest is written, so that nothing is noted between its writing and :meth:`fold`."""
-        return self._lock
 
     def name(self, path: Path) -> str:
         """A path as the manifest has it."""

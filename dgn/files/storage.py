@@ -117,11 +117,7 @@ def join_tensors(path: Path, parts: Mapping[str, Sequence[Path]], name: str, not
 
     Bytes are copied a file at a time, so memory holds one part only.
 
-    Args:
-        path: to write.
-        parts: files of each tensor to make; their tensors agree in type and in all sizes but the first.
-        name: of the tensor in the files.
-        notes: metadata.
+    ``parts`` names the files of each new tensor; their tensors agree in type and in all sizes but the first.
 
     Raises:
         DgnError: the file can't be written.

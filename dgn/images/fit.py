@@ -25,7 +25,8 @@ Size = tuple[int, int]
 def check_fit(fit: str) -> str:
     """The name of a rule, or a :class:`DgnError`."""
     if fit not in FITS:
-        raise DgnError(f"no fit {fit!r}{nearest(str(fit), FITS) or '; expected one of ' + ', '.join(FITS)}")
+        hint = nearest(str(fit), FITS) or "; expected one of " + ", ".join(FITS)
+        raise DgnError(f"no fit {fit!r}{hint}")
     return fit
 
 
@@ -143,13 +144,7 @@ def written(size: Size) -> str:
 
 
 def resample(image: Image.Image, box: tuple[int, int, int, int], size: Size) -> Image.Image:
-    """A part of an image at another size, bicubic.
-
-    Args:
-        image: of any mode.
-        box: left, top, right, bottom.
-        size: height and width.
-    """
+    """A part of an image (left, top, right, bottom) at another size (height, width), bicubic."""
     if (box[3] - box[1], box[2] - box[0]) == size:
         return image.crop(box)
     return image.resize(size[::-1], Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)

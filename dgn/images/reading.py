@@ -58,8 +58,8 @@ def read_image(path: Path, sight: int | Sight | None = None) -> Tensor:
 
     Args:
         path: the file.
-        sight: as which network it is seen; the central square, shrunk or enlarged to so many pixels; None: the whole
-            image as it is, in colour.
+        sight: of the network that sees it; a number: the central square, shrunk or enlarged to so many pixels; None:
+            the whole image as it is, in colour.
 
     Raises:
         DgnError: no such file, one that can't be decoded, or a network that photographs can't be shown to.

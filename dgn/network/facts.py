@@ -120,18 +120,16 @@ def check_classes(network: Network) -> None:
 def described(network: Network) -> dict[str, Any]:
     """How a network sees images, for a manifest: each fact with its source (``given`` by the user, ``known`` from the
     network's library or file, ``found`` by asking the network, or ``assumed``)."""
-    sources = network.origins
-    facts = {
+    values = {
         "input_size": list(network.input_size), "mean": list(network.mean), "std": list(network.std),
-        "range": network.range, "fit": network.fit, "classes": len(network.class_names), "scores": network.scores,
-        "axes": network.axes or None,
+        "range": network.range, "fit": network.fit, "classes": len(network.class_names) or None,
+        "scores": network.scores, "axes": network.axes or None, "channels": network.channels,
     }  # fmt: skip
-    described = {
+    sources = {"channels": network.origins.get("mean", "assumed"), **network.origins}
+    return {
         name: {"value": value, "source": sources.get(name, "assumed")}
-        for name, value in facts.items() if value is not None and (name != "classes" or value)
+        for name, value in values.items() if value is not None
     }  # fmt: skip
-    source = sources.get("channels", described["mean"]["source"])
-    return {**described, "channels": {"value": network.channels, "source": source}}
 
 
 def told(network: Network) -> dict[str, Any]:
@@ -148,10 +146,11 @@ def summary(network: Network) -> list[str]:
     lines = []
     for name, fact in described(network).items():
         value = fact["value"]
-        text = " x ".join(map(str, value)) if name == "input_size" else value
-        if isinstance(text, list):
-            text = ", ".join(f"{number:g}" for number in text)
-        lines.append(f"{name}: {text} ({fact['source']})")
+        if name == "input_size":
+            value = " x ".join(map(str, value))
+        elif isinstance(value, list):
+            value = ", ".join(f"{number:g}" for number in value)
+        lines.append(f"{name}: {value} ({fact['source']})")
     return lines
 
 
@@ -159,8 +158,8 @@ def assumptions(network: Network) -> list[str]:
     """One line where the normalisation or the names of classes are guesses; empty where neither is."""
     guesses = []
     if network.origins.get("mean", "assumed") == "assumed":
-        ends = [(-m / s, (1 - m) / s) for m, s in zip(network.mean, network.std, strict=True)]
-        guesses.append(f"pixels from {ends[0][0]:g} to {ends[0][1]:g} (else network.range, network.mean, network.std)")
+        low, high = ((end - network.mean[0]) / network.std[0] for end in (0, 1))
+        guesses.append(f"pixels from {low:g} to {high:g} (else network.range, network.mean, network.std)")
     if network.class_names and network.origins.get("classes", "assumed") == "assumed":
         guesses.append(f"the names of ImageNet's {len(network.class_names)} classes (else network.classes)")
     return [f"assumed of network {network.name!r}: {'; '.join(guesses)}"] if guesses else []

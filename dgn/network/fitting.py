@@ -94,12 +94,9 @@ def _missing(own: Mapping[str, Tensor], names: Container[str]) -> list[str]:
 
 
 def matched(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> Match:
-    """Find the place of each tensor in a module.
+    """Find the place of each tensor in a module's state dict ``own``.
 
-    Args:
-        tensors: whose names may stand behind prefixes, and have the parts that wrappers put between.
-        own: the module's state dict.
-        path: of the weights, for errors.
+    Names may stand behind a prefix, and have parts that wrappers put in between; ``path`` is for errors.
     """
     wrappers = {"_orig_mod"} | ({"module"} if not any("module" in name.split(".") for name in own) else set())
     plain = {".".join(part for part in name.split(".") if part not in wrappers): name for name in tensors}

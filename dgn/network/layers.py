@@ -54,14 +54,7 @@ def read_layers(
 
 
 def unread(layer: str, known: Survey, module: nn.Module, name: str) -> str:
-    """Why a layer can't be read: it is several tensors, gave none, or is not there.
-
-    Args:
-        layer: that was asked for.
-        known: what the network's layers give.
-        module: of the network.
-        name: of the network.
-    """
+    """Why a layer of the network of this name can't be read: it is several tensors, gave none, or is not there."""
     if layer in known.several:
         parts = ", ".join(f"{part} {list(known.layers[part].shape)}" for part in known.several[layer])
         what = "output" if layer == OUTPUT else f"layer {layer!r}"

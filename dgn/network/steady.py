@@ -52,12 +52,7 @@ _answers: WeakKeyDictionary[object, dict[tuple[str, ...], Steadiness]] = WeakKey
 
 
 def steadiness(network: Network, layers: Sequence[str]) -> Steadiness:
-    """Ask the network: one image twice, and once beside another.
-
-    Args:
-        network: under study; nobody's random state is advanced.
-        layers: that are read.
-    """
+    """Ask the network for these layers: one image twice, and once beside another. No random state is advanced."""
     answers, key = _answers.setdefault(network.module, {}), tuple(layers)
     if key not in answers:
         answers[key] = _ask(network, layers)

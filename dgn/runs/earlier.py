@@ -24,11 +24,6 @@ HEADERS = {
 def written(folder: Path, verb: str, patterns: Sequence[str]) -> Iterator[str]:
     """Names of the files that such a run wrote: those at its top by their names, tables by their columns, tensors below
     by their format, and pictures where a table or a finished batch names them. Pages carry a seal of their own.
-
-    Args:
-        folder: of the run.
-        verb: of the run.
-        patterns: of the names that it writes.
     """
     named = set(_named(folder, verb))
     for name in present(folder, list(patterns)):

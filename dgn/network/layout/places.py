@@ -53,13 +53,8 @@ def answers(
 ) -> dict[str, list[Tensor]]:
     """How much each entry along each axis of each layer changes with each part, ``[SIDE ** 2, size]`` an axis.
 
-    Empty of a layer whose samples don't stand one after the other: equal images gave it different values.
-
-    Args:
-        modules: of the network, by name.
-        layers: that are looked at.
-        show: gives the network images.
-        images: see :func:`probe_images`.
+    Empty of a layer whose samples don't stand one after the other: equal images gave it different values. ``show``
+    gives the network the images of :func:`probe_images`.
     """
     by_axis: dict[str, list[Tensor]] = {}
 
