@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgn.arguments import normalisation
+from dgn.arguments import class_list, normalisation
 from dgn.errors import DgnError, first_line
 from dgn.images.fit import check_fit, parse_size
 from dgn.network.scores import check_scores
@@ -38,10 +38,21 @@ def read_classes(given: Any) -> tuple[str, ...]:
     if isinstance(given, Mapping) and isinstance(given.get("id2label"), Mapping):
         given = given["id2label"]
     if isinstance(given, Mapping):
-        given = _in_order(given, where)
+        numbered = {key: _last(name) for key, name in given.items()}
+        try:
+            given = class_list(numbered)
+        except DgnError:
+            given = ()
+        if len(given) != len(numbered):
+            raise DgnError(f"the class names{where} are not numbered from 0 on without a gap")
     if not isinstance(given, Sequence) or not given or any(isinstance(name, (Mapping, bool)) for name in given):
         raise DgnError(f"no class names{where}: expected a name a line, a JSON list, or JSON from index to name")
-    return tuple(str(name[-1] if isinstance(name, (list, tuple)) and name else name) for name in given)
+    return tuple(str(_last(name)) for name in given)
+
+
+def _last(name: Any) -> Any:
+    """A name that stands behind its WordNet number, as in ImageNet's ``["n01440764", "tench"]``."""
+    return name[-1] if isinstance(name, (list, tuple)) and name else name
 
 
 def _read(path: Path) -> Any:
@@ -57,18 +68,6 @@ def _read(path: Path) -> Any:
     lines = [line.strip() for line in text.rstrip().splitlines()]
     wordnet = [re.fullmatch(r"n\d{8}[\s,:]+(.+)", line) for line in lines]
     return [match[1].split(",")[0].strip() for match in wordnet if match] if lines and all(wordnet) else lines
-
-
-def _in_order(names: Mapping[Any, Any], where: str) -> list[Any]:
-    if names and all(isinstance(index, int) for index in names.values()):
-        names = {index: name for name, index in names.items()}
-    try:
-        by_index = {int(index): name for index, name in names.items()}
-    except (TypeError, ValueError):
-        by_index = {}
-    if not by_index or sorted(by_index) != list(range(len(names))):
-        raise DgnError(f"the class names{where} are not numbered from 0 on without a gap")
-    return [by_index[index] for index in range(len(names))]
 
 
 def tell(network: Network, facts: Mapping[str, Any]) -> None:
