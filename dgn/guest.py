@@ -1,4 +1,4 @@
-"""A guest in someone's program: what the program has set in PyTorch is set aside at a public door, and put back."""
+"""A guest in someone's program: what it has set in PyTorch is set aside while a public function runs, and put back."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def without_tf32() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Setting:
-    """What PyTorch keeps for the whole process: how it is read and set, and what dgn wants in the place of a value."""
+    """A setting of the whole process: how it is read and set, and what dgn wants instead of the value that it has."""
 
     read: Callable[[], Any]
     set: Callable[[Any], object]
@@ -184,7 +184,7 @@ def _ordinary(value: Any) -> Any:
 
 
 def need_network(given: object) -> None:
-    """Raise :class:`DgnError` for what people give where a Network is meant."""
+    """Raise :class:`DgnError` where a module or a name is given for a Network."""
     if isinstance(given, nn.Module):
         raise DgnError(
             f"network is a bare {type(given).__name__}, expected a dgn.Network: wrap it, "

@@ -17,7 +17,7 @@ HYDRAS = {"multirun.yaml": b"hydra:\n", "optimization_results.yaml": b"name: opt
 
 
 def begins(path: Path, first: bytes) -> bool:
-    """Whether a path is a file that begins so."""
+    """Whether a path is a file, and no link, that begins with these bytes."""
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
@@ -25,7 +25,7 @@ def begins(path: Path, first: bytes) -> bool:
 
 
 def remove_logs(folder: Path) -> None:
-    """Remove what Weights & Biases wrote into its folder of a run: the files that it has names for."""
+    """Remove what Weights & Biases wrote into its folder in a run: the files that have names of its kind."""
     if folder.is_symlink():
         return
     for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
@@ -88,7 +88,7 @@ NEW: dict[Path, list[Path]] = {}
 
 
 def missing(folder: Path) -> list[Path]:
-    """The folder, and those around it, that do not exist."""
+    """Those of the folder and the folders around it that do not exist."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 

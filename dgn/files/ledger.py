@@ -2,8 +2,8 @@
 
 A run's manifest names them with their SHA-256. What is written between two writings of the manifest is noted in a
 journal beside it *before* it takes its name, so that a process which is killed at any moment leaves no file of dgn's
-that nothing vouches for. A file that is not named, whose bytes are others, that is a link, or that lies behind a link
-out of the folder is somebody else's: it stays, and what wants its place is refused in one line.
+that nothing vouches for. Everything else is somebody else's and stays: a file that is not named or whose bytes have
+changed, a link, and what lies behind a link out of the folder. What would replace it is refused in one line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HEADER = b'["dgn", "files written since the manifest"]\n'
 
 
 class Ledger:
-    """The files of one folder. While it is entered, every write of this process into the folder goes by it.
+    """The files of one folder. While it is entered, it records every write of this process into the folder.
 
     Args:
         folder: of the run; need not exist.
@@ -76,7 +76,7 @@ class Ledger:
         return True
 
     def admit(self, path: Path) -> None:
-        """Whether a file may be written.
+        """Check that a file may be written.
 
         Raises:
             DgnError: something that dgn did not write has its place, or a link leads out of the folder.
@@ -94,7 +94,7 @@ class Ledger:
             self._temporary.add(self.name(temporary))
 
     def finished(self, temporary: Path, path: Path, digest: str | None) -> None:
-        """Note what the temporary file holds, and give it its name; without a digest, it is gone."""
+        """Note what the temporary file holds and rename it to ``path``; without a digest, note that it is gone."""
         with self.lock:
             if digest is not None:
                 name = self.name(path)
@@ -149,7 +149,7 @@ class Ledger:
                 self._note([name, None])
 
     def leftovers(self) -> set[str]:
-        """Names at the top of the folder that a process which was killed before its manifest stood leaves behind."""
+        """Names at the top of the folder that a process leaves behind when it is killed before it writes a manifest."""
         return {JOURNAL, *self._temporary} if (self.folder / JOURNAL).is_file() else set()
 
     def name(self, path: Path) -> str:

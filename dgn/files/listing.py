@@ -81,7 +81,7 @@ class Listing(list[Entry]):
 
     @property
     def warnings(self) -> list[str]:
-        """A line where anything could not be looked into."""
+        """One line where something could not be looked into; else empty."""
         return counted(self.unread, "folders or tar files could not be looked into")
 
 

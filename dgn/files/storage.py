@@ -153,7 +153,7 @@ def _facts(path: Path, name: str) -> dict[str, Any]:
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """The metadata of a ``.safetensors`` file; empty of any other."""
+    """The metadata of a ``.safetensors`` file; empty for any other."""
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:

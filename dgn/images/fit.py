@@ -23,7 +23,7 @@ Size = tuple[int, int]
 
 
 def check_fit(fit: str) -> str:
-    """The name of a rule, or a :class:`DgnError`."""
+    """The name of a rule; any other is a :class:`DgnError`."""
     if fit not in FITS:
         hint = nearest(str(fit), FITS) or "; expected one of " + ", ".join(FITS)
         raise DgnError(f"no fit {fit!r}{hint}")
@@ -103,7 +103,7 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def canvas_size(size: Any, input_size: Size) -> Size:
-    """The size of a canvas without proportions of its own: those of the network's input, its short side ``size``.
+    """The size of a canvas that takes the proportions of the network's input, and ``size`` for its short side.
 
     Args:
         size: pixels, or ``[HEIGHT, WIDTH]``; None: 128.

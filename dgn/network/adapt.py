@@ -1,4 +1,4 @@
-"""What people hand over, as a frozen copy that takes batches of images: any kind of ``nn.Module`` and of numbers."""
+"""Modules as people hand them over, of any kind and in any numbers, made into frozen copies."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def hidden_layer(module: nn.Module, layer: str) -> str:
 
 
 def hook(part: nn.Module, function: Any) -> Any:
-    """A forward hook, also on a TorchScript program, which has the method hidden."""
+    """A forward hook; also on a TorchScript program, whose own method refuses."""
     return nn.Module.register_forward_hook(part, function)
 
 
@@ -207,7 +207,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def input_channels(module: nn.Module) -> int:
-    """Of its first convolution; 3 where there is none."""
+    """Channels that its first convolution takes; 3 where there is none."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and not is_lazy(part.weight):
             return int(part.weight.shape[1]) * part.groups

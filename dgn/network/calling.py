@@ -24,7 +24,7 @@ class Reached(Exception):
 def watching(
     modules: Mapping[str, nn.Module], note: Callable[[str, int, Any], None], notes: dict[Any, Any]
 ) -> Iterator[Callable[[], None]]:
-    """Meanwhile ``note(name, call, output)`` is called after each call of these modules, which are counted from 1 on.
+    """While entered, call ``note(name, call, output)`` after each call of these modules, counted from 1 on.
 
     Args:
         modules: by name.
@@ -69,7 +69,7 @@ class Manner:
 
     @classmethod
     def of(cls, module: nn.Module) -> Manner:
-        """As its first weights are."""
+        """That of its first weights."""
         return cls(next(_dtypes(module), torch.float32))
 
     @property
@@ -78,7 +78,7 @@ class Manner:
         return torch.channels_last if self.last else torch.contiguous_format
 
     def lay_out(self, module: nn.Module) -> None:
-        """The module's weights in memory as its images are: else these make a convolution's output channels-last."""
+        """Lay the weights out in memory as the images are: else convolutions would give channels-last outputs."""
         if any(parameter.dim() == 4 for parameter in module.parameters()):
             module.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 

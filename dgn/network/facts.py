@@ -1,4 +1,4 @@
-"""What is known of a network beside its weights: normalisation, classes, kind of scores; and from where it is known."""
+"""What is known of a network besides its weights (normalisation, classes, kind of scores), and who says so."""
 
 from __future__ import annotations
 

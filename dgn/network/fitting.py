@@ -77,7 +77,7 @@ class Match:
         ]  # fmt: skip
 
     def class_count(self) -> int | None:
-        """How many classes weights have that fit but for that; None where they fit, or don't for other reasons."""
+        """The number of classes with which the module would take the weights; None where they fit, or never would."""
         shapes = [(self.own[name].shape, self.tensors[name].shape) for name in self.misshapen()]
         if shapes:
             other_rows = all(len(mine) and mine[1:] == theirs[1:] for mine, theirs in shapes)
@@ -119,7 +119,7 @@ def matched(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str)
 
 
 def _prefix(plain: Mapping[str, str], own: Mapping[str, Tensor], path: str) -> tuple[str, ...]:
-    """Behind which most of the module's names stand."""
+    """The prefix behind which most of the module's names stand."""
     fits: Counter[tuple[str, ...]] = Counter()
     for key in plain:
         parts = key.split(".")
@@ -137,7 +137,7 @@ def _prefix(plain: Mapping[str, str], own: Mapping[str, Tensor], path: str) -> t
 
 
 def _lone_head(missing: Sequence[str], left: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """A last linear layer under another name (in a sequence of its own, say): all that is missing, all that is left."""
+    """The last linear layer under another name (as in ``fc.1``), where it alone is missing and it alone is left."""
     mine, theirs = ({name.rpartition(".")[2]: name for name in names} for names in (missing, left))
     layers = {name.rpartition(".")[0] for name in missing}, {name.rpartition(".")[0] for name in left}
     if len(missing) != len(left) or any(len(layer) != 1 for layer in layers):

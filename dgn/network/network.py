@@ -106,7 +106,7 @@ class Network(FrozenModule):
         return view
 
     def forget(self) -> None:
-        """What was found out of its layers is found out anew: its input size has changed, or its axes."""
+        """Forget what was found out about its layers, for its input size or its axes have changed."""
         for name in ("layers", "survey", "layouts"):
             vars(self).pop(name, None)
 
@@ -119,9 +119,8 @@ class Network(FrozenModule):
         return view
 
     def apart(self) -> Network:
-        """The same network for a question that is to leave no trace: what its module keeps between calls is its own.
-
-        Parameters are shared. Itself where the module can't be copied so.
+        """The same network for a question that must leave no trace: its module is a copy that shares the parameters, so
+        that what it keeps between calls stays its own. Itself where the module can't be copied.
         """
         shared = {id(parameter): parameter for parameter in self.module.parameters()}
         try:
@@ -151,8 +150,8 @@ class Network(FrozenModule):
     def fast(self, layers: Sequence[str]) -> Network:
         """The same network for a loop that reads these layers alone: equal within float error, and faster.
 
-        BatchNorm and activation functions are done by the convolutions before them (see :mod:`dgn.network.fast.fused`);
-        layers other than those asked for may show something else. Itself where that can't be done.
+        BatchNorm and activation functions become part of the convolutions before them (:mod:`dgn.network.fast.fused`),
+        so that layers other than those asked for may show something else. Itself where that can't be done.
         """
         parts = [self.source(layer).module for layer in layers]
         if not self._manner.last:
@@ -228,7 +227,7 @@ class Network(FrozenModule):
     @kept
     @guest
     def survey(self) -> Survey:
-        """What each layer gives, at this input size. A copy is asked: what a module keeps between calls stays."""
+        """What each layer gives, at this input size. A copy is asked, for some modules change when they are called."""
         copied = self.apart()
 
         def run(count: int, again: Callable[[], object]) -> Any:

@@ -73,8 +73,8 @@ _plain = _PlainCheckpoints()
 
 
 class kept(Generic[T]):  # a decorator, as property is
-    """A property that is computed once, as :class:`functools.cached_property`, whose one lock for all instances would
-    have threads with different networks wait for each other, and those with turns wait forever (up to Python 3.11).
+    """A property that is computed once, as :class:`functools.cached_property`. Up to Python 3.11 that one has a single
+    lock for all instances: threads with different networks would wait for each other, and those with turns forever.
     """
 
     def __init__(self, function: Callable[[Any], T]) -> None:

@@ -58,7 +58,7 @@ class Part:
 
 
 class Parts:
-    """The batches of one prior in a run folder. A file is there whole or not at all, so its being there says: done.
+    """The batches of one prior in a run folder. A file is there whole or not at all: where it is, its batch is done.
 
     Args:
         folder: of the run.
@@ -109,8 +109,8 @@ def _settings(settings: AscentSettings) -> dict[str, Any]:
 
 
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
-    """SHA-256 of everything that decides a plan's results but the number of threads, and the processor: a job that
-    another one continues goes on in the precision that it began in.
+    """SHA-256 of everything that decides a plan's results but threads and the processor: a job that is continued
+    elsewhere goes on in the precision that it began in.
 
     Args:
         plan: of one prior.

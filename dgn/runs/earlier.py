@@ -57,7 +57,7 @@ def _named(folder: Path, verb: str) -> Iterator[str]:
 
 
 def _rows(path: Path, verb: str) -> list[dict[str, str]] | None:
-    """Of a table; None where it is missing or has not the verb's columns."""
+    """The rows of a table; None where it is missing or lacks the verb's columns."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, restval="")

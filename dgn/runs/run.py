@@ -153,7 +153,7 @@ class Run:
         self.ledger.remove(name for name in set(self.ledger.files) - {self.manifest} if name.startswith(folder))
 
     def has_results(self) -> bool:
-        """Whether there is more than what any job writes at its beginning."""
+        """Whether there is more than what every job writes when it begins."""
         return any(
             path.relative_to(self.folder).parts[0] not in {JOURNAL, *BEGINNINGS}
             for path in self.folder.rglob("*") if not path.is_dir() and path.suffix != ".part"

@@ -14,7 +14,7 @@ from typing import Any
 
 @cache
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what an image looks like."""
+    """The versions of Python and of the packages that decide what an image looks like."""
     numbers = {"python": platform.python_version()}
     for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
         try:

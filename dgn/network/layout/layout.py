@@ -107,8 +107,8 @@ class Layout:
         return _moved(position, own, now)
 
     def cells(self, maps: Tensor) -> Tensor | None:
-        """Of canonical outputs ``[N, C, *places]`` at the network's own input size the cells of the grid, row by row,
-        ``[N, C, h * w]``; None where there is no grid."""
+        """The cells of the grid, row by row, ``[N, C, h * w]``, of canonical outputs ``[N, C, *places]`` at its own
+        input size; None where there is no grid."""
         grid = self.grid
         return None if grid is None else maps.flatten(2)[:, :, grid.first : grid.first + grid.cells]
 

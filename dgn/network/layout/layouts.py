@@ -1,9 +1,9 @@
 """The layouts of a network's layers, found from the module when they are needed, never assumed.
 
-What a module is decides where it can (a convolution's features are on its first axis, a linear layer's on its last).
-A layer that is no such module carries on the features of the last one before it that is, where just one of its axes
-has their number. The rest is asked of the network: images that differ in one part are shown, and an axis along which
-the answer moves with that part is one of places (:mod:`dgn.network.layout.places`).
+A module's type decides where it can (a convolution's features are on its first axis, a linear layer's on its last).
+Any other layer has the features of the last such layer before it, where just one of its axes has their number. Where
+that is not enough, the network is asked: it is shown images that differ in one part, and an axis along which its
+answer moves with that part is one of places (:mod:`dgn.network.layout.places`).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Layouts:
         return len(seen.shape) == 2 or (len(seen.shape) > 2 and (seen.windows > 1 or layer not in self._typed))
 
     def _first_like(self, layer: str) -> str:
-        """Of tokens, the first layer of as many: these keep their order, however much they are mixed later on."""
+        """Of tokens, the first layer with as many: there they stand in their places, however much they mix later on."""
         shape = self.layers[layer].shape
         if len(shape) != 2:
             return layer

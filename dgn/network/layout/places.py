@@ -1,8 +1,8 @@
 """Which axes of layers are places of the image: asked of the network by changing one part of an image at a time.
 
-The parts are those of a 3 x 3 grid. Along an axis of places the answer to a part is strongest near it, so that the
-centre of what an entry answers to moves down or across the image from entry to entry; along an axis of features it
-does not move.
+The parts are those of a 3 x 3 grid. Each entry of an axis answers to some parts more than to others, and these have a
+centre in the image. From entry to entry of an axis of places this centre moves down or across the image; along an axis
+of features it stays.
 """
 
 from __future__ import annotations
