@@ -162,16 +162,6 @@ def parts(module: nn.Module) -> dict[str, nn.Module]:
     return watched
 
 
-def hidden_layer(module: nn.Module, layer: str) -> str:
-    """The end of an error about a layer inside a TorchScript program; empty for any other layer."""
-    if layer in parts(module) or layer not in dict(module.named_modules()):
-        return ""
-    return (
-        f"; {layer!r} is inside a TorchScript program, of which the output alone can be read: give the module that it "
-        "was made from"
-    )
-
-
 def hook(part: nn.Module, function: Any) -> Any:
     """A forward hook; also on a TorchScript program, whose own method refuses."""
     return nn.Module.register_forward_hook(part, function)
@@ -199,11 +189,6 @@ def fill_lazy(module: nn.Module, image: Callable[[], Tensor], what: str) -> None
         raise DgnError(f"{what} is lazy and failed on its first image, {size}: {first_line(error)}") from error
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Where its weights are."""
-    return next((tensor.device for tensor in [*module.parameters(), *module.buffers()]), torch.device("cpu"))
 
 
 def input_channels(module: nn.Module) -> int:

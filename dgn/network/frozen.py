@@ -52,7 +52,8 @@ class FrozenModule:
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return adapt.device_of(self.module)
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return tensors[0].device if tensors else torch.device("cpu")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -61,7 +61,13 @@ def unread(layer: str, known: Survey, module: nn.Module, name: str) -> str:
         return f"the {what} of network {name!r} is several tensors: name one of {parts}"
     if layer == OUTPUT or (layer and layer in adapt.parts(module)):
         return f"layer {layer!r} of network {name!r} gave no tensor in its forward pass"
-    return f"no layer {layer!r} in network {name!r}{adapt.hidden_layer(module, layer) or nearest(layer, known.layers)}"
+    hint = nearest(layer, known.layers)
+    if layer and layer in dict(module.named_modules()):
+        hint = (
+            f"; {layer!r} is inside a TorchScript program, of which the output alone can be read: give the module that "
+            "it was made from"
+        )
+    return f"no layer {layer!r} in network {name!r}{hint}"
 
 
 def feature_layer(network: Network) -> str:

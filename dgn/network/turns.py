@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import torch.utils.checkpoint
 
@@ -80,12 +80,8 @@ class kept(Generic[T]):  # a decorator, as property is
     def __init__(self, function: Callable[[Any], T]) -> None:
         self._function, self.__doc__, self._name = function, function.__doc__, function.__name__
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> kept[T]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> kept[T] | T:
-        if instance is None:
-            return self
+    def __get__(self, instance: object | None, owner: type) -> T:
+        if instance is None:  # as help() asks it of the class
+            return self  # type: ignore[return-value]
         value = instance.__dict__[self._name] = self._function(instance)
         return value
