@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgn.images.reading import list_images
-from dgn.network.network import feature_layer
+from dgn.network.layers import feature_layer
 from dgn.network.sources import load_network
 from dgn.priors.checkpoint import load_components, load_generator, save_components
 from dgn.priors.generator import encode, reduced

@@ -1,4 +1,4 @@
-"""A guest in someone's program: what the program has set in PyTorch is set aside at a public door, and put back."""
+"""A guest in someone's program: what it has set in PyTorch is set aside while a public function runs, and put back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import functools
 import inspect
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
@@ -57,57 +58,40 @@ def without_tf32() -> Iterator[None]:
     cudnn: Any = torch.backends.cudnn
     try:
         before = cudnn.allow_tf32
-        place, name, whole = cudnn, "allow_tf32", cast(Any, False)
+        place, name, exact = cudnn, "allow_tf32", cast(Any, False)
     except RuntimeError:  # set layer by layer, and then not to be read as one
-        place, name, whole = cudnn.conv, "fp32_precision", "ieee"
+        place, name, exact = cudnn.conv, "fp32_precision", "ieee"
         before = cudnn.conv.fp32_precision
-    setattr(place, name, whole)
+    setattr(place, name, exact)
     try:
         yield
     finally:
         setattr(place, name, before)
 
 
-def _deterministic() -> tuple[bool, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+@dataclass(frozen=True)
+class _Setting:
+    """A setting of the whole process: how it is read and set, and what dgn wants instead of the value that it has."""
+
+    read: Callable[[], Any]
+    set: Callable[[Any], object]
+    wanted: Callable[[Any], Any]
 
 
-def _set_deterministic(mode: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(mode[0], warn_only=mode[1])
-
-
-def _anomaly() -> tuple[bool, bool]:
-    return torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
-
-
-def _set_threads(count: int) -> None:
-    torch.set_num_threads(count)
-
-
-_SETTINGS: tuple[tuple[Callable[[], Any], Callable[[Any], object], Callable[[Any], Any]], ...] = (
-    # how it is read, how it is set, and what dgn wants it to be
-    (torch.get_default_dtype, torch.set_default_dtype, lambda _was: torch.float32),
-    (
-        _deterministic,
-        _set_deterministic,
-        lambda was: (was[0], was[0] or was[1]),
-    ),  # bilinear has no such gradient on CUDA
-    (_anomaly, lambda was: torch.set_anomaly_enabled(*was), lambda was: (False, was[1])),
-    (torch.get_num_threads, _set_threads, lambda was: was),
+_SETTINGS = (
+    _Setting(torch.get_default_dtype, torch.set_default_dtype, lambda _before: torch.float32),
+    _Setting(
+        lambda: (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()),
+        lambda mode: torch.use_deterministic_algorithms(mode[0], warn_only=mode[1]),
+        lambda before: (before[0], any(before)),  # bilinear resizing has no such gradient on CUDA
+    ),
+    _Setting(
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda mode: torch.set_anomaly_enabled(*mode),
+        lambda before: (False, before[1]),
+    ),
+    _Setting(torch.get_num_threads, lambda count: torch.set_num_threads(count), lambda before: before),
 )
-
-
-def _random_states() -> tuple[Any, ...]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()
-
-
-def _set_random_states(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    if states[1]:
-        torch.cuda.set_rng_state_all(states[1])
-    np.random.set_state(states[2])
-    random.setstate(states[3])
 
 
 class _Process:
@@ -117,26 +101,35 @@ class _Process:
         self._lock = threading.Lock()
         self._inside = 0
         self._before: list[Any] = []
-        self._random: tuple[Any, ...] = ()
+        self._random: list[tuple[Callable[[Any], object], Any]] = []
 
     def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
-                self._before = [get() for get, _, _ in _SETTINGS]
-                self._random = _random_states()
-                for (_, put, wish), was in zip(_SETTINGS, self._before, strict=True):
-                    if wish(was) != was:
-                        put(wish(was))
+                self._before = [setting.read() for setting in _SETTINGS]
+                self._random = [
+                    (torch.set_rng_state, torch.get_rng_state()),
+                    (np.random.set_state, np.random.get_state()),
+                    (random.setstate, random.getstate()),
+                ]
+                if torch.cuda.is_initialized():
+                    self._random.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+                self._set(setting.wanted(before) for setting, before in zip(_SETTINGS, self._before, strict=True))
             self._inside += 1
 
     def __exit__(self, *_error: object) -> None:
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                for (get, put, _), was in zip(_SETTINGS, self._before, strict=True):
-                    if get() != was:
-                        put(was)
-                _set_random_states(self._random)
+                self._set(self._before)
+                for put_back, state in self._random:
+                    put_back(state)
+
+    @staticmethod
+    def _set(values: Iterable[Any]) -> None:
+        for setting, value in zip(_SETTINGS, values, strict=True):
+            if setting.read() != value:
+                setting.set(value)
 
 
 _PROCESS = _Process()
@@ -162,18 +155,18 @@ def guest(function: Callable[P, R]) -> Callable[P, R]:
         def items(*args: P.args, **named: P.kwargs) -> Any:
             with at_home():
                 args, named = ready(args, named)  # type: ignore[assignment]
-                made = cast(Any, function)(*args, **named)
+                generator = cast(Any, function)(*args, **named)
             try:
                 while True:
                     with at_home():
                         try:
-                            item = next(made)
+                            item = next(generator)
                         except StopIteration:
                             return
                     yield item
             finally:
                 with at_home():
-                    made.close()
+                    generator.close()
 
         return cast(Callable[P, R], items)
 
@@ -191,7 +184,7 @@ def _ordinary(value: Any) -> Any:
 
 
 def need_network(given: object) -> None:
-    """Raise :class:`DgnError` for what people give where a Network is meant."""
+    """Raise :class:`DgnError` where a module or a name is given for a Network."""
     if isinstance(given, nn.Module):
         raise DgnError(
             f"network is a bare {type(given).__name__}, expected a dgn.Network: wrap it, "

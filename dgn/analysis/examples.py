@@ -353,7 +353,7 @@ def _collect(
         for key, index, value, peak in zip(*rows, strict=True):
             if key == -torch.inf:
                 continue
-            position = divmod(int(peak), grid[1]) if peak >= 0 and grid is not None else None
+            position = divmod(int(peak), grid.width) if peak >= 0 and grid is not None else None
             box = fields.box(layer, position) if fields is not None and position is not None else None
             getattr(found, kind).append(Example(int(index), squares.name(int(index)), float(value), position, box))
     return found

@@ -12,7 +12,8 @@ from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import resized
 from dgn.images.given import as_images
-from dgn.network.network import Network, feature_layer
+from dgn.network.layers import feature_layer
+from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors.base import Prior
 

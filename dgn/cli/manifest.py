@@ -16,7 +16,8 @@ from dgn.files.listing import printable_values
 from dgn.files.storage import digest
 from dgn.network.facts import assumptions, described
 from dgn.network.network import Network
-from dgn.runs.run import Run, now, surroundings, versions
+from dgn.runs.run import Run, now
+from dgn.runs.surroundings import surroundings, versions
 
 
 def open_tracker(config: Any, run: Run) -> Tracker:

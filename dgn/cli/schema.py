@@ -166,8 +166,7 @@ class RealConfig:
 
 @dataclass
 class TrainingConfig:
-    """See ``dgn.training.settings.TrainSettings``, and with ``prior`` ``dgn.training.settings.FlowSettings``; what is null
-    keeps its default."""
+    """Of ``dgn.training.settings``: null keeps the default."""
 
     prior: str | None = None
     patch: int | None = None

@@ -12,8 +12,9 @@ from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import to_channels
 from dgn.images.given import as_images
+from dgn.network.layers import feature_layer
 from dgn.network.layout.survey import OUTPUT
-from dgn.network.network import Network, feature_layer
+from dgn.network.network import Network
 from dgn.network.sources import load_network
 from dgn.network.steady import steadiness
 

@@ -13,8 +13,8 @@ T = TypeVar("T")
 class Channel(Generic[T]):
     """Items from one thread to another, in order; where ``most`` of them wait, :meth:`put` waits.
 
-    Its calls are of one piece: a :class:`queue.Queue` that an exception of a signal handler interrupts between the
-    taking of its lock and what would let it go keeps it for good, and whoever uses it next never returns.
+    Not a :class:`queue.Queue`: where Ctrl-C interrupts one just after it has taken its lock, the lock is never released
+    and the next call hangs. The calls of a :class:`queue.SimpleQueue` can't be interrupted so.
 
     Args:
         most: items that may wait.
@@ -27,7 +27,7 @@ class Channel(Generic[T]):
             self.give()
 
     def put(self, item: T, *, wait: bool = True) -> None:
-        """Send an item; at once where it needn't ``wait`` for room."""
+        """Send an item, once there is room; without ``wait`` at once."""
         if wait:
             self._room.get()
         self._items.put(item)
@@ -39,12 +39,12 @@ class Channel(Generic[T]):
         return item
 
     def give(self) -> None:
-        """Room for one item more: what :meth:`get` gives, and who will get no more."""
+        """Make room for one more item, as :meth:`get` does; whoever stops getting items calls it, too."""
         self._room.put(None)
 
 
 def ahead(batches: Iterable[T], depth: int = 3) -> Iterator[T]:
-    """The same batches, made by a thread that is a few ahead: images are decoded while the network computes."""
+    """The same batches, made ahead by another thread: images are decoded while the network computes."""
     ready: Channel[tuple[bool, Any]] = Channel(depth)
     stopped = False
 

@@ -17,7 +17,7 @@ HYDRAS = {"multirun.yaml": b"hydra:\n", "optimization_results.yaml": b"name: opt
 
 
 def begins(path: Path, first: bytes) -> bool:
-    """Whether a path is a file that begins so."""
+    """Whether a path is a file, and no link, that begins with these bytes."""
     if path.is_symlink() or not path.is_file():
         return False
     with path.open("rb") as file:
@@ -25,7 +25,7 @@ def begins(path: Path, first: bytes) -> bool:
 
 
 def remove_logs(folder: Path) -> None:
-    """Remove what Weights & Biases wrote into its folder of a run: the files that it has names for."""
+    """Remove what Weights & Biases wrote into its folder in a run: the files that have names of its kind."""
     if folder.is_symlink():
         return
     for path in sorted(folder.rglob("*"), key=lambda path: -len(path.parts)):
@@ -65,19 +65,22 @@ def check_folder(folder: Path, verb: str, manifest: str = "manifest.json") -> No
     facts = read_facts(folder / manifest)
     if facts.get("verb") == verb and {"status", "started"} <= facts.keys() and not (folder / manifest).is_symlink():
         return
-    inside = {path.name for path in folder.iterdir()}
-    if ".lock" in inside and (folder / ".lock").lstat().st_size == 0:
-        inside.remove(".lock")
-    if not inside - Ledger(folder).leftovers():
+    names = {path.name for path in folder.iterdir()}
+    if ".lock" in names and (folder / ".lock").lstat().st_size == 0:
+        names.remove(".lock")
+    if not names - Ledger(folder).leftovers():
         return
-    what = next((name for name in (manifest, "manifest.json", "sweep.json") if name in inside), "")
-    found = read_facts(folder / what) if what else {}
-    if found.keys() >= {"verb", "status", "started"}:
-        kind = "a sweep of " if what == "sweep.json" else "a run of "
-        holds = f"holds {kind}dgn {found['verb']}"
+    other = next((name for name in (manifest, "manifest.json", "sweep.json") if name in names), manifest)
+    facts = read_facts(folder / other)
+    if facts.keys() >= {"verb", "status", "started"}:
+        holds = f"holds a {_KINDS.get(other, 'run')} of dgn {facts['verb']}"
     else:
-        holds = f"is not empty and holds no {'sweep' if manifest == 'sweep.json' else 'run'} of dgn {verb}"
+        holds = f"is not empty and holds no {_KINDS.get(manifest, 'run')} of dgn {verb}"
     raise DgnError(f"{str(folder)!r} {holds}: give another out=, a new or empty folder")
+
+
+_KINDS = {"sweep.json": "sweep"}
+"""What a manifest of this name is of, but a run."""
 
 
 NEW: dict[Path, list[Path]] = {}
@@ -85,7 +88,7 @@ NEW: dict[Path, list[Path]] = {}
 
 
 def missing(folder: Path) -> list[Path]:
-    """The folder, and those around it, that do not exist."""
+    """Those of the folder and the folders around it that do not exist."""
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 

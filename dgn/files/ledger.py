@@ -2,8 +2,8 @@
 
 A run's manifest names them with their SHA-256. What is written between two writings of the manifest is noted in a
 journal beside it *before* it takes its name, so that a process which is killed at any moment leaves no file of dgn's
-that nothing vouches for. A file that is not named, whose bytes are others, that is a link, or that lies behind a link
-out of the folder is somebody else's: it stays, and what wants its place is refused in one line.
+that nothing vouches for. Everything else is somebody else's and stays: a file that is not named or whose bytes have
+changed, a link, and what lies behind a link out of the folder. What would replace it is refused in one line.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 import threading
 from collections.abc import Iterable, Mapping
@@ -19,13 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from dgn.errors import DgnError
+from dgn.files.pages import is_page
 
 JOURNAL = ".dgn-files"
 _HEADER = b'["dgn", "files written since the manifest"]\n'
 
 
 class Ledger:
-    """The files of one folder. While it is entered, every write of this process into the folder goes by it.
+    """The files of one folder. While it is entered, it records every write of this process into the folder.
 
     Args:
         folder: of the run; need not exist.
@@ -41,7 +41,9 @@ class Ledger:
         self._before: dict[str, str] = {}
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._temporary: set[str] = set()
-        self._lock, self._journal, self._entered = threading.RLock(), -1, 0
+        self.lock = threading.RLock()
+        """Held while the manifest is written, so that nothing is noted between its writing and :meth:`fold`."""
+        self._journal, self._entered = -1, 0
         self._read_journal()
 
     def __enter__(self) -> Ledger:
@@ -74,7 +76,7 @@ class Ledger:
         return True
 
     def admit(self, path: Path) -> None:
-        """Whether a file may be written.
+        """Check that a file may be written.
 
         Raises:
             DgnError: something that dgn did not write has its place, or a link leads out of the folder.
@@ -87,13 +89,13 @@ class Ledger:
 
     def began(self, temporary: Path) -> None:
         """Note a temporary file that is about to be made."""
-        with self._lock:
+        with self.lock:
             self._note([self.name(temporary), None])
             self._temporary.add(self.name(temporary))
 
     def finished(self, temporary: Path, path: Path, digest: str | None) -> None:
-        """Note what the temporary file holds, and give it its name; without a digest, it is gone."""
-        with self._lock:
+        """Note what the temporary file holds and rename it to ``path``; without a digest, note that it is gone."""
+        with self.lock:
             if digest is not None:
                 name = self.name(path)
                 self._note([name, digest])
@@ -105,8 +107,8 @@ class Ledger:
             self._temporary.discard(self.name(temporary))
 
     def vouch(self, name: str) -> None:
-        """Count a file that is there as dgn's, whatever is noted of it: the manifest that was just read, and what an
-        earlier version wrote."""
+        """Count a file as dgn's although it is not noted: the manifest that was just read, and what an earlier version
+        wrote."""
         if not self._behind_a_link(name) and not (self.folder / name).is_symlink():
             with suppress(OSError):
                 self.files[name] = digest_of(self.folder / name)
@@ -123,7 +125,7 @@ class Ledger:
                     raise DgnError(f"can't remove {str(path)!r}: {error.strerror}") from error
             if not self._behind_a_link(name):
                 around |= set(Path(name).parents)
-            with self._lock:
+            with self.lock:
                 self.files.pop(name, None)
         for place in sorted(around - {Path(".")}, key=lambda path: -len(path.parts)):
             with suppress(OSError):  # somebody else's file is in it
@@ -140,20 +142,15 @@ class Ledger:
 
     def fold(self) -> None:
         """Forget the journal: the manifest has just been written with everything that it says."""
-        with self._lock:
+        with self.lock:
             self._close()
             (self.folder / JOURNAL).unlink(missing_ok=True)
             for name in self._temporary:  # being written by another thread
                 self._note([name, None])
 
     def leftovers(self) -> set[str]:
-        """Names at the top of the folder that a process which was killed before its manifest stood leaves behind."""
+        """Names at the top of the folder that a process leaves behind when it is killed before it writes a manifest."""
         return {JOURNAL, *self._temporary} if (self.folder / JOURNAL).is_file() else set()
-
-    @property
-    def lock(self) -> threading.RLock:
-        """Held while the manifest is written, so that nothing is noted between its writing and :meth:`fold`."""
-        return self._lock
 
     def name(self, path: Path) -> str:
         """A path as the manifest has it."""
@@ -204,50 +201,17 @@ _OPEN: list[Ledger] = []
 
 
 def ledger_of(path: Path) -> Ledger | None:
-    """The innermost folder's that is being worked in and that a path lies in."""
+    """Of the folders that are being worked in, the ledger of the innermost one around a path."""
     place = os.path.abspath(path)
     around = [ledger for ledger in _OPEN if place.startswith(ledger.place)]
     return max(around, key=lambda ledger: len(ledger.place), default=None)
 
 
 def foreign(path: Path) -> str:
-    """The line about a file in the way."""
+    """The error about a file in the way."""
     return (
         f"{str(path)!r} is not what dgn wrote there, and dgn never replaces it: move it elsewhere, or give another out="
     )
-
-
-SEAL = '<meta name="generator" content="dgn" data-sha256="{}">'
-"""In a page, which may be written where no manifest is: the SHA-256 of the page with 64 zeros in its place."""
-
-_UNSEALED = SEAL.format("0" * 64)
-
-
-def seal(text: str) -> str:
-    """A page that holds :data:`SEAL` with zeros, with its own SHA-256 instead."""
-    data = text.encode("utf-8", "backslashreplace")  # as pages are written
-    return text.replace(_UNSEALED, SEAL.format(hashlib.sha256(data).hexdigest()), 1)
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is a page that dgn wrote, as it wrote it (of an earlier version's, whether it begins so)."""
-    if path.suffix != ".html" or path.is_symlink() or not path.is_file():
-        return False
-    data = path.read_bytes()
-    found = re.search(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode(), data[:4096])
-    if found is None:
-        return data.startswith(_EARLIER)
-    blank = data[: found.start(1)] + b"0" * 64 + data[found.end(1) :]
-    return hashlib.sha256(blank).hexdigest().encode() == found[1]
-
-
-_EARLIER = b"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>dgn gallery</title>
-"""
 
 
 def digest_of(path: Path) -> str:

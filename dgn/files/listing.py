@@ -26,8 +26,8 @@ def suffixes() -> frozenset[str]:
     """Suffixes of the image files that Pillow decodes, in lower case, with their dot."""
     from PIL import Image
 
-    known = Image.registered_extensions()
-    return frozenset({name for name, kind in known.items() if kind in Image.OPEN and kind not in NEED_MORE} | {".mpo"})
+    formats = Image.registered_extensions().items()
+    return frozenset({name for name, kind in formats if kind in Image.OPEN and kind not in NEED_MORE} | {".mpo"})
 
 
 def printable(name: str) -> str:
@@ -81,7 +81,7 @@ class Listing(list[Entry]):
 
     @property
     def warnings(self) -> list[str]:
-        """A line where anything could not be looked into."""
+        """One line where something could not be looked into; else empty."""
         return counted(self.unread, "folders or tar files could not be looked into")
 
 
@@ -130,24 +130,24 @@ def list_images(root: Path) -> Listing:
 
 
 def _files(root: Path, unread: list[str]) -> Iterator[Path]:
-    """Files below a folder; links to folders come last, and a folder that was seen is not seen again."""
-    seen: set[tuple[int, int]] = set()
+    """Files below a folder, each folder once; links to folders come last, so that names are as short as can be."""
+    visited: set[tuple[int, int]] = set()
     folders, links = [root], list[Path]()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:
             state = folder.stat()
-            if (state.st_dev, state.st_ino) in seen:
+            if (state.st_dev, state.st_ino) in visited:
                 continue
-            seen.add((state.st_dev, state.st_ino))
-            with os.scandir(folder) as inside:
-                found = sorted(inside, key=lambda entry: entry.name)
+            visited.add((state.st_dev, state.st_ino))
+            with os.scandir(folder) as scan:
+                entries = sorted(scan, key=lambda entry: entry.name)
         except OSError as error:
             if folder == root:
                 raise DgnError(f"can't look into {str(root)!r}: {error.strerror}") from error
             unread.append(f"{printable(str(folder.relative_to(root)))} ({error.strerror})")
             continue
-        for entry in found:
+        for entry in entries:
             try:
                 if entry.is_dir():
                     (links if entry.is_symlink() else folders).append(folder / entry.name)

@@ -8,6 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -112,15 +113,11 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 
 
 def join_tensors(path: Path, parts: Mapping[str, Sequence[Path]], name: str, notes: Mapping[str, str]) -> None:
-    """One ``.safetensors`` file in which each tensor is that called ``name`` of several files, one after the other.
+    """One ``.safetensors`` file in which each tensor is the concatenation of those called ``name`` in several files.
 
     Bytes are copied a file at a time, so memory holds one part only.
 
-    Args:
-        path: to write.
-        parts: files of each tensor to make; their tensors agree in type and in all sizes but the first.
-        name: of the tensor in the files.
-        notes: metadata.
+    ``parts`` names the files of each new tensor; their tensors agree in type and in all sizes but the first.
 
     Raises:
         DgnError: the file can't be written.
@@ -128,41 +125,35 @@ def join_tensors(path: Path, parts: Mapping[str, Sequence[Path]], name: str, not
     header: dict[str, Any] = {"__metadata__": dict(notes)} if notes else {}
     offset = 0
     for key, files in parts.items():
-        rows, size = 0, 0
-        like: dict[str, Any] = {}
-        for file in files:
-            like, begin, end = _place(file, name)
-            rows, size = rows + like["shape"][0], size + end - begin
-        header[key] = {
-            "dtype": like["dtype"], "shape": [rows, *like["shape"][1:]], "data_offsets": [offset, offset + size]
-        }  # fmt: skip
-        offset += size
+        facts = [_facts(file, name) for file in files]
+        shape = [sum(part["shape"][0] for part in facts), *facts[0]["shape"][1:]]
+        end = offset + sum(part["data_offsets"][1] - part["data_offsets"][0] for part in facts)
+        header[key] = {"dtype": facts[0]["dtype"], "shape": shape, "data_offsets": [offset, end]}
+        offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
 
     def chunks() -> Iterator[bytes]:
         yield len(text).to_bytes(8, "little") + text
-        for files in parts.values():
-            for file in files:
-                _, begin, end = _place(file, name)
-                with file.open("rb") as source:
-                    source.seek(begin)
-                    yield source.read(end - begin)
+        for file in chain.from_iterable(parts.values()):
+            begin, end = _facts(file, name)["data_offsets"]
+            with file.open("rb") as source:
+                source.seek(begin)
+                yield source.read(end - begin)
 
     write_chunks(path, chunks())
 
 
-def _place(path: Path, name: str) -> tuple[dict[str, Any], int, int]:
-    """A tensor's description in a ``.safetensors`` file, and where its bytes begin and end."""
+def _facts(path: Path, name: str) -> dict[str, Any]:
+    """The type and shape of a tensor in a ``.safetensors`` file, and where in the file its bytes begin and end."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        facts = json.loads(file.read(length))[name]
-    begin, end = facts["data_offsets"]
-    return facts, 8 + length + begin, 8 + length + end
+        facts: dict[str, Any] = json.loads(file.read(length))[name]
+    return {**facts, "data_offsets": [8 + length + offset for offset in facts["data_offsets"]]}
 
 
 def read_notes(path: Path) -> dict[str, str]:
-    """The metadata of a ``.safetensors`` file; empty of any other."""
+    """The metadata of a ``.safetensors`` file; empty for any other."""
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     try:

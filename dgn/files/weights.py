@@ -70,8 +70,7 @@ def read_weights(path: Path) -> Weights:
     tensors = _find(content, file)
     if tensors is None:
         raise DgnError(f"{str(path)!r} holds no state dict of tensors")
-    cfg = config.get("pretrained_cfg")
-    labels = next((found for place in (config, cfg, content) if (found := _labels(place))), ())
+    labels = _labels(config) or _labels(config.get("pretrained_cfg")) or _labels(content)
     return Weights(path, tensors, labels, config)
 
 
@@ -82,11 +81,9 @@ def _in_folder(folder: Path) -> Path:
     others = sorted(file for kind in ("safetensors", "bin", "pth", "pt", "ckpt") for file in folder.glob(f"*.{kind}"))
     if len(others) == 1:
         return others[0]
-    found = ", ".join(file.name for file in others[:3])
-    raise DgnError(
-        f"the folder {str(folder)!r} holds "
-        + (f"{len(others)} files of weights ({found}): give one of them" if others else "no file of weights")
-    )
+    names = ", ".join(file.name for file in others[:3])
+    holds = f"{len(others)} files of weights ({names}): give one of them" if others else "no file of weights"
+    raise DgnError(f"the folder {str(folder)!r} holds {holds}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -114,11 +111,11 @@ def _reason(path: Path, text: str) -> str:
     pickled = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported (?:global|class) ([\w.]+)", text)
     if not pickled and "Weights only load failed" not in text:
         return "safetensors or a plain state dict"
-    what = f"pickled objects such as {pickled[1] or pickled[2]}" if pickled else "pickled objects"
+    objects = f"pickled objects such as {pickled[1] or pickled[2]}" if pickled else "pickled objects"
     plain = "torch.save(model.state_dict(), 'weights.pth')"
     if path.suffix == ".ckpt":
         plain = f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth')"
-    return f"it holds {what}, which could run code and are not opened: save the weights alone, {plain}"
+    return f"it holds {objects}, which could run code and are not opened: save the weights alone, {plain}"
 
 
 def _find(content: Any, path: Path, depth: int = 0) -> dict[str, Tensor] | None:

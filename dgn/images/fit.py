@@ -1,9 +1,9 @@
-"""How an image of any shape meets a rectangle of pixels: cropped, fitted in, or stretched. One rule for all verbs."""
+"""How an image of any shape is put into a rectangle of pixels: cropped, fitted in, or stretched; alike in all verbs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,10 @@ Size = tuple[int, int]
 
 
 def check_fit(fit: str) -> str:
-    """The name of a rule, or a :class:`DgnError`."""
+    """The name of a rule; any other is a :class:`DgnError`."""
     if fit not in FITS:
-        raise DgnError(f"no fit {fit!r}{nearest(str(fit), FITS) or '; expected one of ' + ', '.join(FITS)}")
+        hint = nearest(str(fit), FITS) or "; expected one of " + ", ".join(FITS)
+        raise DgnError(f"no fit {fit!r}{hint}")
     return fit
 
 
@@ -63,10 +64,10 @@ def resized(images: Tensor, size: Size, fit: str = "crop", fill: Sequence[float]
     elif fit == "fit" and (height, width) != shape:
         inner = within(shape, size)
         border = images.new_tensor(fill)[:, None, None]
-        whole = border.expand(len(images), images.shape[1], *size).clone()
+        bordered = border.expand(len(images), images.shape[1], *size).clone()
         above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-        whole[:, :, above : above + inner[0], before : before + inner[1]] = _scaled(images, inner)
-        return whole
+        bordered[:, :, above : above + inner[0], before : before + inner[1]] = _scaled(images, inner)
+        return bordered
     return _scaled(images, size)
 
 
@@ -75,6 +76,15 @@ def _scaled(images: Tensor, size: Size) -> Tensor:
         return images
     shrinks = images.shape[2] > size[0] or images.shape[3] > size[1]
     return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+
+
+def central_part(images: Tensor, size: Size) -> Tensor:
+    """The centre ``[N, C, *size]`` of images ``[N, C, H, W]``, unscaled; too small ones are enlarged first."""
+    (height, width), shape = size, (images.shape[2], images.shape[3])
+    scale = max(height / shape[0], width / shape[1], 1.0)
+    images = _scaled(images, (round(shape[0] * scale), round(shape[1] * scale)))
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
 
 
 def to_channels(images: Tensor, channels: int) -> Tensor:
@@ -93,14 +103,14 @@ def to_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def canvas_size(size: Any, input_size: Size) -> Size:
-    """The size of a canvas without proportions of its own: those of the network's input, its short side ``size``.
+    """The size of a canvas that takes the proportions of the network's input, and ``size`` for its short side.
 
     Args:
         size: pixels, or ``[HEIGHT, WIDTH]``; None: 128.
         input_size: of the network.
 
     Returns:
-        Height and width, even but where ``size`` is not.
+        Height and width, both even unless ``size`` is odd.
     """
     if size is not None and not isinstance(size, int):
         return parse_size(size)
@@ -120,10 +130,10 @@ def parse_size(value: Any, name: str = "size") -> Size:
     sides = [value, value] if isinstance(value, (int, float, str)) else list(value)
     try:
         height, width = (int(side) for side in sides)
-        whole = all(float(side) == int(side) for side in sides)
+        integers = all(float(side) == int(side) for side in sides)
     except (TypeError, ValueError, OverflowError):
         raise DgnError(f"{name} is {value!r}, expected pixels or [HEIGHT,WIDTH]") from None
-    if min(height, width) < 1 or not whole:
+    if min(height, width) < 1 or not integers:
         raise DgnError(f"{name} is {value!r}, expected pixels above 0")
     return height, width
 
@@ -134,13 +144,7 @@ def written(size: Size) -> str:
 
 
 def resample(image: Image.Image, box: tuple[int, int, int, int], size: Size) -> Image.Image:
-    """A part of an image at another size, bicubic.
-
-    Args:
-        image: of any mode.
-        box: left, top, right, bottom.
-        size: height and width.
-    """
+    """A part of an image (left, top, right, bottom) at another size (height, width), bicubic."""
     if (box[3] - box[1], box[2] - box[0]) == size:
         return image.crop(box)
     return image.resize(size[::-1], Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
@@ -175,10 +179,10 @@ class Sight:
         self.check()
         if self.channels == 1:
             image = image.convert("L")
-        whole, shape = (0, 0, image.width, image.height), (image.height, image.width)
+        everything, shape = (0, 0, image.width, image.height), (image.height, image.width)
         top, left, height, width = central(shape, self.size)
         if (height, width) == shape or self.fit == "stretch":
-            shown = resample(image, whole, self.size)
+            shown = resample(image, everything, self.size)
         elif self.fit == "crop":
             shown = resample(image, (left, top, left + width, top + height), self.size)
         else:
@@ -186,7 +190,7 @@ class Sight:
             colour = self.fill if self.channels == 3 else self.fill[0]
             shown = Image.new(image.mode, self.size[::-1], colour)  # type: ignore[arg-type]
             above, before = (self.size[0] - inner[0]) // 2, (self.size[1] - inner[1]) // 2
-            shown.paste(resample(image, whole, inner), (before, above))
+            shown.paste(resample(image, everything, inner), (before, above))
         array = np.asarray(shown)
         return array[..., None] if array.ndim == 2 else array
 
@@ -199,6 +203,5 @@ class Sight:
         return resized(images, self.size, self.fit, [value / 255 for value in self.fill])
 
     def at_least(self, short: int) -> Sight:
-        """The same with a short side of so many pixels, where it is smaller."""
-        size = self.size if min(self.size) >= short else canvas_size(short, self.size)
-        return Sight(size, self.fit, self.channels, self.fill)
+        """The same with a short side of at least so many pixels."""
+        return self if min(self.size) >= short else replace(self, size=canvas_size(short, self.size))

@@ -1,4 +1,4 @@
-"""The doors where users hand images in: arrays and tensors of any layout become float images in [0, 1], or an error."""
+"""Images that users hand in: arrays and tensors of any layout become float images in [0, 1], or an error."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ KEYS = ("image", "img", "pixel_values", "jpg", "jpeg", "png", "webp", "images", 
 
 
 def find_image(item: Any) -> Image.Image | Tensor | np.ndarray | Path | bytes:
-    """What of an item is the image.
+    """The image in an item.
 
     Args:
         item: an image itself (Pillow's, a tensor, an array, a path, encoded bytes), a tuple or list that begins with

@@ -39,8 +39,8 @@ def flattened(image: Image.Image) -> Image.Image:
         top = 65535.0 if sixteen else 255.0 if values.max() > 1 or image.mode != "F" else 1.0
         return Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
-        seen = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", seen.size, (255, 255, 255, 255)), seen)
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
@@ -58,8 +58,8 @@ def read_image(path: Path, sight: int | Sight | None = None) -> Tensor:
 
     Args:
         path: the file.
-        sight: as which network it is seen; the central square, shrunk or enlarged to so many pixels; None: the whole
-            image as it is, in colour.
+        sight: of the network that sees it; a number: the central square, shrunk or enlarged to so many pixels; None:
+            the whole image as it is, in colour.
 
     Raises:
         DgnError: no such file, one that can't be decoded, or a network that photographs can't be shown to.

@@ -1,8 +1,9 @@
-"""What people hand over, as a frozen copy that takes batches of images: any kind of ``nn.Module`` and of numbers."""
+"""Modules as people hand them over, of any kind and in any numbers, made into frozen copies."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -19,8 +20,8 @@ _COMPILED = "_torchdynamo_orig_callable"
 
 
 class _CutOff(TorchFunctionMode):
-    """Tensors that something computed (an activation that is kept, an old weight norm's weight) are copied, too, and
-    buffers that have no shape yet.
+    """Has ``deepcopy`` also copy tensors that something computed (a kept activation, the weight of an old weight norm)
+    and buffers that have no shape yet.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -42,15 +43,15 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
     Args:
         module: any.
-        memo: what is to stand for which object, by its id; see :func:`copy.deepcopy`.
+        memo: objects that are not copied, by their ids, with what the copy has instead; see :func:`copy.deepcopy`.
     """
-    given = {} if memo is None else memo
+    shared = dict(memo or {})
     with _CutOff():
         try:
-            memo = dict(given)
+            memo = dict(shared)
             own = copy.deepcopy(module, memo)
         except Exception:
-            memo = dict(given)
+            memo = dict(shared)
             for part in module.modules():
                 for key, value in vars(part).items():
                     if key not in ("_parameters", "_buffers", "_modules") and not _copies(value, memo):
@@ -67,7 +68,7 @@ def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
 
 
 def _rebound(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
-    """A function that somebody put in the place of ``forward``, with the copies of what it refers to."""
+    """A function that somebody put in the place of ``forward``, referring to the copies of what it refers to."""
     cells = []
     for cell in function.__closure__ or ():
         try:
@@ -92,7 +93,7 @@ def _copies(value: Any, memo: dict[int, Any]) -> bool:
 
 
 class _Through(nn.Module):
-    """In the place of a wrapper that spreads batches over devices: the module in it, under the same name."""
+    """Replaces a wrapper that spreads batches over devices; the module in it keeps its name."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -150,46 +151,48 @@ def frozen(module: nn.Module, name: str) -> nn.Module:
 
 def parts(module: nn.Module) -> dict[str, nn.Module]:
     """The modules that can be watched, by name, the root as ``""``; a TorchScript program's insides can't."""
-    found: dict[str, nn.Module] = {}
+    watched: dict[str, nn.Module] = {}
     hidden: tuple[str, ...] = ()
     for name, part in module.named_modules():
         if (hidden and name.startswith(hidden)) or "parametrizations" in name.split("."):
             continue  # the latter see weights, not images
-        found[name] = part
+        watched[name] = part
         if isinstance(part, torch.jit.ScriptModule):
             hidden = (*hidden, f"{name}." if name else "")
-    return found
-
-
-def hidden_layer(module: nn.Module, layer: str) -> str:
-    """What to say of a layer that is there and can't be watched; empty for any other."""
-    if layer in parts(module) or layer not in dict(module.named_modules()):
-        return ""
-    return (
-        f"; {layer!r} is inside a TorchScript program, of which the output alone can be read: give the module that it "
-        "was made from"
-    )
+    return watched
 
 
 def hook(part: nn.Module, function: Any) -> Any:
-    """A forward hook, also on a TorchScript program, which has the method hidden."""
+    """A forward hook; also on a TorchScript program, whose own method refuses."""
     return nn.Module.register_forward_hook(part, function)
 
 
-def is_waiting(module: nn.Module) -> bool:
-    """Whether some of its weights get their shapes from the first images (lazy modules)."""
-    return any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()])
+def fill_lazy(module: nn.Module, image: Callable[[], Tensor], what: str) -> None:
+    """Give a lazy module the shapes of its weights, and random weights, by showing it an image; others are left alone.
 
+    Args:
+        module: frozen.
+        image: makes the batch of one.
+        what: how errors call the module.
 
-def device_of(module: nn.Module) -> torch.device:
-    """Where its weights are."""
-    for tensor in [*module.parameters(), *module.buffers()]:
-        return tensor.device
-    return torch.device("cpu")
+    Raises:
+        DgnError: it failed on the image.
+    """
+    if not any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
+        return
+    batch = image()
+    try:
+        with torch.no_grad():
+            module(batch)
+    except Exception as error:
+        size = " x ".join(map(str, batch.shape[1:]))
+        raise DgnError(f"{what} is lazy and failed on its first image, {size}: {first_line(error)}") from error
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
 
 
 def input_channels(module: nn.Module) -> int:
-    """Of its first convolution; 3 where there is none."""
+    """Channels that its first convolution takes; 3 where there is none."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d) and not is_lazy(part.weight):
             return int(part.weight.shape[1]) * part.groups

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,46 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError
 from dgn.memory import out_of_memory
+from dgn.network import adapt
 
 
 class Reached(Exception):
     """Raised inside a hook once every layer that was asked for has been read: nothing deeper is computed."""
+
+
+@contextmanager
+def watching(
+    modules: Mapping[str, nn.Module], note: Callable[[str, int, Any], None], notes: dict[Any, Any]
+) -> Iterator[Callable[[], None]]:
+    """While entered, call ``note(name, call, output)`` after each call of these modules, counted from 1 on.
+
+    Args:
+        modules: by name.
+        note: keeps what it wants of an output.
+        notes: where it keeps it.
+
+    Yields:
+        A function to call before a forward pass is tried again: it empties the notes, and counting begins anew.
+    """
+    calls: Counter[str] = Counter()
+
+    def hook_of(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            calls[name] += 1
+            note(name, calls[name], output)
+
+        return hook
+
+    def again() -> None:
+        notes.clear()
+        calls.clear()
+
+    handles = [adapt.hook(module, hook_of(name)) for name, module in modules.items()]
+    try:
+        yield again
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @dataclass
@@ -32,7 +69,7 @@ class Manner:
 
     @classmethod
     def of(cls, module: nn.Module) -> Manner:
-        """As its first weights are."""
+        """That of its first weights."""
         return cls(next(_dtypes(module), torch.float32))
 
     @property
@@ -41,15 +78,15 @@ class Manner:
         return torch.channels_last if self.last else torch.contiguous_format
 
     def lay_out(self, module: nn.Module) -> None:
-        """The module's weights in memory as its images are: else these make a convolution's output channels-last."""
+        """Lay the weights out in memory as the images are: else convolutions would give channels-last outputs."""
         if any(parameter.dim() == 4 for parameter in module.parameters()):
             module.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
 
 def _other_manners(manner: Manner, module: nn.Module) -> Iterator[None]:
-    """What else can be tried, the likeliest first: at each turn the manner, and the weights' layout, are another.
+    """Change the manner, and the layout of the weights, to what else can be tried, the likeliest first.
 
-    They stay so where the caller goes no further; else they are in the end as they were.
+    Whoever stops at one of them keeps it; after the last one everything is as it was before.
     """
     before = (manner.dtype, manner.last)
     laid_out = any(weight.dim() == 4 and not weight.is_contiguous() for weight in module.parameters())
@@ -72,12 +109,11 @@ def _dtypes(module: nn.Module) -> Iterator[torch.dtype]:
 def call(
     module: nn.Module, prepare: Callable[[], Tensor], manner: Manner, again: Callable[[], object], name: str
 ) -> Any:
-    """What a module makes of images. Where it fails on them, they are given to it in other manners, too; what works is
-    remembered.
+    """A module's output for images. Where it fails on them, other manners are tried, and the one that works is kept.
 
     Args:
         module: frozen.
-        prepare: makes the batch in the manner of the moment.
+        prepare: makes the batch in the present manner.
         manner: of the module; is changed.
         again: called before each further try, to forget what hooks have read.
         name: of the network, for errors.
@@ -102,7 +138,7 @@ def call(
 
 
 def _refuse_single(module: nn.Module, prepare: Callable[[], Tensor], name: str) -> None:
-    """Say it where a module that failed on a batch takes an image alone."""
+    """Raise :class:`DgnError` where a module that failed on a batch takes a single image without a batch axis."""
     try:
         with suppress(Reached), torch.no_grad():
             module(prepare()[0])

@@ -1,4 +1,4 @@
-"""What is known of a network beside its weights: normalisation, classes, kind of scores; and from where it is known."""
+"""What is known of a network besides its weights (normalisation, classes, kind of scores), and who says so."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgn.arguments import normalisation
+from dgn.arguments import class_list, normalisation
 from dgn.errors import DgnError, first_line
 from dgn.images.fit import check_fit, parse_size
 from dgn.network.scores import check_scores
@@ -38,10 +38,21 @@ def read_classes(given: Any) -> tuple[str, ...]:
     if isinstance(given, Mapping) and isinstance(given.get("id2label"), Mapping):
         given = given["id2label"]
     if isinstance(given, Mapping):
-        given = _in_order(given, where)
+        numbered = {key: _last(name) for key, name in given.items()}
+        try:
+            given = class_list(numbered)
+        except DgnError:
+            given = ()
+        if len(given) != len(numbered):
+            raise DgnError(f"the class names{where} are not numbered from 0 on without a gap")
     if not isinstance(given, Sequence) or not given or any(isinstance(name, (Mapping, bool)) for name in given):
         raise DgnError(f"no class names{where}: expected a name a line, a JSON list, or JSON from index to name")
-    return tuple(str(name[-1] if isinstance(name, (list, tuple)) and name else name) for name in given)
+    return tuple(str(_last(name)) for name in given)
+
+
+def _last(name: Any) -> Any:
+    """A name that stands behind its WordNet number, as in ImageNet's ``["n01440764", "tench"]``."""
+    return name[-1] if isinstance(name, (list, tuple)) and name else name
 
 
 def _read(path: Path) -> Any:
@@ -57,18 +68,6 @@ def _read(path: Path) -> Any:
     lines = [line.strip() for line in text.rstrip().splitlines()]
     wordnet = [re.fullmatch(r"n\d{8}[\s,:]+(.+)", line) for line in lines]
     return [match[1].split(",")[0].strip() for match in wordnet if match] if lines and all(wordnet) else lines
-
-
-def _in_order(names: Mapping[Any, Any], where: str) -> list[Any]:
-    if names and all(isinstance(index, int) for index in names.values()):
-        names = {index: name for name, index in names.items()}
-    try:
-        by_index = {int(index): name for index, name in names.items()}
-    except (TypeError, ValueError):
-        by_index = {}
-    if not by_index or sorted(by_index) != list(range(len(names))):
-        raise DgnError(f"the class names{where} are not numbered from 0 on without a gap")
-    return [by_index[index] for index in range(len(names))]
 
 
 def tell(network: Network, facts: Mapping[str, Any]) -> None:
@@ -106,7 +105,7 @@ def tell(network: Network, facts: Mapping[str, Any]) -> None:
 
 
 def check_classes(network: Network) -> None:
-    """Raise :class:`DgnError` where there are not as many class names as outputs: names would stand for neighbours."""
+    """Raise :class:`DgnError` where there are not as many class names as outputs: some would name the wrong output."""
     outputs = None
     with suppress(DgnError):  # several outputs, or one whose features can't be told
         outputs = network.layout("output").count
@@ -118,20 +117,18 @@ def check_classes(network: Network) -> None:
 
 
 def described(network: Network) -> dict[str, Any]:
-    """What a manifest says of how images meet a network: each fact with its source (``given`` by the user, ``known``
-    from the network's library or file, ``found`` by asking the network, or ``assumed``)."""
-    sources = network.origins
-    facts = {
+    """How a network sees images, for a manifest: each fact with its source (``given`` by the user, ``known`` from the
+    network's library or file, ``found`` by asking the network, or ``assumed``)."""
+    values = {
         "input_size": list(network.input_size), "mean": list(network.mean), "std": list(network.std),
-        "range": network.range, "fit": network.fit, "classes": len(network.class_names), "scores": network.scores,
-        "axes": network.axes or None,
+        "range": network.range, "fit": network.fit, "classes": len(network.class_names) or None,
+        "scores": network.scores, "axes": network.axes or None, "channels": network.channels,
     }  # fmt: skip
-    found = {
+    sources = {"channels": network.origins.get("mean", "assumed"), **network.origins}
+    return {
         name: {"value": value, "source": sources.get(name, "assumed")}
-        for name, value in facts.items() if value is not None and (name != "classes" or value)
+        for name, value in values.items() if value is not None
     }  # fmt: skip
-    found["channels"] = {"value": network.channels, "source": sources.get("channels", found["mean"]["source"])}
-    return found
 
 
 def told(network: Network) -> dict[str, Any]:
@@ -148,19 +145,20 @@ def summary(network: Network) -> list[str]:
     lines = []
     for name, fact in described(network).items():
         value = fact["value"]
-        text = " x ".join(map(str, value)) if name == "input_size" else value
-        if isinstance(text, list):
-            text = ", ".join(f"{number:g}" for number in text)
-        lines.append(f"{name}: {text} ({fact['source']})")
+        if name == "input_size":
+            value = " x ".join(map(str, value))
+        elif isinstance(value, list):
+            value = ", ".join(f"{number:g}" for number in value)
+        lines.append(f"{name}: {value} ({fact['source']})")
     return lines
 
 
 def assumptions(network: Network) -> list[str]:
-    """A line where the normalisation or the names of classes are a guess."""
+    """One line where the normalisation or the names of classes are guesses; empty where neither is."""
     guesses = []
     if network.origins.get("mean", "assumed") == "assumed":
-        ends = [(-m / s, (1 - m) / s) for m, s in zip(network.mean, network.std, strict=True)]
-        guesses.append(f"pixels from {ends[0][0]:g} to {ends[0][1]:g} (else network.range, network.mean, network.std)")
+        low, high = ((end - network.mean[0]) / network.std[0] for end in (0, 1))
+        guesses.append(f"pixels from {low:g} to {high:g} (else network.range, network.mean, network.std)")
     if network.class_names and network.origins.get("classes", "assumed") == "assumed":
         guesses.append(f"the names of ImageNet's {len(network.class_names)} classes (else network.classes)")
     return [f"assumed of network {network.name!r}: {'; '.join(guesses)}"] if guesses else []

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -33,63 +34,92 @@ def fill(build: Build, weights: Weights, name: str) -> tuple[nn.Module, int | No
         DgnError: weights that don't fit, with the names of what is too little, too much or misshapen.
     """
     module, path = build(None), str(weights.path)
-    found, extra = matched(weights.tensors, module.state_dict(), path)
-    reasons = _misfits(module, found, extra)
-    count = class_count(module.state_dict(), found, extra)
+    match = matched(weights.tensors, module.state_dict(), path)
+    count, misfits = match.class_count(), match.misfits()
     if count is not None:
         other = build(count)
-        found, extra = matched(weights.tensors, other.state_dict(), path)
-        if not _misfits(other, found, extra):
-            module, reasons = other, []
-    if reasons:
+        again = matched(weights.tensors, other.state_dict(), path)
+        if not again.misfits():
+            module, match, misfits = other, again, []
+    if misfits:
         kind = weights.config.get("architectures") or [weights.config.get("architecture")]
         whose = f"; they are of {kind[0]}" if kind[0] else ""
-        raise DgnError(f"the weights {path!r} don't fit {name!r}: {', '.join(reasons)}{whose}")
-    module.load_state_dict(found, strict=False)
+        raise DgnError(f"the weights {path!r} don't fit {name!r}: {', '.join(misfits)}{whose}")
+    module.load_state_dict(match.tensors, strict=False)
     return module, count
 
 
-def _misfits(module: nn.Module, found: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> list[str]:
-    own = module.state_dict()
-    missing = [key for key in own if key not in found and not key.endswith("num_batches_tracked")]
-    wrong = [key for key in found if own[key].shape != found[key].shape]
-    kinds = (("lack", missing), ("hold the unknown", list(extra)), ("misshape", wrong))
-    return [f"they {verb} {_some(keys)}" for verb, keys in kinds if keys]
+@dataclass(frozen=True)
+class Match:
+    """A file's tensors beside a module's.
 
-
-def _some(keys: Sequence[str]) -> str:
-    shown = ", ".join(repr(key) for key in keys[:_SHOWN])
-    return f"{shown} ({len(keys)} such)"
-
-
-def matched(
-    tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Tensors under the module's own names, and those that it has no place for.
-
-    Args:
-        tensors: whose names may stand behind prefixes, and have the parts that wrappers put between.
+    Attributes:
         own: the module's state dict.
-        path: of the weights, for errors.
+        tensors: of the file, under the module's own names.
+        extra: those that the module has no place for.
     """
-    wrappers = {"_orig_mod"} | ({"module"} if not any("module" in key.split(".") for key in own) else set())
-    plain = {".".join(part for part in key.split(".") if part not in wrappers): key for key in tensors}
+
+    own: Mapping[str, Tensor]
+    tensors: dict[str, Tensor]
+    extra: dict[str, Tensor]
+
+    def misshapen(self) -> list[str]:
+        """Names of the tensors of other shapes."""
+        return [name for name, tensor in self.tensors.items() if self.own[name].shape != tensor.shape]
+
+    def misfits(self) -> list[str]:
+        """What is too little, too much or misshapen, in words."""
+        kinds = {"lack": _missing(self.own, self.tensors), "hold the unknown": list(self.extra),
+                 "misshape": self.misshapen()}  # fmt: skip
+        return [
+            f"they {verb} {', '.join(map(repr, names[:_SHOWN]))} ({len(names)} such)"
+            for verb, names in kinds.items() if names
+        ]  # fmt: skip
+
+    def class_count(self) -> int | None:
+        """The number of classes with which the module would take the weights; None where they fit, or never would."""
+        shapes = [(self.own[name].shape, self.tensors[name].shape) for name in self.misshapen()]
+        if shapes:
+            other_rows = all(len(mine) and mine[1:] == theirs[1:] for mine, theirs in shapes)
+            same = len({(mine[:1], theirs[:1]) for mine, theirs in shapes}) == 1
+            return int(shapes[0][1][0]) if other_rows and same else None
+        heads = [tensor for name, tensor in self.extra.items() if name.endswith("weight") and tensor.dim() == 2]
+        without_head = len(self.tensors) == len(self.own) and len(heads) == 1  # so the module was built
+        return len(heads[0]) if without_head else None
+
+
+def _missing(own: Mapping[str, Tensor], names: Container[str]) -> list[str]:
+    """Names of the module's tensors that are not there; batch counters of BatchNorm may be missing."""
+    return [name for name in own if name not in names and not name.endswith("num_batches_tracked")]
+
+
+def matched(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str) -> Match:
+    """Find the place of each tensor in a module's state dict ``own``.
+
+    Names may stand behind a prefix, and have parts that wrappers put in between; ``path`` is for errors.
+    """
+    wrappers = {"_orig_mod"} | ({"module"} if not any("module" in name.split(".") for name in own) else set())
+    plain = {".".join(part for part in name.split(".") if part not in wrappers): name for name in tensors}
     prefix = _prefix(plain, own, path)
     leads = [".".join(prefix[:end]) for end in range(len(prefix), -1, -1)]  # a head may stand further out
-    names = {key: next((at for lead in leads if (at := f"{lead}.{key}".lstrip(".")) in plain), None) for key in own}
-    missing = [key for key, at in names.items() if at is None and not key.endswith("num_batches_tracked")]
-    left = {at: tensors[key] for at, key in plain.items() if at not in names.values()}
-    for key, at in _lone_head(missing, left, own).items():
-        names[key] = at
-        missing.remove(key)
-        del left[at]
+    places = {
+        name: place for name in own
+        if (place := next((at for lead in leads if (at := f"{lead}.{name}".lstrip(".")) in plain), None)) is not None
+    }  # fmt: skip
+    left = {place: tensors[name] for place, name in plain.items() if place not in places.values()}
+    head = _lone_head(_missing(own, places), left, own)
+    places |= head
+    complete = not _missing(own, places)
     inside = f"{leads[0]}." if leads[0] else ""
-    extra = {at: tensor for at, tensor in left.items() if missing or at.startswith(inside)}  # else it's none of its own
-    return {key: tensors[plain[at]] for key, at in names.items() if at is not None}, extra
+    extra = {
+        place: tensor for place, tensor in left.items()
+        if place not in head.values() and (not complete or place.startswith(inside))  # else it is of another module
+    }  # fmt: skip
+    return Match(own, {name: tensors[plain[places[name]]] for name in own if name in places}, extra)
 
 
 def _prefix(plain: Mapping[str, str], own: Mapping[str, Tensor], path: str) -> tuple[str, ...]:
-    """Behind which most of the module's names stand."""
+    """The prefix behind which most of the module's names stand."""
     fits: Counter[tuple[str, ...]] = Counter()
     for key in plain:
         parts = key.split(".")
@@ -107,26 +137,14 @@ def _prefix(plain: Mapping[str, str], own: Mapping[str, Tensor], path: str) -> t
 
 
 def _lone_head(missing: Sequence[str], left: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, str]:
-    """A last linear layer under another name (in a sequence of its own, say): all that is missing, all that is left."""
-    if not missing or len(missing) != len(left):
+    """The last linear layer under another name (as in ``fc.1``), where it alone is missing and it alone is left."""
+    mine, theirs = ({name.rpartition(".")[2]: name for name in names} for names in (missing, left))
+    layers = {name.rpartition(".")[0] for name in missing}, {name.rpartition(".")[0] for name in left}
+    if len(missing) != len(left) or any(len(layer) != 1 for layer in layers):
         return {}
-    ends = [{key.rpartition(".")[2]: key for key in keys} for keys in (missing, left)]
-    layers = [{key.rpartition(".")[0] for key in keys} for keys in (missing, left)]
-    if set(ends[0]) != set(ends[1]) or not set(ends[0]) <= {"weight", "bias"} or any(len(one) != 1 for one in layers):
+    if mine.keys() != theirs.keys() or not {"weight"} <= mine.keys() <= {"weight", "bias"}:
         return {}
-    mine, theirs = own.get(ends[0].get("weight", "")), left.get(ends[1].get("weight", ""))
-    if mine is None or theirs is None or mine.dim() != 2 or mine.shape[1:] != theirs.shape[1:]:
+    own_weight, weight = own[mine["weight"]], left[theirs["weight"]]
+    if own_weight.dim() != 2 or own_weight.shape[1:] != weight.shape[1:]:
         return {}
-    return {ends[0][end]: ends[1][end] for end in ends[0]}
-
-
-def class_count(own: Mapping[str, Tensor], found: Mapping[str, Tensor], extra: Mapping[str, Tensor]) -> int | None:
-    """How many classes weights have that fit but for that; None where they fit, or don't for other reasons."""
-    wrong = [(own[key].shape, found[key].shape) for key in found if own[key].shape != found[key].shape]
-    rows = {(mine[:1], theirs[:1]) for mine, theirs in wrong}
-    if len(rows) == 1 and all(mine[1:] == theirs[1:] and len(mine) for mine, theirs in wrong):
-        return int(wrong[0][1][0])
-    heads = [tensor for key, tensor in extra.items() if key.endswith("weight") and tensor.dim() == 2]
-    if not wrong and len(found) == len(own) and len(heads) == 1:  # the module was built without a head
-        return len(heads[0])
-    return None
+    return {mine[end]: theirs[end] for end in mine}

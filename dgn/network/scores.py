@@ -30,9 +30,8 @@ _KEEPS_VALUES = (
 def check_scores(scores: str) -> str:
     """The name of a kind, or a :class:`DgnError`."""
     if scores not in SCORES:
-        raise DgnError(
-            f"no scores {scores!r}{nearest(str(scores), SCORES) or '; expected one of ' + ', '.join(SCORES)}"
-        )
+        hint = nearest(str(scores), SCORES) or "; expected one of " + ", ".join(SCORES)
+        raise DgnError(f"no scores {scores!r}{hint}")
     return scores
 
 
@@ -79,15 +78,8 @@ def _last_operation(output: Tensor) -> str:
 
 
 def form_of(kind: str, network: Network, layer: str) -> str:
-    """How ``log(...)`` or ``p(...)`` of a layer's unit is computed: by the network's scores for its output, elsewhere
-    by a softmax over the layer.
-
-    Args:
-        kind: ``"log"`` or ``"p"``.
-        network, layer: whose unit.
-
-    Returns:
-        ``kind`` for a softmax; else with the kind of scores behind it, as in ``"log sigmoid"``; see :func:`applied`.
+    """How ``log(...)`` or ``p(...)`` of a layer's unit is computed, for :func:`applied`: by a softmax over the layer
+    (``"log"``, ``"p"``), or for the network's output by its kind of scores (``"log sigmoid"``).
 
     Raises:
         DgnError: the outputs are no scores.
@@ -99,25 +91,16 @@ def form_of(kind: str, network: Network, layer: str) -> str:
 
 
 def applied(values: Tensor, form: str, axis: int) -> Tensor:
-    """Probabilities, or their logarithms, of a layer's numbers; see :func:`form_of`.
-
-    Args:
-        values: of any shape.
-        form: as :func:`form_of` gives it.
-        axis: of the features.
-    """
+    """Probabilities, or their logarithms, of a layer's numbers with the features on an axis; see :func:`form_of`."""
     kind, _, scores = form.partition(" ")
     logs = log_probabilities(values, scores or "softmax", axis)
     return logs.exp() if kind == "p" else logs
 
 
 def log_probabilities(values: Tensor, scores: str, axis: int = -1) -> Tensor:
-    """The logarithm of each class's probability, of the same shape, float32.
+    """The logarithm of each class's probability, float32, of outputs whose classes are on an axis.
 
-    Args:
-        values: a network's outputs.
-        scores: one of :data:`SCORES` but ``"none"``.
-        axis: of the classes; a softmax over a single one is a sigmoid.
+    ``scores`` is one of :data:`SCORES` but ``"none"``; a softmax over a single class is a sigmoid.
     """
     values = values.float()
     if scores == "probabilities":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dgn.arguments import input_shape
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError, first_line, nearest
 from dgn.files.storage import read_tensors
 from dgn.files.weights import Weights, read_weights
 from dgn.guest import guest, need_network
@@ -202,8 +202,7 @@ def from_export(path: Path, *, trust: bool) -> Network:
 
 
 def _no_download(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"the weights of {name!r} could not be had ({reason}); give weights=PATH or weights=none"
+    return f"the weights of {name!r} could not be had ({first_line(error)}); give weights=PATH or weights=none"
 
 
 def _filled(build: Build, read: Weights, name: str) -> tuple[nn.Module, tuple[str, ...]]:

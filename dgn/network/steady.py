@@ -11,15 +11,13 @@ from torch import Tensor
 
 from dgn.network.network import Network
 
-AGREES = {torch.float32: 2e-3, torch.float64: 2e-3}
-"""Largest difference, as a share of a layer's largest number, that is rounding; of narrower numbers :data:`NARROW`."""
-
-NARROW = 0.05
+AGREES, NARROW = 2e-3, 0.05
+"""Largest difference, as a share of a layer's largest number, that is rounding: of float32 and more, and of less."""
 
 
 @dataclass(frozen=True)
 class Steadiness:
-    """What was found.
+    """Whether numbers can be relied on.
 
     Attributes:
         alone: whether a row is what it would be without the other images of its batch.
@@ -49,21 +47,16 @@ class Steadiness:
         return lines
 
 
-_known: WeakKeyDictionary[object, dict[tuple[str, ...], Steadiness]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[object, dict[tuple[str, ...], Steadiness]] = WeakKeyDictionary()
 """By module and layers: found out once."""
 
 
 def steadiness(network: Network, layers: Sequence[str]) -> Steadiness:
-    """Ask the network: one image twice, and once beside another.
-
-    Args:
-        network: under study; nobody's random state is advanced.
-        layers: that are read.
-    """
-    known, key = _known.setdefault(network.module, {}), tuple(layers)
-    if key not in known:
-        known[key] = _ask(network, layers)
-    return known[key]
+    """Ask the network for these layers: one image twice, and once beside another. No random state is advanced."""
+    answers, key = _answers.setdefault(network.module, {}), tuple(layers)
+    if key not in answers:
+        answers[key] = _ask(network, layers)
+    return answers[key]
 
 
 @torch.no_grad()
@@ -89,12 +82,12 @@ def _ask(network: Network, layers: Sequence[str]) -> Steadiness:
     return Steadiness(alone, certain)
 
 
-def _near(found: Tensor, expected: Tensor) -> bool:
-    if found.shape != expected.shape:
+def _near(output: Tensor, expected: Tensor) -> bool:
+    if output.shape != expected.shape:
         return True  # no row a sample: said elsewhere
-    share = AGREES.get(expected.dtype, NARROW)
-    found, expected = found.float(), expected.float()
-    sound = found.isfinite() & expected.isfinite()
-    if not bool(sound.any()):
+    share = AGREES if torch.finfo(expected.dtype).bits >= 32 else NARROW
+    output, expected = output.float(), expected.float()
+    finite = output.isfinite() & expected.isfinite()
+    if not bool(finite.any()):
         return True
-    return float((found - expected)[sound].abs().max()) <= share * float(expected[sound].abs().max())
+    return float((output - expected)[finite].abs().max()) <= share * float(expected[finite].abs().max())

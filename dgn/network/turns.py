@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import torch.utils.checkpoint
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Turn:
-    """A thread's turn with a module and all that shares its layers: what hooks read is then of one pass.
+    """While a thread has its turn, no other calls the module or what shares its layers: hooks then read one pass alone.
 
-    Meanwhile reentrant checkpoints in this thread run their function plainly: they hide the graph of what is inside.
-    A thread that has its turn may enter again. Copies of a turn, and what is unpickled, are turns of their own.
+    Meanwhile reentrant checkpoints in this thread run their function without a checkpoint, which would hide the graph
+    of what is inside. A thread that has its turn may enter again. A copied or unpickled turn is independent.
     """
 
     def __init__(self) -> None:
@@ -34,9 +34,7 @@ class Turn:
 
 
 class Known(dict[Any, Any]):
-    """What was found out about a network and would have to be found out again. It goes when the network goes; copies
-    and pickles begin with nothing.
-    """
+    """What was found out about a network, kept as long as the network; its copies and pickles begin with nothing."""
 
     def __reduce__(self) -> tuple[type[Known], tuple[()]]:
         return Known, ()
@@ -75,19 +73,15 @@ _plain = _PlainCheckpoints()
 
 
 class kept(Generic[T]):  # a decorator, as property is
-    """A property that is computed once, as :class:`functools.cached_property`, whose one lock for all instances would
-    have threads with different networks wait for each other, and those with turns wait forever (up to Python 3.11).
+    """A property that is computed once, as :class:`functools.cached_property`. Up to Python 3.11 that one has a single
+    lock for all instances: threads with different networks would wait for each other, and those with turns forever.
     """
 
     def __init__(self, function: Callable[[Any], T]) -> None:
         self._function, self.__doc__, self._name = function, function.__doc__, function.__name__
 
-    @overload
-    def __get__(self, instance: None, owner: type) -> kept[T]: ...
-    @overload
-    def __get__(self, instance: object, owner: type) -> T: ...
-    def __get__(self, instance: object | None, owner: type) -> kept[T] | T:
-        if instance is None:
-            return self
+    def __get__(self, instance: object | None, owner: type) -> T:
+        if instance is None:  # as help() asks it of the class
+            return self  # type: ignore[return-value]
         value = instance.__dict__[self._name] = self._function(instance)
         return value

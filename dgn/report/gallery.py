@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from dgn.errors import DgnError
-from dgn.files.ledger import seal
+from dgn.files.pages import seal
 from dgn.files.storage import write_atomic
 
 

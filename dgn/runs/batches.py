@@ -31,8 +31,8 @@ class Part:
 
     Attributes:
         path: its file: ``codes`` and uint8 ``images`` (and ``frames`` and ``frame_activations``, where asked for).
-        first, count: rows of the prior that it holds.
-        rows: of the table.
+        first: of the prior's rows, the first that it holds.
+        rows: those of the table.
         warnings: a line each.
         coordinates: of the codes.
         frame_steps: see :class:`dgn.synthesis.Synthesis`.
@@ -40,11 +40,15 @@ class Part:
 
     path: Path
     first: int
-    count: int
     rows: list[dict[str, Any]]
     warnings: list[str]
     coordinates: str
     frame_steps: list[int]
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
 
     def read(self, name: str) -> Tensor:
         """One of its tensors."""
@@ -54,7 +58,7 @@ class Part:
 
 
 class Parts:
-    """The batches of one prior in a run folder. A file is there whole or not at all, so its being there says: done.
+    """The batches of one prior in a run folder. A file is there whole or not at all: where it is, its batch is done.
 
     Args:
         folder: of the run.
@@ -70,57 +74,50 @@ class Parts:
         tensors = {"codes": piece.codes, "images": to_bytes(piece.images)}
         if piece.frame_steps:
             tensors |= {"frames": to_bytes(piece.frames), "frame_activations": piece.frame_activations}
-        facts = {
-            "key": self.key, "first": first, "rows": [dict(row) for row in rows], "warnings": piece.warnings,
-            "coordinates": piece.coordinates, "frame_steps": piece.frame_steps,
-        }  # fmt: skip
-        save_tensors(self._path(first), tensors, facts, FORMAT)
-        return self._part(self._path(first), facts)
+        table = [dict(row) for row in rows]
+        part = Part(self._path(first), first, table, piece.warnings, piece.coordinates, piece.frame_steps)
+        facts = {name: value for name, value in vars(part).items() if name != "path"}
+        save_tensors(part.path, tensors, {**facts, "key": self.key}, FORMAT)
+        return part
 
     def finished(self) -> list[Part]:
         """The batches that are done, from row 0 on, up to the first gap."""
-        found: list[Part] = []
+        parts: list[Part] = []
         while True:
-            path = self._path(found[-1].first + found[-1].count if found else 0)
+            path = self._path(parts[-1].first + parts[-1].count if parts else 0)
             try:
                 tensors, facts = load_tensors(path, FORMAT)
             except DgnError:  # not there, cut short, changed, or foreign: it is climbed again
-                return found
-            whole = len(tensors.get("codes", ())) == len(facts["rows"]) > 0
-            if not whole or facts["key"] != self.key or self._path(facts["first"]) != path:
-                return found
-            found.append(self._part(path, facts))
+                return parts
+            complete = len(tensors.get("codes", ())) == len(facts["rows"]) > 0
+            if not complete or facts.pop("key") != self.key or self._path(facts["first"]) != path:
+                return parts
+            parts.append(Part(path, **facts))
 
     def _path(self, first: int) -> Path:
         return self.folder / f"{self.prior}--{first:06d}.safetensors"
 
-    @staticmethod
-    def _part(path: Path, facts: Mapping[str, Any]) -> Part:
-        rows = list(facts["rows"])
-        return Part(
-            path, facts["first"], len(rows), rows, facts["warnings"], facts["coordinates"], facts["frame_steps"]
-        )
-
 
 SINCE = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
-"""Settings of the rule ``sample``, which earlier versions had not: under others they decide nothing, so that runs of
-those versions go on."""
+"""Settings of the rule ``sample``, which earlier versions did not have. They decide nothing under other rules, where
+they are left out, so that runs of those versions go on."""
 
 
 def _settings(settings: AscentSettings) -> dict[str, Any]:
-    kept = {name: value for name, value in asdict(settings).items() if name not in SINCE or settings.rule == "sample"}
-    return kept if settings.reach else {name: value for name, value in kept.items() if name != "reach"}
+    left_out = SINCE if settings.rule != "sample" else () if settings.reach else ("reach",)
+    return {name: value for name, value in asdict(settings).items() if name not in left_out}
 
 
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
-    """SHA-256 of everything that decides a plan's results but the number of threads, and the processor: a job that
-    another one continues goes on in the precision that it began in.
+    """SHA-256 of everything that decides a plan's results but threads and the processor: a job that is continued
+    elsewhere goes on in the precision that it began in.
 
     Args:
         plan: of one prior.
         network_digest: of the network's weights.
         more: what else decides, as plain values.
     """
+    facts_told = told(plan.network)
     facts: dict[str, Any] = {
         "network": [plan.network.name, list(plan.network.input_size), network_digest],
         "prior": [plan.prior.name, list(plan.prior.size), plan.prior.coordinates, digest(plan.prior.weights())],
@@ -129,6 +126,6 @@ def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
         "batch": plan.batch, "frames": plan.frames,
         "start": None if plan.start is None else digest({"start": plan.start}),
         "device": plan.network.device.type, "torch": torch.__version__, "dgn": __version__, **more,
-        **({"told": facts_told} if (facts_told := told(plan.network)) else {}),
+        **({"told": facts_told} if facts_told else {}),
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Runs of earlier versions, whose manifest lists no files: which of those in the folder the run's own tables name."""
+"""Runs of earlier versions, whose manifest lists no files: which files in the folder the run's own tables name."""
 
 from __future__ import annotations
 
@@ -23,12 +23,7 @@ HEADERS = {
 
 def written(folder: Path, verb: str, patterns: Sequence[str]) -> Iterator[str]:
     """Names of the files that such a run wrote: those at its top by their names, tables by their columns, tensors below
-    by their format, and pictures where a table or a finished batch names them. Pages are told by themselves.
-
-    Args:
-        folder: of the run.
-        verb: of the run.
-        patterns: of the names that it writes.
+    by their format, and pictures where a table or a finished batch names them. Pages carry a seal of their own.
     """
     named = set(_named(folder, verb))
     for name in present(folder, list(patterns)):
@@ -62,7 +57,7 @@ def _named(folder: Path, verb: str) -> Iterator[str]:
 
 
 def _rows(path: Path, verb: str) -> list[dict[str, str]] | None:
-    """Of a table; None where it is missing or has not the verb's columns."""
+    """The rows of a table; None where it is missing or lacks the verb's columns."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, restval="")

@@ -33,7 +33,7 @@ def writes(verb: str, name: str = "") -> list[str]:
 
 
 def present(folder: Path, patterns: list[str]) -> Iterator[str]:
-    """Names of what lies where a run writes: files of its patterns, and what is no folder where one belongs."""
+    """Names in the folder that a run would write: files of its patterns, and what stands where it needs a folder."""
     for pattern in patterns:
         first = folder / pattern.partition("/")[0]
         if "/" in pattern and (first.is_symlink() or (first.exists() and not first.is_dir())):

@@ -5,15 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import platform
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +81,8 @@ class Run:
         self.ledger = Ledger(folder)
 
     def take_up(self, verb: str) -> dict[str, Any]:
-        """What the manifest says of an earlier call's work, whose files count as this run's from now on; empty in a
-        new folder. To be called with the folder's lock.
+        """The manifest of an earlier call, whose files count as this run's from now on; empty in a new folder. Call it
+        while holding the folder's lock.
 
         Raises:
             DgnError: the folder holds something else, see :func:`check_folder`.
@@ -99,7 +93,7 @@ class Run:
         if facts:
             self.ledger.vouch(self.manifest)
         if facts and "files" not in facts:  # of an earlier version
-            for name in [*written(self.folder, verb, self.patterns)]:
+            for name in written(self.folder, verb, self.patterns):
                 self.ledger.vouch(name)
         self.ledger.tidy()
         return facts
@@ -113,10 +107,6 @@ class Run:
         for name in present(self.folder, self.patterns):
             if not self.ledger.ours(name):
                 raise DgnError(foreign(self.folder / name))
-
-    def write_config(self, text: str) -> None:
-        """``config.yaml``: the whole configuration, resolved."""
-        self._write("config.yaml", text.encode())
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """``manifest.json``: what is needed to make the run again, what it writes, and what it has written."""
@@ -160,16 +150,14 @@ class Run:
 
     def clear(self, folder: str = "") -> None:
         """Remove what this run wrote, or what of it lies in one of its folders; other files stay."""
-        kept = {self.manifest}
-        self.ledger.remove(name for name in set(self.ledger.files) - kept if name.startswith(folder))
+        self.ledger.remove(name for name in set(self.ledger.files) - {self.manifest} if name.startswith(folder))
 
     def has_results(self) -> bool:
-        """Whether there is more than what any job writes at its beginning."""
-        passing = {JOURNAL, *BEGINNINGS}
-        for path in self.folder.rglob("*"):
-            if path.relative_to(self.folder).parts[0] not in passing and not path.is_dir() and path.suffix != ".part":
-                return True
-        return False
+        """Whether there is more than what every job writes when it begins."""
+        return any(
+            path.relative_to(self.folder).parts[0] not in {JOURNAL, *BEGINNINGS}
+            for path in self.folder.rglob("*") if not path.is_dir() and path.suffix != ".part"
+        )  # fmt: skip
 
     def discard(self) -> bool:
         """Remove the folder and the empty ones around it that were made for it, if no result is in it.
@@ -204,41 +192,6 @@ BEGINNINGS = ("config.yaml", "manifest.json", "sweep.json", ".lock", "wandb", "m
 """What a run folder holds before its job has made anything."""
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Of Python and of the packages that decide what an image looks like."""
-    found = {"python": platform.python_version()}
-    for package in ("dgn", "torch", "torchvision", "timm", "hydra-core", "numpy", "pillow"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def surroundings() -> dict[str, Any]:
-    """Versions, machine and git revision, for the manifest."""
-    return {
-        "versions": versions(),
-        "platform": platform.platform(),
-        "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        "git": _git_revision(),
-        "command": [*Path(sys.argv[0]).name.split(" "), *sys.argv[1:]],
-    }
-
-
 def now() -> str:
     """The time, in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _git_revision() -> str | None:
-    """The revision of the checkout that this package runs from, with ``-dirty`` where it was changed; else None."""
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder.parent / ".git").exists():
-        return None
-    try:
-        call = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
-        return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

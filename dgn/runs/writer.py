@@ -12,7 +12,7 @@ Work = Callable[[], object]
 
 
 class Writer:
-    """Does what it is given, in order, in a thread of its own.
+    """Does pieces of work, in order, in a thread of its own.
 
     The queue is bounded: where writing is slower than climbing, :meth:`put` waits. What goes wrong in the thread is
     raised at the next :meth:`put`, or at the end; what was put before an exception of the caller is still done.
@@ -36,7 +36,7 @@ class Writer:
             self._raise()
 
     def put(self, work: Work) -> None:
-        """Have it done; raises what went wrong with earlier work."""
+        """Queue a piece of work; raises what went wrong with earlier work."""
         self._raise()
         self._work.put(work)
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dgn.ascent.starts import above_zero
 from dgn.errors import DgnError
+from dgn.network.layers import feature_layer
 from dgn.network.layout.survey import OUTPUT
-from dgn.network.network import feature_layer
 from dgn.network.sources import load_network
 from dgn.priors.generator import CodeKind, GeneratorConfig, encode, reduced
 from dgn.training.settings import TrainSettings

@@ -16,9 +16,10 @@ from dgn.errors import DgnError, nearest
 from dgn.files.storage import read_tensors
 from dgn.guest import guest
 from dgn.network.facts import check_classes
+from dgn.network.frozen import Fit
 from dgn.network.layout.layout import Layout, Position
 from dgn.network.layout.survey import OUTPUT
-from dgn.network.network import Fit, Network
+from dgn.network.network import Network
 from dgn.network.scores import applied, form_of
 
 WHOLE = -(10**9)

@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgn.cli.main import main
-from dgn.errors import DgnError
 from dgn.files.storage import lock
 from dgn.priors import load_prior
 from dgn.runs.run import to_image
@@ -76,21 +75,20 @@ def test_a_failed_job_is_found_and_continued(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Without out=, the unfinished run of the same job goes on; another job, and one that a process holds, don't."""
-    import dgn.runs.batches
-
     monkeypatch.chdir(tmp_path)
-    whole, written = dgn.runs.batches.save_tensors, []
+    rename, batches = os.replace, []
 
-    def full_disk(path: Path, *more: object) -> None:
-        if len(written) == 3:
-            raise DgnError("can't write 'x': No space left on device")
-        written.append(path)
-        whole(path, *more)
+    def full_disk(source: Path, target: Path) -> None:
+        if Path(target).parent.name == "parts":
+            batches.append(target)
+            if len(batches) == 4:
+                raise OSError(28, "No space left on device")
+        rename(source, target)
 
-    monkeypatch.setattr(dgn.runs.batches, "save_tensors", full_disk)
-    assert main(one(exported)) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full_disk)
+        assert main(one(exported)) == 2
     assert "No space left" in capsys.readouterr().err
-    monkeypatch.setattr(dgn.runs.batches, "save_tensors", whole)
     (run,) = Path("runs/synthesize").iterdir()
     manifest = json.loads((run / "manifest.json").read_text())
     assert manifest["status"] == "failed" and len((run / "results.csv").read_text().splitlines()) == 4

@@ -98,7 +98,7 @@ def test_a_new_folder_is_one_jobs_alone() -> None:
 
 def test_a_new_folder_is_removed_with_those_around_it() -> None:
     run = Run(new_folder("ablate"))
-    run.write_config("a: 1\n")
+    run.write_text("config.yaml", "a: 1\n")
     run.write_manifest({"status": "running"})
     assert run.discard() and not Path("runs").exists()
     Path("runs").write_text("")

@@ -13,6 +13,7 @@ from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import late_features
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
+from dgn.network.layout.layout import Grid
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
 from dgn.units.units import BatchReader, Reader, parse_units
@@ -139,7 +140,7 @@ def test_tokens_beside_the_grid(before: int, after: int, kind: str) -> None:
 def test_tokens_of_a_network_that_is_not_square() -> None:
     net = network(Tokens(1), (16, 48))
     images = torch.rand(2, 3, 16, 48)
-    assert net.layout("block").grid == (4, 12)
+    assert net.layout("block").grid == Grid(4, 12, first=1)
     torch.testing.assert_close(read(net, "block:3@3,10", images), raw(net, "block", images)[:, 1 + 3 * 12 + 10, 3])
 
 
@@ -217,7 +218,7 @@ class Guess(nn.Module):
 
 def test_what_stays_ambiguous_is_refused_until_it_is_said() -> None:
     body = nn.Sequential(Guess(), nn.Flatten())
-    with pytest.raises(DgnError, match=r"can't be told: say it.*network\.axes=\{0: NLC\}"):
+    with pytest.raises(DgnError, match=r"can't be told: name its axes.*network\.axes=\{0: NLC\}"):
         parse_units("0:3", network(body, 8))
     assert parse_units("0:*", network(body, 8))  # the mean square needs no features
     images = torch.rand(2, 3, 8, 8)
@@ -318,5 +319,5 @@ def test_layouts_follow_the_module_to_another_device() -> None:
     net = network(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), Order(0, 2, 3, 1), nn.Flatten()))
     assert net.layout("2").count == 4
     net.module.double()
-    net._manner.dtype = torch.float64
+    assert net(torch.rand(1, 3, 32, 32)).dtype == torch.float64  # so that it is known how the module takes images
     assert net.to("cpu").layout("2").count == 4

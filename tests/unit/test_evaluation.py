@@ -21,7 +21,8 @@ from dgn.evaluation.judges import Judge, Verdict, load_judge
 from dgn.evaluation.metrics import code_ranks, identified, kid, mean_interval, ms_ssim, nearest_distance, pair_distance
 from dgn.evaluation.real import RealImages, load_real
 from dgn.evaluation.reference import Made, Reference, activations_of_all, best_examples
-from dgn.network.network import Network, feature_layer
+from dgn.network.layers import feature_layer
+from dgn.network.network import Network
 from dgn.report.panels import panels
 from dgn.report.trade import trade
 from dgn.units.units import parse_units

@@ -28,6 +28,7 @@ from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import find_facets, late_features, mean_codes
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.guest import at_home, guest
+from dgn.network.fast.convolution import Convolution
 from dgn.network.fast.fused import MOST_COPIES
 from dgn.network.fast.precision import choose
 from dgn.network.network import Network
@@ -295,25 +296,33 @@ class Deep(nn.Module):
 
 def test_fused_copies_share_their_convolutions_and_the_last_few_are_kept() -> None:
     network = Network(Deep(), 16)
+    copies = []
     for layer in list(network.layers):
         fast = network.fast([layer])
-        expected, found = network.features(IMAGES, [layer]), fast.features(IMAGES, [layer])
-        torch.testing.assert_close(found[layer], expected[layer], rtol=1e-4, atol=1e-5)
-    copies = network._fused.copies
-    assert len(copies) == MOST_COPIES and len(network._fused.convolutions) <= 20
-    kernels = {id(part) for made in copies.values() for part in made.modules() if type(part).__name__ == "Convolution"}
-    assert kernels <= {id(part) for part in network._fused.convolutions.values()}
-    newest, oldest = next(reversed(copies)), next(iter(copies))
-    network.fast([list(network.layers)[-1]])
-    assert next(reversed(copies)) == newest and oldest in copies
+        expected, features = network.features(IMAGES, [layer]), fast.features(IMAGES, [layer])
+        torch.testing.assert_close(features[layer], expected[layer], rtol=1e-4, atol=1e-5)
+        if fast is not network:
+            copies.append(weakref.ref(fast.module))
+        del fast
+    alive = living(copies)
+    assert len(alive) == MOST_COPIES < len(copies)
+    assert len({id(part) for copy in alive for part in copy.modules() if isinstance(part, Convolution)}) <= 20
+    assert network.fast([list(network.layers)[-1]]).module is copies[-1]() and living(copies) == alive
+
+
+def living(copies: list[weakref.ref[nn.Module]]) -> list[nn.Module]:
+    """Those that something holds, in order, each once."""
+    gc.collect()
+    return list(dict.fromkeys(module for copy in copies if (module := copy()) is not None))
 
 
 def test_the_copy_used_last_stays(network: Network) -> None:
     kept_copy = network.fast(["output"]).module
+    copies = [weakref.ref(kept_copy)]
     for size in range(17, 17 + 2 * MOST_COPIES):
-        network.at(size).fast(["output"])
+        copies.append(weakref.ref(network.at(size).fast(["output"]).module))
         assert network.fast(["output"]).module is kept_copy
-    assert len(network._fused.copies) == MOST_COPIES
+    assert len(living(copies)) == MOST_COPIES
 
 
 def test_kernels_are_kept_for_the_last_sizes_only(network: Network) -> None:
@@ -388,18 +397,19 @@ def test_one_network_and_its_views_in_several_threads(network: Network) -> None:
 
 def test_whole_jobs_of_one_network_in_several_threads(network: Network) -> None:
     prior = load_prior("fourier", size=32)
-    jobs = [
-        lambda: dgn.synthesize(network, ["conv:1"], prior=prior, steps=6).images,
-        lambda: dgn.synthesize(network, [2], prior=prior, steps=6, input_size=24).images,
-        lambda: ablate(network, IMAGES[0], 1, size=8, stride=4).drops,
-        lambda: find_examples(network, dgn.parse_units(["norm:1"], network), [(x, 0) for x in IMAGES], k=3)[0][0].mean,
-        lambda: sorted(network.at(28).layers),
-    ]
-    expected = [job() for job in jobs]
-    network.known.clear()
-    network._fused.__init__()  # type: ignore[misc]
+
+    def jobs(net: Network) -> list[Callable[[], Any]]:
+        return [
+            lambda: dgn.synthesize(net, ["conv:1"], prior=prior, steps=6).images,
+            lambda: dgn.synthesize(net, [2], prior=prior, steps=6, input_size=24).images,
+            lambda: ablate(net, IMAGES[0], 1, size=8, stride=4).drops,
+            lambda: find_examples(net, dgn.parse_units(["norm:1"], net), [(x, 0) for x in IMAGES], k=3)[0][0].mean,
+            lambda: sorted(net.at(28).layers),
+        ]
+
+    expected = [job() for job in jobs(copy.deepcopy(network))]  # which keeps for itself what it finds out
     before = state()
-    assert all(map(same, in_threads(jobs), expected))
+    assert all(map(same, in_threads(jobs(network)), expected))
     assert state() == before
 
 

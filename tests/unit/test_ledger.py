@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dgn.errors import DgnError
-from dgn.files.ledger import JOURNAL, Ledger, digest_of, is_page, ledger_of, seal
+from dgn.files.ledger import JOURNAL, Ledger, digest_of, ledger_of
+from dgn.files.pages import is_page, seal
 from dgn.files.storage import write_atomic, write_chunks
 from dgn.runs.run import Run
 

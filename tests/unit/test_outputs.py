@@ -128,7 +128,7 @@ def test_a_module_that_is_called_again_is_read_at_each_call() -> None:
     module = Again()
     network = Network(module, 12)
     assert [network.layers[name] for name in ("act", "act.call2", "act.call3")] == [(4, 10, 10), (6, 8, 8), (5,)]
-    assert network.calls("act.call2") == 3 and network.calls("a") == 1
+    assert network.survey.calls["act"] == 3 and network.survey.calls["a"] == 1
     images = torch.rand(2, 3, 12, 12)
     x = (images - 0.5) / 0.5
     with torch.no_grad():

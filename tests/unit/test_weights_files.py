@@ -17,7 +17,7 @@ from torchvision import models
 
 from dgn.errors import DgnError
 from dgn.files.weights import Weights, read_weights
-from dgn.network.fitting import class_count, fill, matched
+from dgn.network.fitting import fill, matched
 from dgn.network.sources import load_network
 
 NAME = "timm/test_resnet"
@@ -111,10 +111,9 @@ def test_the_heads_of_all_families_are_read_from_the_weights(library: str) -> No
             warnings.simplefilter("ignore")
             usual, theirs = make(name).state_dict(), make(name, num_classes=7).state_dict()
         tensors = prefixed(theirs, "model.module.")
-        found, extra = matched(tensors, usual, "file")
-        assert class_count(usual, found, extra) == 7, name
-        again, extra = matched(tensors, theirs, "file")
-        assert not extra and class_count(theirs, again, extra) is None and again.keys() == theirs.keys(), name
+        assert matched(tensors, usual, "file").class_count() == 7, name
+        match = matched(tensors, theirs, "file")
+        assert not match.extra and match.class_count() is None and match.tensors.keys() == theirs.keys(), name
 
 
 def test_a_module_that_is_built_without_a_head_gets_one() -> None:

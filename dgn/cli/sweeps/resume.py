@@ -167,7 +167,7 @@ def _begin(run: Run, config: Any, manifest: dict[str, Any]) -> None:
 
 
 def _configure(run: Run, config: Any) -> None:
-    run.write_config(OmegaConf.to_yaml(config, resolve=True))
+    run.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
 
 
 def _unfinished(verb: str, key: str) -> list[Path]:

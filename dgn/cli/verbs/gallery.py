@@ -9,7 +9,7 @@ from typing import Any
 from dgn.cli.manifest import plain
 from dgn.cli.reproduce import reproduce
 from dgn.errors import DgnError
-from dgn.files.ledger import is_page
+from dgn.files.pages import is_page
 from dgn.report.gallery import write_gallery
 
 

@@ -14,7 +14,8 @@ from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
 from dgn.errors import DgnError
 from dgn.images.reading import list_images
-from dgn.runs.run import now, surroundings
+from dgn.runs.run import now
+from dgn.runs.surroundings import surroundings
 from dgn.training.settings import FlowSettings, TrainSettings
 from dgn.training.trainer import train
 

@@ -23,7 +23,7 @@ def run(config: Any) -> None:
         for index, name in found:
             print(f"{index:5d}  {name}")
         return
-    network.ask_layouts(network.layers)
+    network.layouts.ask(network.layers)
     width = max(len(layer) for layer in network.layers)
     rows = [(layer, list(shape), _kind(layer, network)) for layer, shape in network.layers.items()]
     shapes = max(len(str(shape)) for _, shape, _ in rows)
@@ -39,7 +39,7 @@ def _kind(layer: str, network: Network) -> str:
     except DgnError:
         words = "its features can't be told from its places: give network.axes"
     source = network.source(layer)
-    calls = network.calls(layer)
+    calls = network.survey.calls.get(source.module, 1)
     if layer == OUTPUT and source.path:
         words += f", = {OUTPUT}.{'.'.join(source.path)}"
     return words + (f", call {source.call} of {calls}" if calls > 1 else "")

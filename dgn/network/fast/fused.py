@@ -242,12 +242,15 @@ def fuse(module: nn.Module, groups: Iterable[Group], made: dict[Group, Convoluti
 
 def _folded(conv: nn.Module, norm: nn.Module | None, act: Activation | None) -> Convolution:
     """``conv`` with the scale and shift of ``norm`` in its weights (computed in float64)."""
-    weight, bias = (None if part is None else part.detach() for part in (conv.weight, conv.bias))
+    tensors: tuple[Any, Any] = (conv.weight, conv.bias)
+    weight, bias = (None if part is None else part.detach() for part in tensors)
     assert isinstance(weight, Tensor)
     if norm is not None:
-        parts = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+        parts: tuple[Any, ...] = (weight, bias, norm.running_mean, norm.running_var, norm.weight, norm.bias)
         double: list[Any] = [None if part is None else part.detach().double() for part in parts]
-        folded = fuse_conv_bn_weights(*double[:4], norm.eps, *double[4:])  # type: ignore[arg-type]
+        conv_weight, conv_bias, mean, variance, scale, shift = double
+        epsilon: Any = norm.eps
+        folded = fuse_conv_bn_weights(conv_weight, conv_bias, mean, variance, epsilon, scale, shift)
         weight, bias = (part.detach().to(weight.dtype) for part in folded)
     return Convolution(conv, weight, bias, act)
 

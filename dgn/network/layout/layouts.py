@@ -1,28 +1,34 @@
-"""The layouts of a network's layers: by type, by layers like it, or asked of the network; found when needed."""
+"""The layouts of a network's layers, found from the module when they are needed, never assumed.
+
+A module's type decides where it can (a convolution's features are on its first axis, a linear layer's on its last).
+Any other layer has the features of the last such layer before it, where just one of its axes has their number. Where
+that is not enough, the network is asked: it is shown images that differ in one part, and an axis along which its
+answer moves with that part is one of places (:mod:`dgn.network.layout.places`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import Any
 
 from torch import Tensor, nn
 
 from dgn.errors import DgnError, first_line
-from dgn.network.layout.layout import Grid, Known, Layout, axis_by_type, carried_axis, given_axis
-from dgn.network.layout.places import Places, answers, grid_of, probe_images
+from dgn.network.layout.axes import axis_by_type, carried_axis, given_axis
+from dgn.network.layout.layout import Grid, Layout
+from dgn.network.layout.places import Places, answers, probe_images
 from dgn.network.layout.survey import Seen
 
 _NOTHING = nn.Identity()
-"""In the place of the whole, whose type says nothing."""
+"""Stands for the whole network, whose type says nothing."""
 
 
 class Layouts:
-    """Layer name -> :class:`Layout`.
+    """The :class:`Layout` of each layer by its name.
 
     Args:
-        modules, layers: of a network, by name; layers in the order in which they are done.
+        modules, layers: of a network, by name; layers in the order of the forward pass.
         axes: what the user says of layers, by name or pattern.
         show: gives the network images ``[N, C, H, W]`` in [0, 1].
         size: C, H, W of its images.
@@ -39,6 +45,11 @@ class Layouts:
         self.modules, self.layers, self.axes, self._show, self.size = modules, layers, axes, show, size
         self._found: dict[str, Layout] = {}
         self._places: dict[str, Places] = {}
+        self._typed = {layer: axis for layer in layers if (axis := self._axis_by_type(layer)) is not None}
+        self._maps = [
+            (seen.shape[1], seen.shape[2]) for layer, seen in layers.items()
+            if len(seen.shape) == 3 and seen.windows == 1 and self._typed.get(layer) == 0
+        ]  # fmt: skip
         unused = [pattern for pattern in axes if not any(fnmatchcase(layer, pattern) for layer in layers)]
         if unused:
             raise DgnError(f"network.axes names {unused[0]!r}, and no layer is called so; dgn units lists layers")
@@ -51,7 +62,10 @@ class Layouts:
         """
         if layer not in self._found:
             self.ask([layer])
-            self._found[layer] = self._find(layer)
+            seen = self.layers[layer]
+            given = next((axes for pattern, axes in self.axes.items() if fnmatchcase(layer, pattern)), None)
+            axis = self._features(layer) if given is None else given_axis(given, seen, layer)
+            self._found[layer] = Layout(seen, axis, self._grid(layer, axis))
         return self._found[layer]
 
     def ask(self, layers: Iterable[str]) -> None:
@@ -64,43 +78,42 @@ class Layouts:
         if not wanted:
             return
         try:
-            found = answers(self.modules, wanted, self._show, probe_images(self.size[0], self.size[1:]))
+            changes = answers(self.modules, wanted, self._show, probe_images(self.size[0], self.size[1:]))
         except DgnError:
             raise
         except Exception as error:
             raise DgnError(f"the network failed on images of noise: {first_line(error)}") from error
         aspect = self.size[1] / self.size[2]
-        for layer, axes in found.items():
+        for layer, axes in changes.items():
             self._places[layer] = Places(axes, self._maps if len(axes) == 2 else (), aspect)
+
+    def _axis_by_type(self, layer: str) -> int | None:
+        seen = self.layers[layer]
+        module = self.modules.get(seen.source.module, _NOTHING)
+        inner = int(seen.windows > 1 and seen.batch == 0)  # a module sees a window as a sample
+        axis = axis_by_type(module, seen.shape[inner:])
+        return None if axis is None else axis + inner
 
     def _needs(self, layer: str) -> bool:
         """Whether a layer's type does not say all of its axes."""
         seen = self.layers[layer]
-        if len(seen.shape) < 2:
-            return False
-        return len(seen.shape) == 2 or seen.windows > 1 or self._typed(layer) is None
+        return len(seen.shape) == 2 or (len(seen.shape) > 2 and (seen.windows > 1 or layer not in self._typed))
 
     def _first_like(self, layer: str) -> str:
-        """Of tokens, the first layer of as many: these keep their order, however much they are mixed later on."""
+        """Of tokens, the first layer with as many: there they stand in their places, however much they mix later on."""
         shape = self.layers[layer].shape
         if len(shape) != 2:
             return layer
         alike = (
             other for other, seen in self.layers.items()
-            if len(seen.shape) == 2 and seen.windows == 1 and self._typed(other) == 1 and seen.shape[0] in shape
+            if len(seen.shape) == 2 and seen.windows == 1 and self._typed.get(other) == 1 and seen.shape[0] in shape
         )  # fmt: skip
         return next(alike, layer)
-
-    def _find(self, layer: str) -> Layout:
-        seen = self.layers[layer]
-        given = next((axes for pattern, axes in self.axes.items() if fnmatchcase(layer, pattern)), None)
-        axis = self._features(layer) if given is None else given_axis(given, seen, layer)
-        return Layout(seen, axis, *self._grid(layer, axis))
 
     def _features(self, layer: str) -> int:
         """The axis of the features."""
         shape = self.layers[layer].shape
-        typed, places = self._typed(layer), self._places.get(layer)
+        typed, places = self._typed.get(layer), self._places.get(layer)
         if places is not None and not places.scores:
             raise DgnError(f"the samples of layer {layer!r} don't stand one after the other: it can't be read")
         if typed is not None:
@@ -112,76 +125,38 @@ class Layouts:
             if known is not None and asked is None and not places.denies(known):
                 return known
         raise DgnError(
-            f"which axis of layer {layer!r} {list(shape)} is the features can't be told: say it, a letter an axis, "
-            f"as in network.axes={{{layer}: {'NLC' if len(shape) == 2 else 'NHWC'}}}"
+            f"which axis of layer {layer!r} {list(shape)} is the features can't be told: name its axes by one letter "
+            f"each, as in network.axes={{{layer}: {'NLC' if len(shape) == 2 else 'NHWC'}}}"
         )
 
-    def _typed(self, layer: str) -> int | None:
-        seen = self.layers[layer]
-        module = self.modules.get(seen.source.module, _NOTHING)
-        inner = int(seen.windows > 1 and seen.batch == 0)  # a module sees a window as a sample
-        axis = axis_by_type(module, seen.shape[inner:])
-        return None if axis is None else axis + inner
-
     def _known(self, layer: str) -> int | None:
-        """What layers that say so by their type tell of one that doesn't: those of its shape, or the last before it.
+        """The axis of the features that layers whose type says it have: those of its shape, or the last before it.
 
-        Tokens are transposed now and then, so that of them only the last layer inside is asked.
+        Tokens are sometimes transposed, so that for them only the last layer inside is asked.
         """
-        shape, before = self.layers[layer].shape, self._last_typed[layer]
-        same = self._by_shape.get(shape, set())
-        if same:
+        shape, names = self.layers[layer].shape, list(self.layers)
+        if same := {axis for other, axis in self._typed.items() if self.layers[other].shape == shape}:
             return next(iter(same)) if len(same) == 1 else None
-        inside = before is not None and before.name.startswith(f"{layer}.")
-        return carried_axis(before, shape) if inside or len(shape) > 2 else None
+        earlier = [name for name in names[: names.index(layer)] if len(self.layers[name].shape) > 1]
+        before = next((name for name in reversed(earlier) if name in self._typed), "")
+        if not before or (len(shape) <= 2 and not before.startswith(f"{layer}.")):
+            return None
+        return carried_axis(Layout(self.layers[before], self._typed[before]), shape)
 
-    @cached_property
-    def _by_shape(self) -> dict[tuple[int, ...], set[int]]:
-        """The axes of features that layers of a shape have by their type."""
-        found: dict[tuple[int, ...], set[int]] = {}
-        for layer, seen in self.layers.items():
-            axis = self._typed(layer)
-            if axis is not None:
-                found.setdefault(seen.shape, set()).add(axis)
-        return found
-
-    @cached_property
-    def _last_typed(self) -> dict[str, Known | None]:
-        """Of each layer the last one before it whose type says what its axes are."""
-        last: Known | None = None
-        found: dict[str, Known | None] = {}
-        for layer, seen in self.layers.items():
-            found[layer] = last
-            axis = self._typed(layer)
-            if axis is not None and len(seen.shape) > 1:
-                places = tuple(size for other, size in enumerate(seen.shape) if other != axis)
-                last = Known(layer, seen.shape[axis], places)
-        return found
-
-    def _grid(self, layer: str, axis: int) -> tuple[Grid, int]:
-        """The grid of a map, or of tokens with the first of them; ``(None, 0)`` where there is none."""
+    def _grid(self, layer: str, axis: int) -> Grid | None:
+        """The grid of a map, or of tokens; None where there is none."""
         seen = self.layers[layer]
         places = [size for other, size in enumerate(seen.shape) if other != axis]
-        if seen.windows > 1 or not places:
-            return None, 0
+        if seen.windows > 1 or len(places) not in (1, 2):
+            return None
         if len(places) == 2:
-            grid = places[0], places[1]
-            typed = axis == 0 and self._typed(layer) == 0
-            same = abs(grid[0] * self.size[2] - grid[1] * self.size[1]) <= max(self.size[1:])
-            return (grid, 0) if typed or same or grid in self._maps else (None, 0)
-        if len(places) > 2:
-            return None, 0
-        known = self._places.get(layer)
-        found = grid_of(known, 1 - axis) if known is not None else (None, 0)
+            height, width = places
+            typed = axis == 0 and self._typed.get(layer) == 0
+            same = abs(height * self.size[2] - width * self.size[1]) <= max(self.size[1:])
+            return Grid(height, width) if typed or same or (height, width) in self._maps else None
         first = self._first_like(layer)
-        if found[0] is None and first in self._places and self.layers[first].shape[0] == places[0]:
-            return grid_of(self._places[first], 0)
-        return found
-
-    @cached_property
-    def _maps(self) -> list[tuple[int, int]]:
-        """Height and width of the maps that convolutions and the like give."""
-        return [
-            (seen.shape[1], seen.shape[2]) for layer, seen in self.layers.items()
-            if len(seen.shape) == 3 and seen.windows == 1 and self._typed(layer) == 0
-        ]  # fmt: skip
+        if layer in self._places and (grid := self._places[layer].grids[1 - axis]) is not None:
+            return grid
+        if first in self._places and self.layers[first].shape[0] == places[0]:
+            return self._places[first].grids[0]
+        return None

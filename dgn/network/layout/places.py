@@ -1,8 +1,8 @@
 """Which axes of layers are places of the image: asked of the network by changing one part of an image at a time.
 
-The parts are those of a 3 x 3 grid. Along an axis of places the answer to a part is strongest near it, so that the
-centre of what an entry answers to moves down or across the image from entry to entry; along an axis of features it
-does not move.
+The parts are those of a 3 x 3 grid. Each entry of an axis answers to some parts more than to others, and these have a
+centre in the image. From entry to entry of an axis of places this centre moves down or across the image; along an axis
+of features it stays.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgn.network import adapt
+from dgn.network.calling import watching
 from dgn.network.layout.layout import Grid
 from dgn.network.layout.survey import Seen, pick
 
@@ -53,34 +53,20 @@ def answers(
 ) -> dict[str, list[Tensor]]:
     """How much each entry along each axis of each layer changes with each part, ``[SIDE ** 2, size]`` an axis.
 
-    Empty of a layer whose samples don't stand one after the other: equal images gave it different values.
-
-    Args:
-        modules: of the network, by name.
-        layers: that are looked at.
-        show: gives the network images.
-        images: see :func:`probe_images`.
+    Empty of a layer whose samples don't stand one after the other: equal images gave it different values. ``show``
+    gives the network the images of :func:`probe_images`.
     """
-    found: dict[str, list[Tensor]] = {}
-    calls: dict[str, int] = {}
+    by_axis: dict[str, list[Tensor]] = {}
 
-    def note(name: str, output: Any) -> None:
-        calls[name] = calls.get(name, 0) + 1
+    def note(name: str, call: int, output: Any) -> None:
         for layer, seen in layers.items():
-            if (seen.source.module, seen.source.call) == (name, calls[name]) and len(seen.shape) > 1:
-                found[layer] = _by_axis(pick(output, seen.source.path), seen, len(images))
+            if (seen.source.module, seen.source.call) == (name, call) and len(seen.shape) > 1:
+                by_axis[layer] = _by_axis(pick(output, seen.source.path), seen, len(images))
 
-    def hook_of(name: str) -> Any:
-        return lambda _module, _inputs, output: note(name, output)
-
-    handles = [adapt.hook(modules[name], hook_of(name)) for name in {s.source.module for s in layers.values()}
-               if name]  # fmt: skip
-    try:
-        note("", show(images))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found
+    watched = {name: modules[name] for name in {seen.source.module for seen in layers.values()} if name}
+    with watching(watched, note, by_axis):
+        note("", 1, show(images))
+    return by_axis
 
 
 def _by_axis(output: Tensor, seen: Seen, samples: int) -> list[Tensor]:
@@ -96,25 +82,30 @@ def _by_axis(output: Tensor, seen: Seen, samples: int) -> list[Tensor]:
 class Places:
     """What the answers say of one layer's axes.
 
+    Args:
+        axes: the answers along each axis, ``[SIDE ** 2, size]``.
+        maps: height and width of maps that the layer may follow.
+        aspect: height of the network's input by its width.
+
     Attributes:
         scores: of each axis, how far and how steadily the centres of its entries move over the image: 1 and more along
             places, about 0 along features.
-        grids: of each axis, the grid (height, width, first entry) that its entries follow best, as tokens do; None.
+        grids: of each axis, the grid that its entries follow best, as tokens do; None.
     """
 
-    def __init__(self, axes: Iterable[Tensor], grids: Iterable[tuple[int, int]], aspect: float) -> None:
-        known = list(dict.fromkeys(grids))
+    def __init__(self, axes: Iterable[Tensor], maps: Iterable[tuple[int, int]], aspect: float) -> None:
+        maps = list(dict.fromkeys(maps))
         self.scores: list[float] = []
-        self.grids: list[tuple[int, int, int] | None] = []
+        self.grids: list[Grid | None] = []
         for answer in axes:
             y, x = _centres(answer)
             self.scores.append(max(_moves(y), _moves(x)))
-            best, grid = FOLLOWS, None
-            for height, width, first in _candidates(len(y), known, aspect):
-                score = _follows(y, x, height, width, first)
+            best, chosen = FOLLOWS, None
+            for grid in _candidates(len(y), maps, aspect):
+                score = _follows(y, x, grid)
                 if score > best + 0.02:  # of equals, the first
-                    best, grid = score, (height, width, first)
-            self.grids.append(grid)
+                    best, chosen = score, grid
+            self.grids.append(chosen)
 
     def features(self) -> int | None:
         """The one axis that is none of places, where all others are; else None."""
@@ -150,14 +141,12 @@ def _moves(centres: Tensor) -> float:
     return max(far, steady * math.sqrt(count - 3) / STEADY)
 
 
-def _follows(y: Tensor, x: Tensor, height: int, width: int, first: int) -> float:
-    """How well entries from ``first`` on follow the rows and columns of a grid."""
-    inside = slice(first, first + height * width)
-    rows = torch.arange(height * width) // width
-    columns = torch.arange(height * width) % width
-    scores = [_correlation(centres[inside], index.float())
-              for centres, index, size in ((y, rows, height), (x, columns, width)) if size > 1]  # fmt: skip
-    return min(scores, default=0.0)
+def _follows(y: Tensor, x: Tensor, grid: Grid) -> float:
+    """How well the centres of entries follow the rows and columns of a grid."""
+    inside = slice(grid.first, grid.first + grid.cells)
+    cells = torch.arange(grid.cells)
+    axes = ((y, cells // grid.width, grid.height), (x, cells % grid.width, grid.width))
+    return min((_correlation(centres[inside], index.float()) for centres, index, size in axes if size > 1), default=0.0)
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
@@ -165,9 +154,9 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-12))
 
 
-def _candidates(count: int, known: Iterable[tuple[int, int]], aspect: float) -> Iterable[tuple[int, int, int]]:
+def _candidates(count: int, maps: Iterable[tuple[int, int]], aspect: float) -> Iterable[Grid]:
     """Grids that so many tokens can hold: of maps before them, else of the input's shape; the others first or last."""
-    fitting = [(h, w) for h, w in known if 1 < h * w <= count <= h * w + MOST_OTHERS]
+    fitting = [(height, width) for height, width in maps if 1 < height * width <= count <= height * width + MOST_OTHERS]
     if not fitting:
         for others in range(min(9, count)):
             height = round(math.sqrt((count - others) * aspect))
@@ -176,12 +165,6 @@ def _candidates(count: int, known: Iterable[tuple[int, int]], aspect: float) -> 
                 if 0.8 < height / (width * aspect) < 1.25 and height * width > 1:
                     fitting.append((height, width))
     for height, width in fitting:
-        yield height, width, count - height * width
+        yield Grid(height, width, count - height * width)
         if count > height * width:
-            yield height, width, 0
-
-
-def grid_of(places: Places, axis: int) -> tuple[Grid, int]:
-    """The grid of tokens on an axis, and the first of it; ``(None, 0)`` where there is none."""
-    found = places.grids[axis]
-    return (None, 0) if found is None else ((found[0], found[1]), found[2])
+            yield Grid(height, width)

@@ -9,15 +9,14 @@ A layer is named as its module is. Where a module is called several times, ``NAM
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgn.network import adapt
+from dgn.network.calling import watching
 
 OUTPUT = "output"
 """The name under which a network's final output is read."""
@@ -69,7 +68,7 @@ class Survey:
     """Every layer of a module.
 
     Attributes:
-        layers: in the order in which they are done, the final output last.
+        layers: in the order of the forward pass, the final output last.
         several: of names that stand for more than one tensor, the names of these.
         calls: how often each module was called.
     """
@@ -102,7 +101,7 @@ def pick(output: Any, path: Sequence[str]) -> Tensor:
     """
     for depth, key in enumerate(path):
         if key == EACH:
-            return torch.stack([pick(one, path[depth + 1 :]) for one in output])
+            return torch.stack([pick(entry, path[depth + 1 :]) for entry in output])
         output = parts_of(output)[key]
     if not isinstance(output, Tensor):
         raise KeyError(".".join(path))
@@ -113,20 +112,19 @@ def _tensors(output: Any, samples: int, path: tuple[str, ...] = ()) -> dict[tupl
     """Paths and shapes of all floating-point tensors; those in a list with an entry a sample also stacked."""
     if isinstance(output, Tensor):
         return {path: tuple(output.shape)} if output.is_floating_point() else {}
-    found: dict[tuple[str, ...], tuple[int, ...]] = {}
+    shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
     if len(path) >= _DEEP:
-        return found
-    parts = parts_of(output)
-    for key, value in parts.items():
-        found |= _tensors(value, samples, (*path, key))
+        return shapes
+    for key, value in parts_of(output).items():
+        shapes |= _tensors(value, samples, (*path, key))
     if isinstance(output, (list, tuple)) and len(output) == samples:
         each = [_tensors(value, samples) for value in output]
-        found |= {
+        shapes |= {
             (*path, EACH, *inner): (samples, *shape)
             for inner, shape in each[0].items()
             if all(other.get(inner) == shape for other in each)
         }
-    return found
+    return shapes
 
 
 Run = Callable[[int, Callable[[], object]], Any]
@@ -141,89 +139,83 @@ def survey(modules: Mapping[str, nn.Module], run: Run, names: Sequence[str] = ()
     Args:
         modules: its parts by name.
         run: shows it so many images, and returns what it gives; where it tries again, it calls its second argument.
-        names: of its classes, by which the final output is told from others beside it.
+        names: of its classes: of several outputs the one with so many entries is the final one.
     """
     try:
         passes = [_record(modules, run, count) for count in BATCHES]
     except Exception:
         passes = [_record(modules, run, 1)]  # it takes one image at a time, or says what is wrong
-    found = Survey()
+    known = Survey()
     for (name, call), shapes in passes[0].items():
-        found.calls[name] = max(call, found.calls.get(name, 0))
-        seen = _seen(name, call, shapes, [other.get((name, call), {}) for other in passes[1:]])
-        if seen and name:
-            _name(found, name, call, seen, modules)
-        elif seen:
-            _name_output(found, seen, len(names), modules)
-    return found
+        known.calls[name] = max(call, known.calls.get(name, 0))
+        tensors = _of_samples(Source(name, call), shapes, [other.get((name, call), {}) for other in passes[1:]])
+        if tensors and name:
+            _name(known, name, call, tensors, modules)
+        elif tensors:
+            _name_output(known, tensors, len(names), modules)
+    return known
 
 
 @torch.no_grad()
 def _record(modules: Mapping[str, nn.Module], run: Run, samples: int) -> Record:
     record: Record = {}
-    calls: dict[str, int] = defaultdict(int)
 
-    def tap(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            calls[name] += 1
-            record[name, calls[name]] = _tensors(output, samples)
+    def note(name: str, call: int, output: Any) -> None:
+        record[name, call] = _tensors(output, samples)
 
-        return hook
-
-    def again() -> None:
-        record.clear()
-        calls.clear()
-
-    handles = [adapt.hook(part, tap(name)) for name, part in modules.items()]
-    try:
-        record["", 1] = _tensors(run(samples, again), samples)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watching(modules, note, record) as again:
+        note("", 1, run(samples, again))
     return record
 
 
-def _seen(name: str, call: int, shapes: Any, others: list[Any]) -> list[Seen]:
-    """The tensors of one call that follow the number of images on exactly one axis."""
-    found = []
+Shapes = Mapping[tuple[str, ...], tuple[int, ...]]
+
+
+def _of_samples(source: Source, shapes: Shapes, others: Sequence[Shapes]) -> list[Seen]:
+    """The tensors of one call that follow the number of images on exactly one axis.
+
+    Args:
+        source: the call.
+        shapes: in the first pass, by path.
+        others: in the second; empty where there was one pass with one image.
+    """
+    tensors = []
     for path, shape in shapes.items():
-        source = Source(name, call, path)
-        if not others:
-            if EACH not in path:
-                found.append(Seen(source, shape[1:]))
-            continue
-        other = others[0].get(path, ())
-        if len(other) != len(shape):
-            continue
-        few, many = BATCHES
-        axes = [axis for axis, (a, b) in enumerate(zip(shape, other, strict=True)) if a != b]
-        if len(axes) != 1 or shape[axes[0]] * many != other[axes[0]] * few or shape[axes[0]] % few:
-            continue
-        axis, windows = axes[0], shape[axes[0]] // few
-        rest = (*shape[:axis], *([windows] if windows > 1 else []), *shape[axis + 1 :])
-        found.append(Seen(source, rest, axis, windows))
-    each = {one.source.path for one in found if EACH in one.source.path}
+        place = replace(source, path=path)
+        if not others and EACH not in path:
+            tensors.append(Seen(place, shape[1:]))
+        elif others and (seen := _compared(place, shape, others[0].get(path, ()))):
+            tensors.append(seen)
     # An entry of a list with one a sample is no tensor of all samples, whatever follows their number in it.
-    lists = {path[: path.index(EACH)] for path in each}
-    return [one for one in found if one.source.path in each or not any(_inside(one.source.path, top) for top in lists)]
+    paths = [tensor.source.path for tensor in tensors]
+    lists = {path[: path.index(EACH)] for path in paths if EACH in path}
+    entries = {path for path in paths if EACH not in path and any(path[:depth] in lists for depth in range(len(path)))}
+    return [tensor for tensor in tensors if tensor.source.path not in entries]
 
 
-def _inside(path: tuple[str, ...], top: tuple[str, ...]) -> bool:
-    return len(path) > len(top) and path[: len(top)] == top
+def _compared(source: Source, shape: tuple[int, ...], other: tuple[int, ...]) -> Seen | None:
+    """A tensor from its shapes in the two passes; None where not exactly one axis follows the number of images."""
+    few, many = BATCHES
+    axes = [axis for axis, sizes in enumerate(zip(shape, other, strict=False)) if sizes[0] != sizes[1]]
+    if len(shape) != len(other) or len(axes) != 1:
+        return None
+    axis = axes[0]
+    if shape[axis] * many != other[axis] * few or shape[axis] % few:
+        return None
+    windows = shape[axis] // few
+    return Seen(source, (*shape[:axis], *([windows] if windows > 1 else []), *shape[axis + 1 :]), axis, windows)
 
 
-def _name(found: Survey, module: str, call: int, seen: list[Seen], modules: Mapping[str, nn.Module]) -> None:
+def _name(known: Survey, module: str, call: int, tensors: list[Seen], modules: Mapping[str, nn.Module]) -> None:
     """A layer's names: its module's for a single tensor of the first call, others for what there is besides.
 
     ``output`` is the whole's, so that the first call of a module that is called so has its number, too.
     """
     name = module if call == 1 and module != OUTPUT else _free(f"{module}.call{call}", modules)
-    if len(seen) == 1:
-        found.layers[name] = seen[0]
-        return
-    several = {_free(f"{name}.{OUTPUT}.{_written(one.source.path)}", modules): one for one in seen}
-    found.layers |= several
-    found.several[name] = list(several)
+    if len(tensors) == 1:
+        known.layers[name] = tensors[0]
+    else:
+        _name_parts(known, name, tensors, f"{name}.{OUTPUT}", modules)
 
 
 def _free(name: str, modules: Mapping[str, nn.Module]) -> str:
@@ -233,18 +225,20 @@ def _free(name: str, modules: Mapping[str, nn.Module]) -> str:
     return name
 
 
-def _name_output(found: Survey, seen: list[Seen], classes: int, modules: Mapping[str, nn.Module]) -> None:
+def _name_output(known: Survey, tensors: list[Seen], classes: int, modules: Mapping[str, nn.Module]) -> None:
     """The final output: what fits the class names, or the only ``[N, K]``, or the only tensor."""
-    several = {_free(f"{OUTPUT}.{_written(one.source.path)}", modules): one for one in seen if one.source.path}
-    rows = [one for one in seen if len(one.shape) == 1]
-    fitting = [one for one in rows if one.shape[0] == classes] if classes else []
-    chosen = next((some for some in (seen, fitting, rows) if len(some) == 1), None)
-    found.layers |= several
+    _name_parts(known, OUTPUT, [tensor for tensor in tensors if tensor.source.path], OUTPUT, modules)
+    rows = [tensor for tensor in tensors if len(tensor.shape) == 1]
+    fitting = [tensor for tensor in rows if tensor.shape[0] == classes] if classes else []
+    chosen = next((choice for choice in (tensors, fitting, rows) if len(choice) == 1), None)
     if chosen:
-        found.layers[OUTPUT] = chosen[0]
-    else:
-        found.several[OUTPUT] = list(several)
+        known.layers[OUTPUT] = chosen[0]
+        del known.several[OUTPUT]
 
 
-def _written(path: Sequence[str]) -> str:
-    return ".".join(key for key in path if key != EACH)
+def _name_parts(known: Survey, name: str, tensors: list[Seen], stem: str, modules: Mapping[str, nn.Module]) -> None:
+    """Names for several tensors, from their paths."""
+    paths = [".".join(key for key in tensor.source.path if key != EACH) for tensor in tensors]
+    parts = {_free(f"{stem}.{path}", modules): tensor for path, tensor in zip(paths, tensors, strict=True)}
+    known.layers |= parts
+    known.several[name] = list(parts)
