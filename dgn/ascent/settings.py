@@ -8,6 +8,7 @@ from typing import Any
 
 from dgn.ascent.named import Part
 from dgn.errors import DgnError, nearest
+from dgn.functions import named
 
 COUNTS = ("steps", "inner", "screen", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
 """Settings that are whole numbers."""
@@ -22,7 +23,8 @@ class AscentSettings:
 
     Attributes:
         rule: ``"sample"`` (guided denoising, for priors that can denoise), ``"adam"``, ``"nguyen2016"``, ``"ppgn"`` or
-            ``"cmaes"`` (no gradients).
+            ``"cmaes"`` (no gradients); in Python also a function of one's own, see :mod:`dgn.ascent.rules`, as in
+            ``transforms``, ``penalties`` and ``between``.
         steps: forward passes (of ``sample``: of ``inner`` passes each); the image of the last one is what is returned.
         temperature: of ``sample``, in standard deviations of the unit's activation over real images: how far images
             may be tilted from natural ones (a tenth: as if the mean activation were to rise by ten of them).
@@ -137,8 +139,8 @@ class AscentSettings:
 
         given = {name: value for name, value in changes.items() if value is not None}
         for name, catalogue in (("transforms", TRANSFORMS), ("penalties", PENALTIES), ("between", OPERATORS)):
-            if name in given:
-                given[name] = catalogue.parse(given[name])
+            given[name] = catalogue.parse(given.get(name, getattr(self, name)))
+        given["rule"] = named(given.get("rule", self.rule))
         try:
             if not isinstance(given.get("input_size", 1), int):
                 given["input_size"] = tuple(given["input_size"])
@@ -263,7 +265,7 @@ def _phase(phase: Any) -> Phase:
     if isinstance(phase, tuple):
         return phase
     try:
-        return tuple((str(key), value) for key, value in dict(phase).items())
+        return tuple((str(key), named(value)) for key, value in dict(phase).items())
     except (TypeError, ValueError):
         raise DgnError(f"a phase is {{SETTING: VALUE}}, not {phase!r}") from None
 

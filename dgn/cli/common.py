@@ -30,6 +30,7 @@ from dgn.errors import DgnError, nearest
 from dgn.files.listing import printable_values
 from dgn.files.storage import digest, write_atomic
 from dgn.images.fit import canvas_size, parse_size
+from dgn.images.pictures import to_image
 from dgn.network.facts import assumptions, described
 from dgn.network.fast.readback import Readback
 from dgn.network.layout.survey import OUTPUT
@@ -39,7 +40,7 @@ from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
 from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
-from dgn.runs.run import Run, now, surroundings, to_image, versions
+from dgn.runs.run import Run, now, surroundings, versions
 from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
 from dgn.units.units import Unit
 

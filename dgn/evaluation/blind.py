@@ -19,8 +19,8 @@ from torch import Tensor
 from dgn.errors import DgnError
 from dgn.evaluation.metrics import Interval, mean_interval
 from dgn.images.fit import resized
+from dgn.images.pictures import to_image
 from dgn.report.grid import FAINT, INK, PAPER
-from dgn.runs.run import to_image
 
 REST = "other thing"
 """The kind of what is of no kind."""

@@ -20,6 +20,7 @@ from dgn.ascent.sampling import sample
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
 from dgn.guest import guest
+from dgn.images.pictures import png, to_image
 from dgn.images.reading import list_images
 from dgn.network.fast.precision import autocast
 from dgn.priors import generator_path, load_prior
@@ -27,7 +28,6 @@ from dgn.priors.checkpoint import load_flow, load_tensors, save_flow, save_tenso
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
-from dgn.runs.run import png, to_image
 from dgn.synthesis import synthesize
 from dgn.training.codes import Codes
 from dgn.training.loop import (

@@ -18,6 +18,7 @@ from dgn.ascent.starts import above_zero
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
 from dgn.guest import guest
+from dgn.images.pictures import png, to_image
 from dgn.images.reading import Entry, list_images
 from dgn.network.fast.precision import autocast
 from dgn.network.layout.survey import OUTPUT
@@ -36,7 +37,6 @@ from dgn.priors.checkpoint import (
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import CodeKind, Generator, GeneratorConfig, encode, reduced
-from dgn.runs.run import png, to_image
 from dgn.training.ascents import AscentPool, Pool, SamplePool
 from dgn.training.data import StepBatches, stream
 from dgn.training.loop import Log, drive, follow, losses_csv, optimiser_tensors, part, restore_optimiser

@@ -161,7 +161,7 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     short = [argument for argument in command(work) if not argument.startswith(("prior=", "out="))]
-    for name, kept in (("measure", True), ("best_examples", False)):  # after the first climb, and before it
+    for name, kept in (("assess", True), ("best_examples", False)):  # after the first climb, and before it
         out = work / f"stopped_in_{name}"
         with monkeypatch.context() as patch:
             patch.setattr(f"dgn.cli.verbs.evaluate.{name}", stopped)

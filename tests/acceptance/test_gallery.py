@@ -15,8 +15,9 @@ import torch
 from conftest import rest_slow
 
 from dgn.cli.main import main
+from dgn.images.pictures import to_image
 from dgn.report.gallery import page, read_run, reproduce
-from dgn.runs.run import COLUMNS, Run, to_image
+from dgn.runs.run import COLUMNS, Run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

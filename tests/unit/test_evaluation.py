@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 import dgn.evaluation.cost
-from dgn.analysis.examples import Squares
+from dgn.analysis.squares import Squares
 from dgn.errors import DgnError
 from dgn.evaluation import instrument
 from dgn.evaluation.copies import measure_copies, nearest_images

@@ -11,9 +11,9 @@ import dgn
 
 ROOT = Path(dgn.__file__).parent
 FLOORS = [
-    ["errors", "resources", "arguments", "memory", "guest", "__init__"],
+    ["errors", "resources", "arguments", "memory", "guest", "functions", "__init__"],
     ["files"],
-    ["images"],
+    ["images", "report.grid", "report.show"],
     ["network"],
     ["units"],
     ["ascent.named", "ascent.transforms", "ascent.operators", "ascent.penalties", "ascent.settings"],

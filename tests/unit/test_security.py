@@ -23,9 +23,10 @@ import hydra_plugins.dgn_launchers
 from dgn.cli.main import main
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError
+from dgn.images.pictures import to_image
 from dgn.network.programs import load_export, load_script
 from dgn.report.gallery import page, read_run
-from dgn.runs.run import Run, to_image
+from dgn.runs.run import Run
 from dgn.units.units import Unit, file_name
 
 PACKAGE = Path(dgn.__file__).parent

@@ -18,10 +18,11 @@ from dgn.errors import DgnError
 from dgn.files.folders import read_facts
 from dgn.files.ledger import Ledger, foreign
 from dgn.files.storage import write_atomic
+from dgn.images.pictures import png
 from dgn.report.gallery import inside, read_run
 from dgn.report.grid import grid
 from dgn.runs.patterns import writes
-from dgn.runs.run import COLUMNS, Run, now, png, table_bytes
+from dgn.runs.run import COLUMNS, Run, now, table_bytes
 
 NO_VARIANT = (
     "units", "shard", "seed", "seeds", "prior", "out", "tracking", "tracking.mode", "progress", "resume", "launcher",

@@ -13,17 +13,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves
+from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves, patch_sizes
 from dgn.cli.common import new_manifest, open_network, plain
 from dgn.cli.sweeps.resume import at_work
 from dgn.errors import DgnError
 from dgn.files.listing import printable
 from dgn.files.storage import write_atomic
+from dgn.images.pictures import to_image
 from dgn.images.reading import read_image, suffixes
 from dgn.network.network import Network
 from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.report.heat import overlay, share_scale
-from dgn.runs.run import Run, now, to_image
+from dgn.runs.run import Run, now
 from dgn.units.units import Unit, parse_units
 
 Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
@@ -134,24 +135,6 @@ def _units_of_run(folder: Path) -> dict[Path, str]:
     with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
     return {folder / row["image"]: re.sub(r", facet \d+$", "", row["unit"]) for row in rows}
-
-
-def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[int | tuple[int, int], int | tuple[int, int]]:
-    """Size and stride of the patches, those that are not given chosen for an input of ``seen`` pixels: 48 and 16; for
-    smaller inputs in the proportion that these have to 224 pixels, and small patches a third of them apart."""
-    short = min(seen)
-    chosen = (48 if short >= 96 else max(1, short * 3 // 14)) if size is None else _pair(size)
-    smaller = chosen if isinstance(chosen, int) else min(chosen)
-    if stride is None:
-        return chosen, 16 if smaller >= 16 else max(1, smaller // 3)
-    return chosen, _pair(stride)
-
-
-def _pair(value: Any) -> int | tuple[int, int]:
-    try:
-        return (int(value[0]), int(value[1])) if isinstance(value, list) else int(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
 
 
 def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:

@@ -10,14 +10,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dgn.analysis.examples import Squares
+from dgn.analysis.squares import Squares
 from dgn.evaluation.copies import Nearest, measure_copies, nearest_images
 from dgn.evaluation.instrument import Figure, Made
 from dgn.evaluation.judges import Judge
 from dgn.files.listing import counted
 from dgn.images.fit import resized
+from dgn.images.pictures import to_image
 from dgn.report.grid import Cell, grid
-from dgn.runs.run import Run, to_image
+from dgn.runs.run import Run
 
 LEAST = 100
 """Photographs of which the nearest 1 % can be told."""

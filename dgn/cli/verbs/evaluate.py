@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import collections
 import csv
 import io
 import math
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from dgn.analysis.examples import Squares
+from dgn.analysis.squares import Squares
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_manifest, plain, settle_batch, warn
 from dgn.cli.network import load_chosen
@@ -27,36 +27,20 @@ from dgn.cli.verbs.blind import scored, write_sheets
 from dgn.cli.verbs.copies import compare_with_training
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
-from dgn.evaluation.instrument import (
-    COMMON_SIZE,
-    METRICS,
-    Figure,
-    Made,
-    Reference,
-    activations_of_all,
-    best_examples,
-    differences,
-    measure,
-    measure_photographs,
-    measure_reconstruction,
-    table,
-)
-from dgn.evaluation.judges import Judge, load_judge
-from dgn.evaluation.real import class_of, load_real
+from dgn.evaluation.evaluate import Evaluation, assess, look_at_real, most_frequent
+from dgn.evaluation.instrument import COMMON_SIZE, METRICS, Figure, Made, best_examples
+from dgn.evaluation.judges import load_judge
+from dgn.evaluation.real import load_real
 from dgn.files.listing import counted
 from dgn.files.storage import digest, write_atomic
-from dgn.images.reading import list_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
 from dgn.priors.checkpoint import load_tensors, save_tensors
-from dgn.priors.components import ComponentsPrior
-from dgn.priors.deep import GeneratorPrior
-from dgn.report.grid import Cell, grid
 from dgn.report.panels import panels
 from dgn.report.trade import trade
 from dgn.runs.batches import fingerprint
-from dgn.runs.run import Run, now, to_image
+from dgn.runs.run import Run, now
 from dgn.synthesis import as_begun, plan
 from dgn.units.units import Unit, layers_of, parse_units
 
@@ -107,7 +91,16 @@ def run(config: Any) -> None:
 
     manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
     with at_work(config, manifest) as (folder, tracker):
-        reference = _reference(folder, config, root, network, judges, units)
+        with tqdm(desc="real images", unit="image", disable=not config.progress) as bar:
+
+            def begin(passes: int) -> Callable[[int], object]:
+                bar.total = passes
+                return bar.update
+
+            reference = look_at_real(
+                root, network, judges, units, per_class=config.data.per_class, most=config.data.most_photos,
+                seed=config.seed, begin=begin,
+            )  # fmt: skip
         photos = reference.real
         warn(manifest, counted(photos.broken, "images could not be read"))
         warn(manifest, steadiness(network, layers_of(units)).notes(network))
@@ -119,67 +112,22 @@ def run(config: Any) -> None:
             made += [_read_past(past, method, by_spec) for method in methods]
         for prior, settings in climbs:
             made.append(_synthesized(folder, config, network, units, seeds, prior, settings))
-        figures: list[Figure] = []
-        for one in made:
-            figures += measure(one, network, judges, reference)
-        named = [unit.class_index for unit in units if unit.class_index is not None]
-        figures += measure_photographs(photos, [judge for judge in judges if judge.names(network)], named)
-        figures += _reconstructions(climbs, judges[0], photos.images, device)
+        found = assess(network, judges, reference, made, photos, [prior for prior, _ in climbs])
         if training is not None and len(made) > 1:
-            found, lines = compare_with_training(folder, training, judges[-1], made[1:], photos.images, config.progress)
-            figures += found
+            copies, lines = compare_with_training(
+                folder, training, judges[-1], made[1:], photos.images, config.progress
+            )
+            found.figures += copies
             warn(manifest, lines)
         if config.blind is not None:
             write_sheets(Path(str(config.blind)), made[1:], photos, config.seed)
-        compared = differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
-        _write(folder, figures, compared, made, network.name, _by_temperature(config, climbs))
+        _write(folder, found, _by_temperature(config, climbs))
         folder.write_manifest({**manifest, "status": "done", "finished": now()})
         tracker.picture("panels", folder.folder / "panels.png")
         tracker.picture("grid", folder.folder / "grid.png")
-        tracker.figures([asdict(figure) for figure in figures])
+        tracker.figures(found.rows())
     print((folder.folder / "table.md").read_text())
     print(folder.folder / "panels.png")
-
-
-def most_frequent(root: Path, network: Network, count: int) -> list[str | int]:
-    """The classes with the most images."""
-    counts: collections.Counter[int] = collections.Counter()
-    labels: dict[str, int] = {}
-    for entry in list_images(root):
-        folder = Path(entry.name).parent.name
-        if folder not in labels:
-            labels[folder] = class_of(entry, network.class_names)
-        counts[labels[folder]] += 1
-    classes = [label for label, _ in counts.most_common() if label >= 0][:count]
-    if not classes:
-        raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
-    return sorted(classes)
-
-
-def _reference(
-    folder: Run, config: Any, root: Path, network: Network, judges: list[Judge], units: list[Unit]
-) -> Reference:
-    """Real images of the evaluated classes, and of all where a hidden unit is among the units; seen by the network and
-    the judges."""
-    classes = [unit.class_index for unit in units if unit.class_index is not None]
-    real = None
-    if classes:
-        real = load_real(
-            root, network.class_names, sight=network.sight, classes=classes, per_class=config.data.per_class,
-            seed=config.seed,
-        )  # fmt: skip
-    if real is None or len(classes) < len(units):
-        all_classes = load_real(
-            root, network.class_names, sight=network.sight, most=config.data.most_photos, seed=config.seed
-        )
-        real = all_classes if real is None else real.joined(all_classes)
-    passes = len(real.images) * (1 + len(judges))
-    with tqdm(total=passes, desc="real images", unit="image", disable=not config.progress) as bar:
-        activations = activations_of_all(network, real.as_seen, units, note=bar.update)
-        verdicts = {}
-        for judge in judges:
-            verdicts[judge.name] = judge.see(real.images, note=bar.update)
-    return Reference(real, activations, verdicts)
 
 
 def _synthesized(
@@ -268,24 +216,6 @@ def _read_past(past: dict[str, Any], method: str, by_spec: dict[str, Unit]) -> M
     )  # fmt: skip
 
 
-def _reconstructions(
-    climbs: list[tuple[Prior, AscentSettings]], judge: Judge, images: torch.Tensor, device: str
-) -> list[Figure]:
-    figures: list[Figure] = []
-    known: dict[str, list[Figure]] = {}  # of each generator, however many priors it serves
-    for prior, _ in climbs:
-        base = prior.layout if isinstance(prior, ComponentsPrior) else prior
-        if not isinstance(base, GeneratorPrior) or base.encoder is None:
-            continue
-        weights = digest(base.weights())
-        if weights not in known:
-            config = base.generator.config
-            encoder = base.encoder.to(device).at((config.encoder_size, config.encoder_size))
-            known[weights] = measure_reconstruction(prior.name, base.generator, encoder, judge, images)
-        figures += [replace(figure, method=prior.name) for figure in known[weights]]
-    return figures
-
-
 def _by_temperature(config: Any, climbs: list[tuple[Prior, AscentSettings]]) -> dict[str, list[tuple[str, str]]]:
     """Priors that are the same but for the temperature of their samples, coldest first: method and label."""
     lines: dict[str, list[tuple[float, str]]] = {}
@@ -311,31 +241,14 @@ def _csv(figures: list[Figure]) -> str:
     return text.getvalue()
 
 
-def _write(
-    folder: Run,
-    figures: list[Figure],
-    compared: list[Figure],
-    made: list[Made],
-    network: str,
-    lines: dict[str, list[tuple[str, str]]],
-) -> None:
-    folder.write_text("figures.csv", _csv(figures))
-    text = table(figures)
-    if compared:
-        folder.write_text("differences.csv", _csv(compared))
-        text += (
-            f"\nHow much higher {made[1].method} is than each other, unit by unit:\n\n{table(compared, signed=True)}"
-        )
-    folder.write_text("table.md", text)
-    cells = [
-        Cell(unit.name, one.method, to_image(image), "")
-        for one in made
-        for unit, seed, image in zip(one.units, one.seeds, one.images, strict=True)
-        if seed == one.seeds[0]
-    ]
-    folder.write_picture("grid.png", grid(cells, f"Units of {network}", tile=COMMON_SIZE))
+def _write(folder: Run, found: Evaluation, lines: dict[str, list[tuple[str, str]]]) -> None:
+    folder.write_text("figures.csv", _csv(found.figures))
+    if found.differences:
+        folder.write_text("differences.csv", _csv(found.differences))
+    folder.write_text("table.md", str(found))
+    folder.write_picture("grid.png", found.grid(tile=COMMON_SIZE))
     for form in ("png", "pdf"):
-        write_atomic(folder.folder / f"panels.{form}", panels(figures, METRICS, form))
-        picture = trade(figures, METRICS, lines, form)
+        write_atomic(folder.folder / f"panels.{form}", panels(found.figures, METRICS, form))
+        picture = trade(found.figures, METRICS, lines, form)
         if picture is not None:
             write_atomic(folder.folder / f"trade.{form}", picture)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dgn.analysis.ablation.ablation import Curve, ablate, curves
 from dgn.analysis.examples import find_examples, search_warnings
-from dgn.analysis.facets import find_facets, late_features, mean_codes, mean_images
+from dgn.analysis.facets import cluster, late_features, mean_codes, mean_images
 from dgn.ascent.rules import written_for
 from dgn.cli.common import (
     LOOKED_AT,
@@ -27,15 +27,16 @@ from dgn.cli.common import (
     warn,
 )
 from dgn.cli.sweeps.resume import at_work
-from dgn.cli.verbs.ablate import curve_panels, first_choice, overview, patch_sizes
+from dgn.cli.verbs.ablate import curve_panels, first_choice, overview
 from dgn.cli.verbs.examples import open_data
 from dgn.errors import DgnError, nearest
 from dgn.files.storage import write_atomic
 from dgn.images.fit import Sight
+from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
-from dgn.runs.run import now, to_image
+from dgn.runs.run import now
 from dgn.synthesis import Synthesis, join, plan
 from dgn.units.units import file_name, parse_units
 
@@ -188,7 +189,7 @@ def _facets(studio: Studio) -> tuple[Any, Rows]:
     values = studio.values
     unit = parse_units([values["unit"]], studio.network)[0]
     images, _ = studio.best_examples([values["unit"]], int(values["examples"]))
-    facets = find_facets(late_features(studio.network, images), values.get("facets"), seed=int(studio.config.seed))
+    facets = cluster(late_features(studio.network, images), values.get("facets"), seed=int(studio.config.seed))
     shown = min(int(values.get("shown", 4)), max(len(members) for members in facets.nearest))
     matrix = Matrix([f"facet {i + 1}" for i in range(facets.count)], [f"real {i + 1}" for i in range(shown)] + ["mean"])
     means = mean_images(images, facets)
@@ -214,14 +215,13 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
     values, network = studio.values, studio.network
     paths, images = studio.image(network.sight)  # as dgn ablate reads them
     batch = min(int(studio.config.batch), LOOKED_AT)
-    size, stride = patch_sizes(values.get("size"), values.get("stride"), network.input_size)
     found = []
     table: Rows = []
     for path, image in zip(paths, images, strict=True):
         unit = first_choice(network, image) if values.get("unit") is None else values["unit"]
         studio.bar.set_description(path.stem)
         one = ablate(
-            network, image, unit, size=size, stride=stride, fill=str(values["fill"]),
+            network, image, unit, size=values.get("size"), stride=values.get("stride"), fill=str(values["fill"]),
             seed=int(studio.config.seed), batch=batch, note=lambda *_: studio.bar.update(),
         )  # fmt: skip
         both: tuple[Curve, Curve] | None = None

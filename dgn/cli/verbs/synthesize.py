@@ -36,13 +36,14 @@ from dgn.cli.tracking import Tracker
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
 from dgn.images.fit import Sight
+from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.report.grid import Cell, grid
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
-from dgn.runs.run import Run, now, to_image
+from dgn.runs.run import Run, now
 from dgn.runs.writer import Writer
 from dgn.synthesis import Plan, as_begun, plan
 from dgn.units.selection import select_units, take_shard

@@ -14,9 +14,8 @@ from dgn.cli.tracking import check_mode
 from dgn.errors import DgnError
 from dgn.images.reading import list_images
 from dgn.runs.run import now, surroundings
-from dgn.training.flow import FlowSettings, train_flow
 from dgn.training.settings import TrainSettings
-from dgn.training.trainer import train
+from dgn.training.train import settings_of, train
 
 
 def run(config: Any) -> None:
@@ -24,20 +23,11 @@ def run(config: Any) -> None:
     check_mode(str(config.tracking.mode))
     values = plain(config)
     device = choose_device(config.device, config.threads)
-    chosen = {key: value for key, value in values["training"].items() if value is not None}
-    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     told = [name for name, value in {"weights": config.network.weights, **network_facts(config.network)}.items()
             if value is not None]  # fmt: skip
     if told:
         raise DgnError(f"a generator's encoder is known by its name alone: leave out network.{told[0]}")
-    kind = FlowSettings if "prior" in chosen else TrainSettings
-    stray = [key for key in chosen if key not in kind.__dataclass_fields__]
-    if stray:
-        what = "a flow (training.prior=...)" if kind is FlowSettings else "a generator (no training.prior)"
-        raise DgnError(f"training.{stray[0]} is no key of the training of {what}")
-    if kind is TrainSettings:
-        chosen["network"] = config.network.name
-    settings = kind(seed=config.seed, **chosen)
+    settings = settings_of(values["training"], config.network.name, config.seed)
     settings.check()
     data = Path(config.data.root)
     for line in list_images(data).warnings:
@@ -57,15 +47,10 @@ def run(config: Any) -> None:
             if picture is not None:
                 tracker.picture(name, picture, caption)
 
-        fast = device.startswith("cuda") if config.compile is None else config.compile
-        given: dict[str, Any] = {
-            "device": device, "compile": fast, "workers": config.data.workers,
-            "checkpoint_minutes": config.checkpoint_minutes, "progress": config.progress, "log": log,
-        }  # fmt: skip
-        if isinstance(settings, FlowSettings):
-            path = train_flow(data, folder.folder, settings, **given)
-        else:
-            path = train(data, folder.folder, settings, **given)
+        path = train(
+            data, folder.folder, settings, device=device, compile=config.compile, workers=config.data.workers,
+            checkpoint_minutes=config.checkpoint_minutes, progress=config.progress, log=log,
+        )  # fmt: skip
         broken = json.loads((folder.folder / "report.json").read_text(encoding="utf-8"))["broken"]
         if broken:
             print(f"dgn: {len(broken)} images could not be read and were replaced, the first: {broken[0]!r}")
