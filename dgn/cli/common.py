@@ -25,7 +25,7 @@ from dgn.cli.changes import stamp
 from dgn.cli.network import load_chosen, network_key
 from dgn.cli.schema import PriorConfig
 from dgn.cli.tracking import Tracker, check_mode
-from dgn.cli.trust import build_module
+from dgn.cli.trust import build_functions, build_module
 from dgn.errors import DgnError, nearest
 from dgn.files.listing import printable_values
 from dgn.files.storage import digest, write_atomic
@@ -104,13 +104,14 @@ def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
     if key not in _PRIORS or entry.module is not None:
         while len(_PRIORS) >= MOST_PRIORS:
             _PRIORS.pop(next(iter(_PRIORS)))
-        _PRIORS[key] = load_prior(
+        module = _module(name, entry.module, trust)
+        _PRIORS[key] = module if isinstance(module, Prior) else load_prior(
             entry.path, size=size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=_module(name, entry.module, trust),
+            options=plain(entry.options), module=module,
         )  # fmt: skip
     prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
     prior.name = name
-    changes = plain(entry.ascent)
+    changes = build_functions(f"prior.{name}.ascent", plain(entry.ascent), trust=trust)
     prior.ascent = prior.settings_for(changes.get("rule")).with_changes(changes)
     if prior.otherwise is not None:
         prior.otherwise = prior.otherwise.with_changes({**changes, "rule": None})
@@ -131,7 +132,8 @@ def choose_priors(config: Any, network: Network) -> list[tuple[Prior, AscentSett
     """The priors that were chosen, each with the settings of its ascent."""
     if not config.prior:
         raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
-    changes = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
+    given = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
+    changes = build_functions("ascent", given, trust=config.trust)
     climbs = []
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)

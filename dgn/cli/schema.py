@@ -47,7 +47,7 @@ class AscentConfig:
     """Ascent settings; what is null is taken from the preset, or from the prior's own settings."""
 
     preset: str | None = None
-    rule: str | None = None
+    rule: Any = None
     steps: int | None = None
     temperature: float | None = None
     inner: int | None = None
@@ -245,8 +245,8 @@ class AblateConfig(JobConfig):
     network: NetworkConfig = field(default_factory=NetworkConfig)
     image: Any = MISSING
     unit: Any = None
-    size: Any = 48
-    stride: Any = 16
+    size: Any = None
+    stride: Any = None
     fill: str = "grey"
     curve_steps: int = 28
     curve_fill: str = "blur"

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves, patch_sizes
 from dgn.cli.common import new_manifest, open_network, plain
 from dgn.cli.sweeps.resume import at_work
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.files.listing import printable
 from dgn.files.storage import write_atomic
@@ -99,7 +100,8 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
             paths.append(path)
     if not paths:
         raise DgnError("no image given; give image=FILE, image=FOLDER or image=[FILE,...]")
-    unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
+    asked = build_units(values["unit"], trust=values["trust"])
+    unit = None if asked is None else parse_units([asked], network)[0]
     jobs: list[tuple[str, torch.Tensor, Unit]] = []
     stems = [printable(path.stem) for path in paths]
     network.sight.check()

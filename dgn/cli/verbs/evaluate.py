@@ -23,6 +23,7 @@ from dgn.cli.common import Bar, choose_device, choose_priors, choose_seeds, new_
 from dgn.cli.network import load_chosen
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
+from dgn.cli.trust import build_units
 from dgn.cli.verbs.blind import scored, write_sheets
 from dgn.cli.verbs.copies import compare_with_training
 from dgn.errors import DgnError
@@ -84,7 +85,9 @@ def run(config: Any) -> None:
         climbs = []
         seeds = sorted({int(row["seed"]) for row in past["rows"]})
     else:
-        units = parse_units(values["units"] or most_frequent(root, network, config.classes), network)
+        units = parse_units(
+            build_units(values["units"], trust=config.trust) or most_frequent(root, network, config.classes), network
+        )
         seeds = choose_seeds(config)
         climbs = choose_priors(config, network)
         methods = [prior.name for prior, _ in climbs]

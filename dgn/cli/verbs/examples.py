@@ -14,6 +14,7 @@ from dgn.analysis.results import KINDS, Example, Examples, example_cells, exampl
 from dgn.analysis.squares import Squares
 from dgn.cli.common import MOST_CELLS, new_manifest, open_network, plain, warn
 from dgn.cli.sweeps.resume import at_work
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError, nearest
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
@@ -26,7 +27,7 @@ def run(config: Any) -> None:
     """See the data once, then write the table, the pictures and one overview."""
     values = plain(config)
     network, device = open_network(config)
-    units = select_units(values["units"], network)
+    units = select_units(build_units(values["units"], trust=config.trust), network)
     kinds = list(config.kinds)
     for kind in kinds:
         if kind not in KINDS:

@@ -27,6 +27,7 @@ from dgn.cli.common import (
     write_gallery,
 )
 from dgn.cli.sweeps.resume import at_work
+from dgn.cli.trust import build_units
 from dgn.cli.verbs.examples import open_data
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
@@ -42,7 +43,7 @@ from dgn.units.units import Unit, parse_units
 def run(config: Any) -> None:
     """Examples, clusters, starts, one ascent a facet; a figure with the real examples beside their synthesis."""
     network, device = open_network(config)
-    (unit,) = parse_units([plain(config)["unit"]], network)
+    (unit,) = parse_units([build_units(plain(config)["unit"], trust=config.trust)], network)
     climbs = choose_priors(config, network)
     data = (
         _of_class(open_data(config.data, network), unit, network)

@@ -33,6 +33,7 @@ from dgn.cli.common import (
 from dgn.cli.objective import check_objective, summarise
 from dgn.cli.sweeps.resume import ending, open_job, say_continuing
 from dgn.cli.tracking import Tracker
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
 from dgn.images.fit import Sight
@@ -68,7 +69,7 @@ def run(config: Any) -> float:
         The job's objective, for sweepers that optimise.
     """
     network, device = open_network(config)
-    units = take_shard(select_units(plain(config)["units"], network), config.shard)
+    units = take_shard(select_units(build_units(plain(config)["units"], trust=config.trust), network), config.shard)
     check_objective(str(config.objective), units)
     seeds = choose_seeds(config)
     chosen_priors = choose_priors(config, network)

@@ -1,0 +1,78 @@
+"""What ``dgn`` offers in Python: everything in ``__all__``, with the defaults of the command line."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import dgn
+from dgn.analysis.ablation.ablation import curves
+from dgn.cli.schema import register
+from dgn.resources import resource
+
+
+def test_everything_is_there() -> None:
+    assert all(getattr(dgn, name).__doc__ for name in dgn.__all__)
+    assert sorted(dgn._HOMES) == sorted(dgn.__all__)
+
+
+def test_importing_it_imports_nothing_else() -> None:
+    """The command line's help need not wait for torch."""
+    code = "import sys, dgn; print(sorted(m for m in sys.modules if m.startswith('dgn') or m in ('torch', 'numpy')))"
+    call = [sys.executable, "-c", code]
+    assert subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip() == "['dgn']"
+
+
+SAME: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
+    # parameters of a function by the keys of its verb, where these have other names
+    "ablate": (dgn.ablate, {"seed": "seed", "size": "size", "stride": "stride", "fill": "fill", "batch": "batch"}),
+    "examples": (dgn.find_examples, {"k": "k", "batch": "batch", "workers": "data.workers"}),
+    "facets": (
+        dgn.find_facets,
+        {name: name for name in ("facets", "most", "examples", "members", "components", "tsne", "layer", "seed")}
+        | {"workers": "data.workers"},
+    ),
+    "evaluate": (
+        dgn.evaluate,
+        {name: name for name in ("units", "classes", "judges", "seed", "seeds", "batch")}
+        | {name: f"data.{name}" for name in ("per_class", "photos", "most_photos")},
+    ),
+    "train": (
+        dgn.train,
+        {name: name for name in ("seed", "device", "compile", "checkpoint_minutes", "progress")}
+        | {"network": "network.name", "workers": "data.workers"},
+    ),
+    "synthesize": (dgn.synthesize, {"seed": "seed", "batch": "batch"}),
+}
+
+
+@pytest.fixture(scope="module")
+def configurations() -> dict[str, Any]:
+    register()
+    with initialize_config_dir(str(resource("conf")), version_base="1.3"):
+        return {verb: compose(verb) for verb in SAME}
+
+
+@pytest.mark.parametrize("verb", SAME)
+def test_defaults_are_the_command_lines(verb: str, configurations: dict[str, Any]) -> None:
+    function, keys = SAME[verb]
+    parameters = inspect.signature(function).parameters
+    for name, key in keys.items():
+        value: Any = configurations[verb]
+        for part in key.split("."):
+            value = value[part]
+        default = parameters[name].default
+        assert (list(default) if isinstance(default, tuple) else default) == value, (verb, name)
+
+
+def test_the_curves_defaults_too(configurations: dict[str, Any]) -> None:
+    parameters = inspect.signature(curves).parameters
+    config = configurations["ablate"]
+    assert parameters["steps"].default == config.curve_steps and parameters["fill"].default == config.curve_fill
+    assert parameters["batch"].default == config.batch
