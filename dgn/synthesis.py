@@ -70,11 +70,7 @@ class Synthesis(Shown):
     coordinates: str = "own"
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def title(self) -> str:
-        return (
-            f"prior {self.prior}, rule {self.settings.rule}, {len(self.history)} steps; below each image its activation"
-        )
+    title = "What units want to see; below each image its activation"
 
     def cells(self) -> list[Cell]:
         several = len(set(self.seeds)) > 1

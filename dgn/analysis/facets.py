@@ -67,7 +67,7 @@ class Facets(Shown):
         sizes, means = torch.bincount(self.labels).tolist(), mean_images(self.images, self)
         cells = []
         for facet, (members, size, mean) in enumerate(zip(self.nearest, sizes, means, strict=True), 1):
-            row = f"facet {facet}: {size} images"
+            row = f"facet {facet}: {size} image{'s' if size > 1 else ''}"
             cells += [Cell(f"{i}", row, to_image(self.images[at]), "") for i, at in enumerate(members[:SHOWN], 1)]
             cells.append(Cell("mean", row, to_image(mean), ""))
         return cells

@@ -15,7 +15,12 @@ from dgn.report.grid import Cell, grid
 
 
 class Shown(ABC):
-    """What results have in common: of their pictures, a title and the rows of their table everything else follows."""
+    """What results have in common: of their pictures, their title and the rows of their table the rest follows."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """A line above the pictures."""
 
     @abstractmethod
     def cells(self) -> list[Cell]:
@@ -24,11 +29,6 @@ class Shown(ABC):
     @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
         """Its table, a dictionary a row."""
-
-    @property
-    @abstractmethod
-    def title(self) -> str:
-        """A line above the pictures."""
 
     def grid(self, *others: Shown, title: str | None = None, tile: int = 176, columns: int = 8) -> Image.Image:
         """Its pictures, labelled, as one.
