@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,14 @@ from hydra import compose, initialize_config_dir
 import dgn
 from dgn.analysis.ablation.ablation import curves
 from dgn.cli.schema import register
+from dgn.errors import DgnError
+from dgn.files.storage import digest
+from dgn.priors.checkpoint import load_generator
 from dgn.resources import resource
+from dgn.training.flow import FlowSettings
+from dgn.training.settings import TrainSettings
+from dgn.training.train import recipe, settings_of
+from dgn.training.trainer import train
 
 
 def test_everything_is_there() -> None:
@@ -76,3 +84,35 @@ def test_the_curves_defaults_too(configurations: dict[str, Any]) -> None:
     config = configurations["ablate"]
     assert parameters["steps"].default == config.curve_steps and parameters["fill"].default == config.curve_fill
     assert parameters["batch"].default == config.batch
+
+
+SMALL = TrainSettings(
+    image_size=32, encoder_size=64, widths=(8, 8, 6), depths=(1, 1, 1), steps=1, batch=4, warmup=1, cooldown=0.0,
+    adversary_start=0.0, held_out=4, statistics_images=12, components=0,
+)  # fmt: skip
+
+
+def test_one_door_to_both_trainings(images: Path, tmp_path: Path) -> None:
+    """Recipes by name, changed or not, and settings of one's own; what does not fit is told before anything is made."""
+    assert settings_of(recipe("spatial64"), "efficientnet_lite0", 3).seed == 3
+    assert isinstance(settings_of(recipe("flow"), "any", 0), FlowSettings)
+    for name in (path.stem for path in (resource("conf") / "training").glob("*.yaml")):
+        settings_of(recipe(name), "efficientnet_lite0", 0).check()
+    for training, changes, line in (
+        ("spatial46", {}, "no training 'spatial46'; did you mean 'spatial64"),
+        ("spatial64", {"stps": 3}, "training.stps is no key of the training of a generator"),
+        (SMALL, {"steps": 3}, "steps changes a recipe"),
+        (SMALL, {"workers": -1}, "workers is -1"),
+    ):
+        with pytest.raises(DgnError, match=line):
+            dgn.train(images, tmp_path / "none", training, **changes)  # type: ignore[arg-type]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_train_from_python(images: Path, tmp_path: Path) -> None:
+    path = dgn.train(images, tmp_path / "one", SMALL, device="cpu", progress=False)
+    again = train(images, tmp_path / "two", SMALL, progress=False)
+    assert path.read_bytes() and digest(load_generator(path)[0].state_dict()) == digest(
+        load_generator(again)[0].state_dict()
+    )
