@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dgn.evaluation.judges import Verdict
+from dgn.evaluation.judges import Judge, Verdict
 from dgn.evaluation.real import RealImages
 from dgn.guest import guest
 from dgn.images.fit import canvas_size, resized, to_channels
@@ -74,6 +74,18 @@ def activations_of_all(
         if note:
             note(len(piece))
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def look_at(
+    real: RealImages,
+    network: Network,
+    judges: Sequence[Judge],
+    units: Sequence[Unit],
+    note: Callable[[int], object] | None = None,
+) -> Reference:
+    """Real images, seen by the network and the judges; ``note`` hears of each batch of each."""
+    activations = activations_of_all(network, real.as_seen, units, note=note)
+    return Reference(real, activations, {judge.name: judge.see(real.images, note=note) for judge in judges})
 
 
 def best_examples(reference: Reference, units: Sequence[Unit], count: int) -> Made:

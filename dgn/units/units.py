@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dgn.errors import DgnError, nearest
 from dgn.files.storage import read_tensors
+from dgn.functions import Function
 from dgn.guest import guest
 from dgn.network.facts import check_classes
 from dgn.network.frozen import Fit
@@ -51,6 +52,23 @@ class Term:
     direction: tuple[float, ...] = ()
     cosine: float = 0.0
 
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers it reads."""
+        return (self.layer,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Computed(Term):
+    """A number that a function of one's own makes of layers, the first of which is ``layer``; see :func:`unit`."""
+
+    function: Function
+    reads: tuple[str, ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return self.reads
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -62,7 +80,7 @@ class Unit:
     @property
     def layers(self) -> tuple[str, ...]:
         """The layers it reads, each once."""
-        return tuple(dict.fromkeys(term.layer for term in self.terms))
+        return tuple(dict.fromkeys(layer for term in self.terms for layer in term.layers))
 
     @property
     def class_index(self) -> int | None:
@@ -164,6 +182,33 @@ def direction(
         raise DgnError(f"cosine is {cosine}, expected a power from 0 to 16")
     unit = Unit(name or f"{layer}:direction", (Term(layer, 0, position, 1.0, "", values, cosine),))
     return parse_units(unit, network)[0]
+
+
+def unit(function: Callable[..., Tensor], layers: str | Sequence[str], name: str | None = None) -> Unit:
+    """An objective of one's own as a unit: whatever a function makes of layers, differentiable.
+
+    ``dgn.unit(lambda maps: maps[:, 17].amax((1, 2)), ["blocks.4"], "highest of 17")`` can be synthesised, searched for
+    and ablated as any other.
+
+    Args:
+        function: takes the output of each layer, in the order of ``layers``: float32 ``[N, ...]``, the axes behind the
+            samples as the module has them (:attr:`dgn.Network.layers` tells their lengths). Returns ``[N]``, a number
+            a sample that depends on this sample alone.
+        layers: names of layers; ``"output"`` for what the network returns.
+        name: in tables and file names; None: the function's.
+
+    Raises:
+        DgnError: no function, no layer, or a function that can't take so many arguments.
+    """
+    reads = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not callable(function):
+        raise DgnError(f"an objective is a function of layers' outputs, not {function!r}")
+    if not reads:
+        raise DgnError("an objective reads layers: give layers=['LAYER']")
+    own = Function(function)
+    own.check("objective", reads)
+    called = str(name or getattr(function, "__name__", own))
+    return Unit(called, (Computed(reads[0], WHOLE, function=own, reads=reads),))
 
 
 @guest
@@ -327,7 +372,8 @@ def _is_unit(text: str, network: Network) -> bool:
 def _check_term(term: Term, network: Network) -> None:
     where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
     if term.index == WHOLE:
-        network.layer_shape(term.layer)
+        for layer in term.layers:
+            network.layer_shape(layer)
         if term.form or term.direction:
             what = term.form.partition(" ")[0] or "a direction"
             raise DgnError(f"{what} of a whole layer means nothing: give {term.layer}:INDEX")
@@ -358,15 +404,19 @@ class Reader:
         groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
         self._special: list[tuple[int, Term, Tensor]] = []
         self._at: list[Tensor] = []
+        computed: dict[Computed, list[int]] = {}
         for row, unit in enumerate(units):
             for term in unit.terms:
-                if term.direction or term.index == WHOLE:
+                if isinstance(term, Computed):
+                    computed.setdefault(term, []).append(row)
+                elif term.direction or term.index == WHOLE:
                     self._special.append((row, term, torch.tensor(term.direction, device=device)))
                     self._at.append(torch.tensor([row], device=device))
                 else:
                     key = (term.layer, term.position, term.form)
                     groups.setdefault(key, []).append((row, term.index, term.weight))
         # Uploaded once: nothing of a unit travels to the device while a loop runs.
+        self._computed = [(term, torch.tensor(rows, device=device)) for term, rows in computed.items()]
         self._groups: list[tuple[str, Position, str, Tensor, Tensor, Tensor]] = []
         for (layer, position, form), terms in groups.items():
             rows, indices, weights = (torch.tensor(column, device=device) for column in zip(*terms, strict=True))
@@ -387,6 +437,12 @@ class Reader:
             value = output.float().square().mean() if term.index == WHOLE else self._direction(output, term, vector)
             value = value * term.weight
             parts.append(value.new_zeros(self.count).index_add(0, at, value[None]))
+        for own, rows in self._computed:
+            outputs = [self.network.samples_first(layer, features[layer], self.count).float() for layer in own.reads]
+            if len(rows) < self.count:
+                outputs = [output[rows] for output in outputs]
+            value = own.function.call("objective", *outputs, shape=(len(rows),)).float() * own.weight
+            parts.append(value.new_zeros(self.count).index_add(0, rows, value))
         return torch.stack(parts).sum(0)
 
     def _direction(self, output: Tensor, term: Term, vector: Tensor) -> Tensor:
