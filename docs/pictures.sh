@@ -47,14 +47,13 @@ examples() {
 }
 
 ablation() {
-    dgn ablate "image=[$PHOTOS/zebra.webp,$PHOTOS/flamingo.webp,$PHOTOS/monarch.webp,$PHOTOS/balloon.webp]" \
+    dgn ablate "image=[$PHOTOS/flamingo.webp,$PHOTOS/school-bus.webp,$PHOTOS/daisy-3.webp,$PHOTOS/fire-engine.webp]" \
         tracking=off "out=$OUT/ablation"
     show "$OUT/ablation/ablation.png" ablation
 }
 
 facets() {
-    dgn facets 'unit=electric guitar' "data.root=$PHOTOS" facets=2 examples=6 members=2 shown=4 prior=dgn \
-        tracking=off "out=$OUT/facets"
+    dgn facets unit=church "data.root=$PHOTOS" facets=2 examples=6 members=2 shown=4 prior=dgn tracking=off "out=$OUT/facets"
     show "$OUT/facets/facets.png" facets
 }
 
