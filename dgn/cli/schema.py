@@ -166,8 +166,8 @@ class RealConfig:
 
 @dataclass
 class TrainingConfig:
-    """See ``dgn.training.settings.TrainSettings``, and with ``prior`` ``dgn.training.settings.FlowSettings``; what is null
-    keeps its default."""
+    """See ``TrainSettings`` in ``dgn.training.settings``, and with ``prior`` ``FlowSettings`` there; what is null keeps
+    its default."""
 
     prior: str | None = None
     patch: int | None = None
