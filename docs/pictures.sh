@@ -3,7 +3,7 @@
 #     sh docs/pictures.sh [NAME ...]        over an hour on two busy CPU cores; chromium for the gallery's
 # docs/trade.png comes from dgn evaluate (docs/results/trade.md), docs/sweeps.png from benchmarks/ (docs/sweeps.md).
 set -e
-PHOTOS=$(python -c "import skimage, pathlib; print(pathlib.Path(skimage.__file__).parent / 'data')")
+PHOTOS=docs/photos # each with its author, source and licence in docs/photos/README.md
 OUT=${OUT:-runs/pictures}
 mkdir -p "$OUT" && OUT=$(cd "$OUT" && pwd)
 
@@ -38,24 +38,22 @@ regularisers() { figure regularisers; }
 layers() { figure layers; }
 two_neurons() { figure two_neurons; }
 convergence() { figure convergence; }
-start() { figure start "figure.images=[$PHOTOS/rocket.jpg]"; }
-priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,Egyptian cat,moped,missile]' 'figure.title=" "'; }
+start() { figure start "figure.images=[$PHOTOS/balloon.webp]" figure.unit=jellyfish; }
+priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,zebra,strawberry,school bus,volcano]' 'figure.title=" "'; }
 
 examples() {
-    dgn examples "data.root=$PHOTOS" "units=[espresso,tabby,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
+    dgn examples "data.root=$PHOTOS" "units=[espresso,daisy,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
     show "$OUT/examples/examples.png" examples
 }
 
 ablation() {
-    dgn ablate "image=[$PHOTOS/chelsea.png,$PHOTOS/rocket.jpg,$PHOTOS/coffee.png,$PHOTOS/motorcycle_left.png]" \
+    dgn ablate "image=[$PHOTOS/flamingo.webp,$PHOTOS/school-bus.webp,$PHOTOS/daisy-3.webp,$PHOTOS/fire-engine.webp]" \
         tracking=off "out=$OUT/ablation"
     show "$OUT/ablation/ablation.png" ablation
 }
 
 facets() {
-    dgn synthesize units=[candle,volcano] prior=dgn seeds=3 tracking=off "out=$OUT/pool"
-    dgn facets 'unit="0.5*candle + 0.5*volcano"' "data.root=$OUT/pool/images" facets=2 examples=6 members=3 shown=3 \
-        prior=dgn tracking=off "out=$OUT/facets"
+    dgn facets unit=church "data.root=$PHOTOS" facets=2 examples=6 members=2 shown=4 prior=dgn tracking=off "out=$OUT/facets"
     show "$OUT/facets/facets.png" facets
 }
 

@@ -1,4 +1,4 @@
-"""What a job comes from besides its command line: the versions, the configuration, and the files that it names."""
+"""Whether a job would still give the same: its versions, its configuration, and the files that this names."""
 
 from __future__ import annotations
 
@@ -28,16 +28,20 @@ def stamp(path: Any) -> tuple[int, int] | None:
 
 
 def stamps(texts: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Those of the files that texts name, as ``FILE``, ``@FILE`` or ``FILE@ROW``; of a folder, of the tensors in it."""
-    found = {}
+    """Time and size of each file that a text names: ``FILE``, ``@FILE``, ``FILE@ROW``, or a folder of tensors.
+
+    Args:
+        texts: values of a configuration; most of them name no file.
+    """
+    stamped = {}
     for text in filter(None, texts):
         path = Path(re.sub(r"@\d+$", "", text.removeprefix("@")))
         with suppress(OSError, ValueError):  # no path at all, or one that can't be looked at
             for file in [path, *(sorted(path.glob("*.safetensors")) if path.is_dir() else [])]:
                 facts = stamp(file)
                 if facts:
-                    found[str(file)] = facts
-    return found
+                    stamped[str(file)] = facts
+    return stamped
 
 
 def made_from(config: Any) -> str:

@@ -16,8 +16,9 @@ from dgn.ascent.own import family_settings
 from dgn.ascent.settings import AscentSettings, preset
 from dgn.cli.compose import compose
 from dgn.cli.keys import KEPT, RUN
-from dgn.cli.schema import VERBS, AscentConfig, PriorConfig
+from dgn.cli.schema import VERBS, AscentConfig, PriorConfig, TrainingConfig
 from dgn.resources import prior_family, resource
+from dgn.training.settings import FlowSettings, TrainSettings
 
 HOW = {
     "ascent", "training", "batch", "device", "threads", "trust", "compile", "seed", "components", "tsne", "layer",
@@ -104,6 +105,8 @@ def _rows(schema: type, values: Any, prefix: str = "") -> Iterator[Row]:
             yield Row(f"{name}=NAME", f"{text + ': ' if text else ''}{', '.join(choices)}")
         if hints[name] is AscentConfig:
             yield from _ascent(values, prefix)
+        elif hints[name] is TrainingConfig:
+            yield from _training(value)
         elif name == "prior" and not prefix:
             for prior, entry in value.items():
                 given = {part: entry[part] for part in described(PriorConfig) if entry.get(part) not in (None, {})}
@@ -135,6 +138,15 @@ def _ascent(values: Mapping[str, Any], prefix: str) -> Iterator[Row]:
         else:
             each = ", ".join(f"{prior} {number or 'null'}" for prior, number in numbers.items())
             yield Row(f"ascent.{setting}", f"{brief(text)} [{each}]")
+
+
+def _training(given: Mapping[str, Any]) -> Iterator[Row]:
+    """The settings of the recipe's kind: a flow's where it names a prior, else a generator's."""
+    kind = TrainSettings if given["prior"] is None else FlowSettings
+    for item in fields(kind):
+        if item.name in given:
+            value = item.default if given[item.name] is None else given[item.name]
+            yield Row(f"training.{item.name}", brief(described(kind)[item.name]), _said(value))
 
 
 def _said(value: Any) -> str:

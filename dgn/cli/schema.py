@@ -6,7 +6,8 @@ What a key is stands under ``Attributes``: ``dgn VERB --help`` shows its first s
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, fields, make_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, make_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -14,22 +15,27 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from dgn.ascent.settings import AscentSettings
+from dgn.training.settings import FlowSettings, TrainSettings
 
 SIMPLE = (int, float, str, bool)
 
 
-def unset(name: str, settings: type, **more: type) -> type:
-    """A schema with every field of a settings' dataclass and ``more`` keys, each unset: null leaves its default.
+def unset(name: str, *settings: type, without: Sequence[str] = (), **more: type) -> type:
+    """A schema with every field of settings' dataclasses and ``more`` keys, each unset: null leaves its default.
 
     Args:
         name: of the schema.
-        settings: a dataclass. Numbers, texts and lists of these keep their type; of anything else any value goes, and
+        settings: dataclasses. Numbers, texts and lists of these keep their type; of anything else any value goes, and
             the settings themselves refuse what they can't take.
+        without: fields to leave out.
         more: keys of its own, with their types.
     """
-    hints = {**more, **get_type_hints(settings)}
-    names = [*more, *(item.name for item in fields(settings))]
-    return make_dataclass(name, [(key, _optional(hints[key]), field(default=None)) for key in names])
+    hints = dict(more)
+    for kind in settings:
+        hints |= get_type_hints(kind)
+    return make_dataclass(
+        name, [(key, _optional(hints[key]), field(default=None)) for key in hints if key not in without]
+    )
 
 
 def _optional(hint: Any) -> Any:
@@ -45,6 +51,7 @@ def _optional(hint: Any) -> Any:
 
 
 AscentConfig = unset("AscentConfig", AscentSettings, preset=str)
+TrainingConfig = unset("TrainingConfig", TrainSettings, FlowSettings, without=("network", "seed"))
 
 
 @dataclass
@@ -162,54 +169,6 @@ class RealConfig:
     training: str | None = None
     per_class: int = 20
     most_photos: int = 1000
-
-
-@dataclass
-class TrainingConfig:
-    """Of ``dgn.training.settings``: null keeps the default."""
-
-    prior: str | None = None
-    patch: int | None = None
-    width: int | None = None
-    depth: int | None = None
-    heads: int | None = None
-    passes: int | None = None
-    sample_steps: int | None = None
-    layer: str | None = None
-    code: str | None = None
-    image_size: int | None = None
-    encoder_size: int | None = None
-    code_size: int | None = None
-    widths: list[int] | None = None
-    depths: list[int] | None = None
-    comparator_layers: list[str] | None = None
-    semantic_layers: list[str] | None = None
-    adversary_layers: list[str] | None = None
-    steps: int | None = None
-    batch: int | None = None
-    lr: float | None = None
-    discriminator_lr: float | None = None
-    warmup: int | None = None
-    cooldown: float | None = None
-    pixel_weight: float | None = None
-    feature_weight: float | None = None
-    semantic_weight: float | None = None
-    code_weight: float | None = None
-    adversary_weight: float | None = None
-    adversary_start: float | None = None
-    cycle_share: float | None = None
-    blend_share: float | None = None
-    ascent_share: float | None = None
-    ascent_steps: int | None = None
-    sample_share: float | None = None
-    init: str | None = None
-    code_noise: float | None = None
-    ema: float | None = None
-    held_out: int | None = None
-    statistics_images: int | None = None
-    component_images: int | None = None
-    components: int | None = None
-    centres: int | None = None
 
 
 @dataclass
@@ -419,7 +378,7 @@ class TrainConfig(JobConfig):
     verb: str = "train"
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)  # type: ignore[valid-type]
     compile: bool | None = None
     checkpoint_minutes: float = 5.0
 

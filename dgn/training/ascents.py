@@ -20,7 +20,16 @@ from dgn.priors.generator import Components, Generator
 ASCENT = AscentSettings(rule="adam", lr=0.1, jitter=0.04, scale=0.1, noise=0.05)
 """How the codes climb: a part of the recipe, whatever a prior's default ascent becomes later."""
 SAMPLE = AscentSettings(
-    rule="sample", steps=18, temperature=0.01, pull=1.8, churn=1.0, start_time=0.4, jitter=0.08, scale=0.15, noise=0.03
+    rule="sample",
+    steps=18,
+    temperature=0.01,
+    pull=1.8,
+    churn=1.0,
+    reach=1.0,
+    start_time=0.4,
+    jitter=0.08,
+    scale=0.15,
+    noise=0.03,
 )
 """The same for sampling."""
 
@@ -175,6 +184,6 @@ class SamplePool(Pool):
         gradient = self._gradient(images, estimate, group, draws)
         weight = 1 / (SAMPLE.temperature * self.sigma[self.units[group]]).view(-1, 1, 1, 1)
         move = weight * self.prior.covary(gradient, t)
-        estimate = estimate.detach() + capped(move, SAMPLE.pull * (1 - t))
+        estimate = self.prior.within(estimate.detach() + capped(move, SAMPLE.pull * (1 - t)), SAMPLE.reach)
         self.codes[group] = later(x, estimate, t, after, SAMPLE.churn, draws)
         return estimate

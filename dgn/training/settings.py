@@ -9,38 +9,52 @@ from dgn.errors import DgnError
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of one training; the same settings, data and machine give the same weights.
+    """Settings of one training of a generator; the same settings, data and machine give the same weights.
 
     Attributes:
-        network, layer, code: the encoder, its layer, and how its output becomes a code (``"spatial"``, ``"pooled"``).
-        image_size, encoder_size: pixels of the training images, and of what the encoder sees.
-        code_size: pixels to which an image is reduced before the encoder sees it (0: not at all). With ``init`` the
+        network: the encoder, whose layer is inverted.
+        layer: of the encoder; its output becomes the code.
+        code: how: ``spatial`` (the map) or ``pooled`` (its mean over places).
+        image_size: pixels of the training images.
+        encoder_size: pixels of what the encoder sees.
+        code_size: pixels to which an image is reduced before the encoder sees it; 0: not at all. With ``init`` the
             codes are then the earlier generator's, and with them their statistics, components, centres and flow.
-        widths, depths: the generator's stages, from the coarsest (see ``GeneratorConfig``).
+        widths: channels of the generator's stages, from the coarsest.
+        depths: blocks of each stage.
         comparator_layers: the encoder's layers of the feature loss, read at ``image_size``.
         semantic_layers: the encoder's deeper layers of the semantic loss, read at ``encoder_size``.
-        adversary_layers: those the discriminator stands on; they must be among ``comparator_layers``.
-        steps, batch, lr: number of updates, images an update, Adam's learning rate of the generator.
-        warmup, cooldown: updates of linear warm-up; share of the steps over which the rate falls to a fiftieth.
-        pixel_weight, feature_weight, semantic_weight, code_weight, adversary_weight: weights of the losses.
+        adversary_layers: layers that the discriminator stands on, some of ``comparator_layers``.
+        steps: updates.
+        batch: images an update.
+        lr: Adam's learning rate of the generator.
+        discriminator_lr: Adam's learning rate of the discriminator.
+        warmup: updates over which the rate rises.
+        cooldown: share of the steps over which the rate falls to a fiftieth, at the end.
+        pixel_weight: weight of the pixels' loss (L1).
+        feature_weight: weight of the feature loss.
+        semantic_weight: weight of the semantic loss.
+        code_weight: weight of the code's loss: what the encoder says of the decoded image.
+        adversary_weight: weight of the adversary's loss.
+        adversary_start: share of the steps after which the adversary joins.
         cycle_share: share of a batch whose images are encoded again, for the code and semantic losses.
         blend_share: share of a batch whose codes are blends of two images' codes. A blend ``cos(t) a + sin(t) b`` has
             the covariance of real codes without being one, as the codes of an ascent: it has no image to match, only
             its own code and the adversary.
-        ascent_share, ascent_steps: share of a batch whose codes are on their way up random output units of the encoder,
-            through this generator as it is then, and the steps of each such ascent. As with blends, there is no image
-            to match.
+        ascent_share: share of a batch whose codes are on their way up random output units of the encoder, through
+            this generator as it is then. As with blends, there is no image to match.
+        ascent_steps: steps of each such ascent.
         sample_share: the same with codes on their way through the sampler, as it estimates them
             (:func:`dgn.ascent.sampling.sample`).
-        init: generator whose weights the training starts from, a checkpoint or its folder (empty: random weights). With
+        init: checkpoint or folder of a generator whose weights the training starts from; empty: random weights. With
             ``code_size`` it may have fewer stages, the further ones begin at random.
-        adversary_start: share of the steps after which the adversary joins.
         code_noise: standard deviation of the noise added to the normalised code.
         ema: decay a step of the averaged weights, which are the ones that are kept.
+        seed: of everything random.
         held_out: images kept out of training, for samples and held-out losses.
-        statistics_images, component_images, components: real images measured for the code's statistics and for its
-            principal components, and how many of these are kept (0: none).
-        centres: groups of the same images whose mean codes are kept, for ascents to begin at (0: none).
+        statistics_images: real images measured for the code's statistics.
+        component_images: real images measured for its principal components and centres.
+        components: principal components that are kept; 0: none.
+        centres: groups of these images whose mean codes are kept, for ascents to begin at; 0: none.
     """
 
     network: str = "efficientnet_lite0"
@@ -104,19 +118,25 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class FlowSettings:
-    """Settings of one training; the same settings, data and machine give the same weights.
+    """Settings of one training of a flow; the same settings, data and machine give the same weights.
 
     Attributes:
         prior: a generator with principal components, by name or folder, whose codes are learned.
-        patch, width, depth, heads: of the transformer, see :class:`dgn.priors.flow.FlowConfig`.
-        steps, batch, lr: number of updates, codes an update, AdamW's learning rate.
-        warmup, cooldown: see :func:`rate`.
+        patch: cells a token, on each side.
+        width: of the transformer.
+        depth: blocks of the transformer.
+        heads: of its attention.
+        steps: updates.
+        batch: codes an update.
+        lr: AdamW's learning rate.
+        warmup: updates over which the rate rises.
+        cooldown: share of the steps over which the rate falls to a fiftieth, at the end.
         ema: decay a step of the averaged weights, which are the ones that are kept.
-        passes: codes of each image, see :class:`dgn.training.codes.Codes`.
+        passes: codes of each image, of random crops, half of them mirrored.
         held_out: images kept out of training.
-        sample_steps: of the sampler, for the pictures; 0: none.
-        init: a flow whose weights the training starts from, a file or its folder (empty: none).
-        seed: of everything.
+        sample_steps: steps of the sampler, for the pictures; 0: none.
+        init: file or folder of a flow whose weights the training starts from; empty: none.
+        seed: of everything random.
     """
 
     prior: str = "dgn"

@@ -16,6 +16,7 @@ from dgn.cli.words import positional
 from dgn.resources import resource
 
 ROOT = Path(__file__).resolve().parents[2]
+PHOTOS = ROOT / "docs" / "photos"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "pretrained").glob("*/card.md"))]
 
 
@@ -33,7 +34,7 @@ def test_there_are_commands_of_every_verb() -> None:
 
 def test_every_page_is_linked_and_every_picture_is_there() -> None:
     readme, links = PAGES[0].read_text(), 0
-    for page in PAGES:
+    for page in {*PAGES, *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"}:
         if page.parent.name == "docs":
             assert f"docs/{page.name}" in readme, page.name
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
@@ -41,6 +42,13 @@ def test_every_page_is_linked_and_every_picture_is_there() -> None:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
                 links += 1
     assert links > 2 * len(PAGES)
+
+
+def test_every_photograph_has_author_and_source() -> None:
+    text = (PHOTOS / "README.md").read_text()
+    assert "https://creativecommons.org/licenses/by/2.0/" in text
+    listed = re.findall(r"^\| `(.+)` \| \[.+\]\(http.+\) \| \[.+\]\(http.+\) \|$", text, re.M)
+    assert sorted(listed) == sorted(path.name for path in PHOTOS.glob("*.webp"))
 
 
 def first_job(overrides: list[str]) -> list[str]:
@@ -66,7 +74,7 @@ def needed(command: str) -> list[pytest.MarkDecorator]:
 def test_command_composes(command: str) -> None:
     words = shlex.split(command, comments=True)
     verb, rest = words[1], words[2:]
-    overrides = [word.replace("$PHOTOS", "photos") for word in positional(verb, rest) if not word.startswith("-")]
+    overrides = [word for word in positional(verb, rest) if not word.startswith("-")]
     schema.register()
     with initialize_config_dir(str(resource("conf")), version_base="1.3"):
         config = compose(verb, first_job(overrides), return_hydra_config=True)

@@ -12,8 +12,9 @@ from dgn.ascent.own import OWN
 from dgn.cli.help import brief, described, help_of
 from dgn.cli.main import VERBS
 from dgn.cli.schema import VERBS as SCHEMAS
-from dgn.cli.schema import AscentConfig, TrainingConfig
+from dgn.cli.schema import AscentConfig
 from dgn.errors import DgnError
+from dgn.training.settings import FlowSettings, TrainSettings
 
 
 def shown(verb: str, *words: str) -> dict[str, str]:
@@ -52,12 +53,12 @@ def test_the_ascents_schema_has_every_setting() -> None:
     assert set(described(AscentSettings)) == set(AscentSettings.__dataclass_fields__)
 
 
-def test_the_trainings_schema_has_every_setting() -> None:
-    from dgn.training.flow import FlowSettings
-    from dgn.training.settings import TrainSettings
-
-    both = {*TrainSettings.__dataclass_fields__, *FlowSettings.__dataclass_fields__}
-    assert set(TrainingConfig.__dataclass_fields__) == both - {"network", "seed"}
+def test_a_training_shows_its_own_kind() -> None:
+    for kind, recipe in ((TrainSettings, "spatial64"), (FlowSettings, "flow")):
+        names = set(kind.__dataclass_fields__) - {"network", "seed"}
+        keys = {key.split(".")[1] for key in shown("train", f"training={recipe}") if key.startswith("training.")}
+        assert keys == names and set(described(kind)) == set(kind.__dataclass_fields__)
+    assert shown("train", "training=flow")["training.ema"] == str(FlowSettings().ema)
 
 
 def test_help_needs_no_torch() -> None:

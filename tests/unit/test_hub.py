@@ -12,7 +12,10 @@ from torch import Tensor, nn
 import dgn
 from dgn.errors import DgnError
 from dgn.network.network import Network
-from dgn.priors.hub import DEEPSIM_MEAN, DeePSiM, load_autoencoder, load_biggan, load_deepsim, load_exported
+from dgn.priors.hub import load_exported
+from dgn.priors.others.autoencoder import load_autoencoder
+from dgn.priors.others.biggan import load_biggan
+from dgn.priors.others.deepsim import DEEPSIM_MEAN, DeePSiM, load_deepsim
 
 STILL = {"jitter": 0.0, "scale": 0.0, "noise": 0.0, "precision": "fp32"}
 """No chance inside the loop."""

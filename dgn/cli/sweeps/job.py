@@ -1,4 +1,4 @@
-"""One job of a verb, in whichever process a launcher runs it; in a sweep, each job's end is written down."""
+"""One job of a verb, in the process in which a launcher runs it. In a sweep the end of each job is written down."""
 
 from __future__ import annotations
 
@@ -104,9 +104,8 @@ class Task:
 
 
 def told(value: float | None, hydra: Any) -> float | None:
-    """What a sweeper hears: NaN of a job that failed, but for Optuna, which ends at NaN and goes on after None.
-
-    Launchers ask, too: of a job whose process died, and of one that a record speaks for, there is no job to do it.
+    """The value of a job as its sweeper can take it: a job that failed has NaN, at which Optuna would end the sweep, so
+    that Optuna is given None.
 
     Args:
         value: what the job returned; NaN where it failed.
@@ -150,7 +149,7 @@ class Record:
 
 
 def announce(sweep: Path, jobs: Sequence[Sequence[str]], first: int) -> None:
-    """Write down the jobs that a launcher is about to hand out: one that dies before it begins is missed, too.
+    """Write down the jobs that a launcher is about to hand out, so that one that dies before it begins is missed, too.
 
     Args:
         sweep: its folder.

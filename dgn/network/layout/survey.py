@@ -30,6 +30,10 @@ BATCHES = (2, 3)
 _DEEP = 6
 """Containers in containers that are looked into."""
 
+Show = Callable[[int, Callable[[], object]], Any]
+Shapes = dict[tuple[str, ...], tuple[int, ...]]
+"""Of the tensors in what a module gives, by their paths in it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -108,11 +112,11 @@ def pick(output: Any, path: Sequence[str]) -> Tensor:
     return output
 
 
-def _tensors(output: Any, samples: int, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], tuple[int, ...]]:
+def _tensors(output: Any, samples: int, path: tuple[str, ...] = ()) -> Shapes:
     """Paths and shapes of all floating-point tensors; those in a list with an entry a sample also stacked."""
     if isinstance(output, Tensor):
         return {path: tuple(output.shape)} if output.is_floating_point() else {}
-    shapes: dict[tuple[str, ...], tuple[int, ...]] = {}
+    shapes: Shapes = {}
     if len(path) >= _DEEP:
         return shapes
     for key, value in parts_of(output).items():
@@ -127,24 +131,18 @@ def _tensors(output: Any, samples: int, path: tuple[str, ...] = ()) -> dict[tupl
     return shapes
 
 
-Run = Callable[[int, Callable[[], object]], Any]
-
-Record = dict[tuple[str, int], dict[tuple[str, ...], tuple[int, ...]]]
-"""Of each module's calls, in the order in which they end, the paths and shapes of the tensors."""
-
-
-def survey(modules: Mapping[str, nn.Module], run: Run, names: Sequence[str] = ()) -> Survey:
+def survey(modules: Mapping[str, nn.Module], show: Show, names: Sequence[str] = ()) -> Survey:
     """Every layer of a module.
 
     Args:
         modules: its parts by name.
-        run: shows it so many images, and returns what it gives; where it tries again, it calls its second argument.
+        show: shows it so many images and returns what it gives; where it tries again, it calls its second argument.
         names: of its classes: of several outputs the one with so many entries is the final one.
     """
     try:
-        passes = [_record(modules, run, count) for count in BATCHES]
+        passes = [_record(modules, show, count) for count in BATCHES]
     except Exception:
-        passes = [_record(modules, run, 1)]  # it takes one image at a time, or says what is wrong
+        passes = [_record(modules, show, 1)]  # it takes one image at a time, or says what is wrong
     known = Survey()
     for (name, call), shapes in passes[0].items():
         known.calls[name] = max(call, known.calls.get(name, 0))
@@ -157,18 +155,16 @@ def survey(modules: Mapping[str, nn.Module], run: Run, names: Sequence[str] = ()
 
 
 @torch.no_grad()
-def _record(modules: Mapping[str, nn.Module], run: Run, samples: int) -> Record:
-    record: Record = {}
+def _record(modules: Mapping[str, nn.Module], show: Show, samples: int) -> dict[tuple[str, int], Shapes]:
+    """The tensors of each call, by its module and number, in the order in which the calls end."""
+    record: dict[tuple[str, int], Shapes] = {}
 
     def note(name: str, call: int, output: Any) -> None:
         record[name, call] = _tensors(output, samples)
 
     with watching(modules, note, record) as again:
-        note("", 1, run(samples, again))
+        note("", 1, show(samples, again))
     return record
-
-
-Shapes = Mapping[tuple[str, ...], tuple[int, ...]]
 
 
 def _of_samples(source: Source, shapes: Shapes, others: Sequence[Shapes]) -> list[Seen]:
