@@ -29,7 +29,8 @@ from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
-from dgn.units.units import Unit, layers_of, parse_units
+from dgn.units.unit import Unit, layers_of
+from dgn.units.units import parse_units
 
 
 @dataclass

@@ -42,7 +42,7 @@ from dgn.report.gallery import page, read_run
 from dgn.report.grid import Cell
 from dgn.runs.run import Run, now, surroundings, versions
 from dgn.synthesis import Synthesis, check_ability, choose_ascent, default_batch, in_batches
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 
 def choose_device(name: str, threads: int | None) -> str:

@@ -39,7 +39,8 @@ from dgn.priors.deep import GeneratorPrior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
 from dgn.synthesis import plan
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 @dataclass

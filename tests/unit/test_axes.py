@@ -15,7 +15,8 @@ from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.units.units import BatchReader, Reader, parse_units
+from dgn.units.read import BatchReader, Reader
+from dgn.units.units import parse_units
 
 
 class Head(nn.Module):

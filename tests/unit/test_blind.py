@@ -14,7 +14,7 @@ from dgn.errors import DgnError
 from dgn.evaluation.blind import ON_A_SHEET, Answer, kinds, lay_out, read_answers, right, score, table
 from dgn.evaluation.instrument import Made
 from dgn.evaluation.real import RealImages
-from dgn.units.units import Term, Unit
+from dgn.units.unit import Term, Unit
 
 CLASSES = [1, 94, 207, 340, 779, 817]
 

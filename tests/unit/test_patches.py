@@ -10,7 +10,9 @@ from dgn.analysis.ablation import patches
 from dgn.analysis.ablation.ablation import ablate
 from dgn.analysis.ablation.cuts import Cut, changed, choose_cuts, find_cuts, needed
 from dgn.network.network import Network
-from dgn.units.units import Reader, Unit, parse_units
+from dgn.units.read import Reader
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 class Deep(nn.Module):

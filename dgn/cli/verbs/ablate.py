@@ -26,7 +26,8 @@ from dgn.network.network import Network
 from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.report.heat import overlay, share_scale
 from dgn.runs.run import Run, now
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
 """An image's name, its ablation, and its curves of deletion and insertion."""

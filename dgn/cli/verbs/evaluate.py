@@ -43,7 +43,8 @@ from dgn.report.trade import trade
 from dgn.runs.batches import fingerprint
 from dgn.runs.run import Run, now
 from dgn.synthesis import as_begun, plan
-from dgn.units.units import Unit, layers_of, parse_units
+from dgn.units.unit import Unit, layers_of
+from dgn.units.units import parse_units
 
 FORMAT = "dgn-evaluation-1"
 """Of the files that keep a method's images."""

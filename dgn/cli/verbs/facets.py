@@ -37,7 +37,8 @@ from dgn.network.network import Network
 from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.runs.run import now
 from dgn.synthesis import join, plan
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 def run(config: Any) -> None:

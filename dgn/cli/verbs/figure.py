@@ -38,7 +38,8 @@ from dgn.network.network import Network
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix, render
 from dgn.runs.run import now
 from dgn.synthesis import Synthesis, join, plan
-from dgn.units.units import file_name, parse_units
+from dgn.units.unit import file_name
+from dgn.units.units import parse_units
 
 Rows = list[dict[str, Any]]
 
