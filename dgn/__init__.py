@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dgn.synthesis import Synthesis, pieces, synthesize
     from dgn.training.trainer import train
     from dgn.units.selection import select_units
-    from dgn.units.units import Unit, direction, find_classes, parse_units, unit
+    from dgn.units.unit import Unit
+    from dgn.units.units import direction, find_classes, parse_units, unit
 
 __all__ = [
     "Ablation",
@@ -64,7 +65,7 @@ _HOMES = {
     "Network": "network.network",
     "Prior": "priors",
     "Synthesis": "synthesis",
-    "Unit": "units.units",
+    "Unit": "units.unit",
     "ablate": "analysis.ablation.ablation",
     "direction": "units.units",
     "evaluate": "evaluation.evaluate",

@@ -30,7 +30,8 @@ from dgn.priors import CANVASES, Prior, load_prior
 from dgn.priors.deep import GeneratorPrior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
-from dgn.units.units import Unit, layers_of, parse_units
+from dgn.units.unit import Unit, layers_of
+from dgn.units.units import parse_units
 
 
 @dataclass

@@ -27,8 +27,9 @@ from dgn.guest import guest
 from dgn.network.facts import told
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
+from dgn.units.read import BatchReader
 from dgn.units.selection import select_units
-from dgn.units.units import BatchReader, Unit, layers_of
+from dgn.units.unit import Unit, layers_of
 
 FORMAT = "dgn-examples-1"
 

@@ -25,7 +25,8 @@ from dgn.network.steady import steadiness
 from dgn.priors.base import Prior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 @dataclass

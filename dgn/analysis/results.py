@@ -15,7 +15,7 @@ from dgn.errors import DgnError
 from dgn.images.pictures import to_image
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 KINDS = {"top": "best", "bottom": "least", "random": "random, above 0"}
 """Best, least, and random positive examples: how they are asked for, and how they are labelled."""

@@ -29,7 +29,8 @@ from dgn.priors.deep import GeneratorPrior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
 from dgn.synthesis import Plan, Synthesis, plan
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 @dataclass

@@ -16,7 +16,7 @@ from dgn.guest import guest
 from dgn.images.fit import Sight
 from dgn.images.reading import Entry, decode, list_images
 from dgn.network.network import Network
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 SHORT = 224
 """Pixels of the short side of the photographs that judges see."""

@@ -15,7 +15,8 @@ from dgn.images.fit import canvas_size, resized, to_channels
 from dgn.images.given import as_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
-from dgn.units.units import Reader, Unit, layers_of
+from dgn.units.read import Reader
+from dgn.units.unit import Unit, layers_of
 
 COMMON_SIZE = 128
 """Pixels of the short side of the real examples, and at which MS-SSIM compares images; judges see each image at their

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any
 
 import pytest
 from conftest import ALONE
+
+import dgn
 
 ROOT = Path(__file__).resolve().parents[2]
 TOUR = ROOT / "docs" / "tour.ipynb"
@@ -37,6 +41,20 @@ def test_the_tour_runs_and_shows_what_is_committed(monkeypatch: pytest.MonkeyPat
     nbclient.NotebookClient(again, timeout=900, resources={"metadata": {"path": str(TOUR.parent)}}).execute()
     assert kinds(again.cells) == kinds(committed.cells)
     assert sum("text/html" in kind for kind in kinds(again.cells)) >= 4
+
+
+def test_what_the_pages_call_is_there() -> None:
+    """Each function of ``dgn`` that a page calls exists and takes these arguments."""
+    calls = 0
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+            for node in ast.walk(ast.parse(block)):
+                if not isinstance(node, ast.Call) or not ast.unparse(node.func).startswith("dgn."):
+                    continue
+                calls += 1
+                signature = inspect.signature(getattr(dgn, ast.unparse(node.func).removeprefix("dgn.")))
+                signature.bind(*node.args, **{str(word.arg): word.value for word in node.keywords})
+    assert calls > 10
 
 
 @pytest.mark.slow

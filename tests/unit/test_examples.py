@@ -23,7 +23,8 @@ from dgn.errors import DgnError
 from dgn.images.reading import decode, read_image
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.units.units import Reader, parse_units
+from dgn.units.read import Reader
+from dgn.units.units import parse_units
 
 UNITS = ["ant", "late:3", "block:2", "stem:1@2,3", "ant - 0.5*bee", "log(bee)"]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dgn.analysis.ablation.patches import PatchReader
@@ -16,14 +18,18 @@ from dgn.ascent.transforms import gaussian
 from dgn.errors import DgnError, nearest
 from dgn.guest import guest
 from dgn.images.given import as_images
+from dgn.images.items import seen_item
 from dgn.images.pictures import to_image
+from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
 from dgn.report.grid import Cell
 from dgn.report.heat import overlay
 from dgn.report.show import Shown
-from dgn.units.units import Reader, Unit, parse_units
+from dgn.units.read import Reader
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 FILLS = ("grey", "mean", "blur", "noise")
 """What a patch is covered with: mid-grey, the image's mean colour, the image blurred, seeded noise."""
@@ -95,7 +101,7 @@ class Curve:
 @guest
 def ablate(
     network: Network,
-    image: Tensor | np.ndarray,
+    image: Tensor | np.ndarray | Image.Image | str | Path,
     unit: str | int | Unit,
     *,
     size: int | tuple[int, int] | None = None,
@@ -111,7 +117,8 @@ def ablate(
 
     Args:
         network: under study.
-        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; meets the network's input by its ``fit``.
+        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; a picture of Pillow, or a file. It meets the
+            network's input by its ``fit``.
         unit: see :func:`dgn.parse_units`.
         size, stride: of the patch, in pixels of the network's input; None: see :func:`patch_sizes`.
         fill: one of :data:`FILLS`.
@@ -230,8 +237,12 @@ def filling(x: Tensor, fill: str, seed: int = 0) -> Tensor:
     raise DgnError(f"no fill {fill!r}{nearest(fill, FILLS) or '; expected one of ' + ', '.join(FILLS)}")
 
 
-def _seen(network: Network, given: Tensor | np.ndarray) -> Tensor:
+def _seen(network: Network, given: Tensor | np.ndarray | Image.Image | str | Path) -> Tensor:
     """The image at the network's input size, still in [0, 1]."""
+    if isinstance(given, (str, Path)):
+        given = read_image(Path(given), network.sight)
+    if isinstance(given, Image.Image):
+        given = seen_item(given, network.sight)
     image = as_images(given, "the image", network.channels)
     if len(image) != 1 or image.shape[1] != network.channels:
         raise DgnError(f"ablation takes one image [{network.channels}, H, W], got {list(given.shape)}")

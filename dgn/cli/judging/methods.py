@@ -27,7 +27,7 @@ from dgn.priors import Prior
 from dgn.runs.batches import fingerprint
 from dgn.runs.run import Run
 from dgn.synthesis import as_begun, plan
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 FORMAT = "dgn-evaluation-1"
 """Of the files that keep a method's images."""

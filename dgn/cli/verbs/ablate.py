@@ -25,7 +25,8 @@ from dgn.report.ablation import Ablated, curve_panels, overview, results
 from dgn.report.figure import draw_lines, draw_matrix, render
 from dgn.report.heat import overlay
 from dgn.runs.run import Run, now
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 def run(config: Any) -> None:

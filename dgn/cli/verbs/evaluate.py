@@ -30,7 +30,8 @@ from dgn.files.listing import counted
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
 from dgn.runs.run import now
-from dgn.units.units import layers_of, parse_units
+from dgn.units.unit import layers_of
+from dgn.units.units import parse_units
 
 
 def run(config: Any) -> None:

@@ -31,7 +31,8 @@ from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
 from dgn.runs.run import now
 from dgn.synthesis import join, plan
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 def run(config: Any) -> None:
