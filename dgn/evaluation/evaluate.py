@@ -166,9 +166,11 @@ def make(
         keep: called after each batch with all that is there then.
     """
     begun = begun or Begun()
-    while sum(map(len, begun.images)) < len(job.rows):
+    while True:
         with measured(job.network.device) as cost:
-            piece = next(pieces)
+            piece = next(pieces, None)
+        if piece is None:
+            break
         count = len(piece.images)
         begun.images.append(to_bytes(piece.images))
         begun.seconds += [cost.seconds / count] * count

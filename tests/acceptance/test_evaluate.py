@@ -170,7 +170,7 @@ def test_python_gives_the_same_figures(work: Path) -> None:
     found = dgn.evaluate(
         dgn.load_network(), dgn.load_prior("pixel", size=64), work / "real", classes=2,
         judges=["efficientnet_lite0", str(work / "tiny.pt2")], inner=1, steps=2, screen=32, starts=1, refine_steps=1,
-        input_size=96,
+        input_size=96, trust=True,
     )  # fmt: skip
     rows = figures(work / "pixels")
     assert {(figure.method, figure.metric, figure.judge) for figure in found.figures} == set(rows)
