@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgn.cli.main import main as dgn
-from dgn.runs.run import to_image
+from dgn.images.pictures import to_image
 
 COLUMNS = {
     ("top1", "efficientnet_lite0"): "lite0, top-1",

@@ -15,7 +15,8 @@ import torch
 from machine import alternate, machine
 
 import dgn
-from dgn.analysis.examples import Squares, find_examples
+from dgn.analysis.examples import find_examples
+from dgn.analysis.squares import Squares
 from dgn.units.units import parse_units
 
 

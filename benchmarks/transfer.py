@@ -14,7 +14,7 @@ from pathlib import Path
 
 from collect import compose, known, merge, run, strip
 
-from dgn.cli.verbs.evaluate import most_frequent
+from dgn.evaluation.real import most_frequent
 from dgn.network.sources import load_network
 
 

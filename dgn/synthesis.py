@@ -22,16 +22,20 @@ from dgn.ascent.starts import SCREENED_TOGETHER, Screening, as_start, given_star
 from dgn.errors import DgnError, first_line
 from dgn.guest import guest
 from dgn.images.fit import canvas_size, central
+from dgn.images.pictures import to_image
 from dgn.memory import free_memory, out_of_memory
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
 from dgn.priors.deep import GeneratorPrior
-from dgn.units.units import Unit, layers_of, parse_units
+from dgn.report.grid import Cell
+from dgn.report.show import Shown
+from dgn.units.unit import Unit, layers_of
+from dgn.units.units import parse_units
 
 
 @dataclass
-class Synthesis:
+class Synthesis(Shown):
     """What an ascent found; row ``i`` of everything is one unit with one seed.
 
     Attributes:
@@ -67,6 +71,26 @@ class Synthesis:
     frame_activations: Tensor = field(default_factory=lambda: torch.zeros(0))
     coordinates: str = "own"
     notes: list[str] = field(default_factory=list)
+
+    title = "What units want to see; below each image its activation"
+
+    def cells(self) -> list[Cell]:
+        several = len(set(self.seeds)) > 1
+        return [
+            Cell(
+                str(row["unit"]), f"{self.prior} s{row['seed']}" if several else self.prior, to_image(image),
+                f"{row['activation']:.1f}",
+            )
+            for row, image in zip(self.rows(), self.images, strict=True)
+        ]  # fmt: skip
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an image: unit, prior, seed, activation, and the step at which it froze, -1 where it didn't."""
+        columns = zip(self.units, self.seeds, self.activations.tolist(), self.frozen_at.tolist(), strict=True)
+        return [
+            {"unit": unit.name, "prior": self.prior, "seed": seed, "activation": activation, "frozen_at": step}
+            for unit, seed, activation, step in columns
+        ]
 
     @property
     def warnings(self) -> list[str]:

@@ -64,5 +64,39 @@ gallery() { # of the run that grid has made
     show "$OUT/gallery.png" gallery
 }
 
-[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets
+tour() { # runs the notebook, and keeps its pictures as JPEG: the file stays under 400 kB
+    python - docs/tour.ipynb <<'END'
+import base64
+import io
+import re
+import sys
+
+import nbclient
+import nbformat
+from PIL import Image
+
+
+def jpeg(data: str) -> str:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB").save(file, "JPEG", quality=80, optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+notebook = nbformat.read(sys.argv[1], 4)
+nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": "docs"}}, record_timing=False).execute()
+for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+    data = output.get("data", {})
+    if "image/png" in data:
+        data["image/jpeg"] = jpeg(data.pop("image/png"))
+    if "text/html" in data:
+        inline = r"image/png;base64,([^\"]+)"
+        data["text/html"] = re.sub(inline, lambda found: "image/jpeg;base64," + jpeg(found[1]), data["text/html"])
+        data["text/plain"] = re.sub(r"\(.*", "", data["text/plain"], flags=re.DOTALL)
+notebook.metadata.pop("widgets", None)
+notebook.metadata["language_info"] = {"name": "python"}
+nbformat.write(notebook, sys.argv[1])
+END
+}
+
+[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets tour
 for name in "$@"; do "$name"; done

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from dgn.analysis.examples import find_examples
+from dgn.analysis.results import UnitExamples
+from dgn.analysis.squares import Squares
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import resized
 from dgn.images.given import as_images
+from dgn.images.pictures import to_image
 from dgn.network.layers import feature_layer
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors.base import Prior
+from dgn.report.grid import Cell
+from dgn.report.show import Shown
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 @dataclass
-class Facets:
+class Facets(Shown):
     """Clusters of a unit's top-activating images.
 
     Attributes:
@@ -28,6 +39,9 @@ class Facets:
         points: ``[N, P]``, the space in which they were clustered (principal components, or t-SNE).
         silhouette: mean silhouette of the clustering, -1 to 1; nan for a single facet.
         scores: the silhouette of each number of facets that was tried.
+        images: ``[N, C, H, W]``, what was clustered; None where only features were.
+        unit: whose they are.
+        names: of the images in the data set.
     """
 
     labels: Tensor
@@ -35,22 +49,121 @@ class Facets:
     points: Tensor
     silhouette: float
     scores: dict[int, float]
+    images: Tensor | None = None
+    unit: Unit | None = None
+    names: list[str] = field(default_factory=list)
 
     @property
     def count(self) -> int:
         """Number of facets."""
         return len(self.nearest)
 
+    @property
+    def title(self) -> str:
+        whose = f" of {self.unit.name}" if self.unit else ""
+        return f"{self.count} facets{whose}: the images nearest to each centre, and their mean"
+
+    def cells(self) -> list[Cell]:
+        if self.images is None:
+            raise DgnError("these facets were made of features alone: there are no images to show")
+        sizes, means = torch.bincount(self.labels).tolist(), mean_images(self.images, self)
+        cells = []
+        for facet, (members, size, mean) in enumerate(zip(self.nearest, sizes, means, strict=True), 1):
+            row = f"facet {facet}: {size} image{'s' if size > 1 else ''}"
+            cells += [Cell(f"{i}", row, to_image(self.images[at]), "") for i, at in enumerate(members[:SHOWN], 1)]
+            cells.append(Cell("mean", row, to_image(mean), ""))
+        return cells
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row an image, best first: its facet (from 1 on), its place by nearness to the facet's centre (from 1 on; 0:
+        it does not stand for it), and its name."""
+        places = {index: place for members in self.nearest for place, index in enumerate(members, 1)}
+        names = self.names or [""] * len(self.labels)
+        return [
+            {"facet": facet + 1, "place": places.get(index, 0), "name": name}
+            for index, (facet, name) in enumerate(zip(self.labels.tolist(), names, strict=True))
+        ]
+
+
+SHOWN = 5
+"""Images of a facet in its grid."""
+
 
 @guest
 def find_facets(
+    network: Network,
+    unit: str | int | Unit,
+    data: str | Path | Sequence[Any] | Dataset[Any] | Squares,
+    *,
+    facets: int | None = None,
+    most: int = 6,
+    examples: int = 100,
+    members: int = 15,
+    components: int = 50,
+    tsne: bool = False,
+    layer: str | None = None,
+    seed: int = 0,
+    batch: int = 32,
+    workers: int = 0,
+) -> Facets:
+    """The kinds of images in a data set that one unit answers to: its best examples, clustered.
+
+    Args:
+        network, unit: see :func:`dgn.parse_units`.
+        data, batch, workers: see :func:`dgn.find_examples`.
+        facets, most, members, components, tsne, seed: see :func:`cluster`.
+        examples: of the best images, how many are clustered.
+        layer: in whose features; None: the classifier's penultimate ones.
+
+    Raises:
+        DgnError: see :func:`dgn.find_examples`; fewer images than facets.
+    """
+    squares = data if isinstance(data, Squares) else Squares(data, network.sight)
+    kept = min(examples, len(squares))
+    check_facets(kept, facets, members=members, components=components, most=most)
+    found = find_examples(
+        network, parse_units([unit], network), squares, k=kept, batch=batch, workers=workers, boxes=False
+    )
+    return facets_of(
+        network, found.units[0], squares, layer=layer, facets=facets, most=most, members=members, components=components,
+        tsne=tsne, seed=seed,
+    )  # fmt: skip
+
+
+def facets_of(
+    network: Network,
+    found: UnitExamples,
+    data: Squares,
+    *,
+    layer: str | None = None,
+    facets: int | None = None,
+    **how: Any,
+) -> Facets:
+    """The best examples of a unit, clustered.
+
+    Args:
+        network, found, data: whose, which, and where they are.
+        layer: see :func:`late_features`.
+        facets, how: see :func:`cluster`.
+
+    Raises:
+        DgnError: the unit is a number on none of them, or they are fewer than the facets.
+    """
+    found.check()
+    images = data.tensors([example.index for example in found.top])
+    clusters = cluster(late_features(network, images, layer), facets, **how)
+    return replace(clusters, images=images, unit=found.unit, names=[example.name for example in found.top])
+
+
+@guest
+def cluster(
     features: Tensor,
     count: int | None = None,
     *,
     members: int = 15,
     components: int = 50,
     tsne: bool = False,
-    most: int = 8,
+    most: int = 6,
     seed: int = 0,
 ) -> Facets:
     """PCA, optionally t-SNE, then k-means.
@@ -103,9 +216,9 @@ def find_facets(
 
 
 def check_facets(
-    images: int, count: int | None = None, *, members: int = 15, components: int = 50, most: int = 8
+    images: int, count: int | None = None, *, members: int = 15, components: int = 50, most: int = 6
 ) -> None:
-    """Raise :class:`DgnError` where so many images can't make these facets; see :func:`find_facets`."""
+    """Raise :class:`DgnError` where so many images can't make these facets; see :func:`cluster`."""
     if count is not None and count < 1:
         raise DgnError(f"facets is {count}, expected a whole number above 0")
     for name, value in (("members", members), ("components", components), ("most", most)):

@@ -12,7 +12,8 @@ from dgn.ascent.loop import Climb, OnStep, climb
 from dgn.ascent.settings import AscentSettings
 from dgn.network.network import Network
 from dgn.priors import Prior
-from dgn.units.units import Reader, Unit
+from dgn.units.read import Reader
+from dgn.units.unit import Unit
 
 
 def canvas_sizes(prior: Prior, settings: AscentSettings) -> list[int]:

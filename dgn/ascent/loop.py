@@ -20,7 +20,7 @@ from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom, transform
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 VIEW_STRIDE = 7_368_787
 """Between the seeds of a sample's views."""

@@ -15,7 +15,8 @@ from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.network.fast.precision import autocast, resolve
 from dgn.network.network import Network
-from dgn.units.units import Reader, Unit
+from dgn.units.read import Reader
+from dgn.units.unit import Unit
 
 PIECE = 30e6
 """Bytes of the largest layer of a piece on a CPU. On pixels 15 MB and more were equally fast (two threads, AVX2); a

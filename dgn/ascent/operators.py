@@ -51,7 +51,7 @@ OPERATORS = Catalogue(
     "operator", [blur, tv_denoise, clip_small], own=3, ranges={
         "every": (1, 1e9), "sigma": (0, 100), "sigma_end": (0, 100), "weight": (1e-6, 1e6), "weight_end": (-1, 1e6),
         "share": (0, 1),
-    },
+    }, shape=lambda images: images,
 )  # fmt: skip
 
 

@@ -30,7 +30,10 @@ def code_l2(images: Tensor, code: Tensor, weight: float = 1.0) -> Tensor:
     return weight * code.float().flatten(1).square().mean(1)
 
 
-PENALTIES = Catalogue("penalty", [lp, total_variation, code_l2], own=2, ranges={"p": (0.1, 100), "beta": (0.1, 10)})
+PENALTIES = Catalogue(
+    "penalty", [lp, total_variation, code_l2], own=2, ranges={"p": (0.1, 100), "beta": (0.1, 10)},
+    shape=lambda images: images[:1],
+)  # fmt: skip
 
 
 def penalise(images: Tensor, code: Tensor, parts: Sequence[Part]) -> Tensor:

@@ -1,7 +1,8 @@
 """Update rules: plain functions of one signature, each one step of ascent on a batch of codes.
 
 ``rule(code, grad, state, lr) -> code``: ``code`` and ``grad`` are ``[N, ...]``, ``state`` is the rule's own memory
-(empty at the first step), ``lr`` the step's learning rate. Every sample moves by its own gradient alone.
+(empty at the first step), ``lr`` the step's learning rate. Every sample moves by its own gradient alone. A function of
+one's own with this signature may stand for a name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
+from dgn.functions import Function
 from dgn.priors.base import Prior
 
 State = dict[str, Tensor]
@@ -80,8 +82,22 @@ def written_for(prior: Prior, rule: str) -> Prior:
     return other
 
 
-def find_rule(name: str) -> Rule:
-    """The rule of that name; an error with the nearest known one."""
+def find_rule(name: str | Rule) -> Rule:
+    """The rule of that name, or the user's own; an error with the nearest known one."""
+    own = name if isinstance(name, Function) else Function(name) if callable(name) else None
+    if own is not None:
+        own.check("rule", ("code", "gradient", "state", "lr"))
+        return lambda h, g, state, lr: _own_step(own, h, g, state, lr)
     if name not in RULES:
-        raise DgnError(f"no rule {name!r}{nearest(name, RULES) or '; expected one of ' + ', '.join(RULES)}")
-    return RULES[name]
+        raise DgnError(f"no rule {name!r}{nearest(str(name), RULES) or '; expected one of ' + ', '.join(RULES)}")
+    return RULES[str(name)]
+
+
+def _own_step(rule: Function, h: Tensor, g: Tensor, state: State, lr: float) -> Tensor:
+    """A step of the user's own rule. A sample without a gradient stays where it is, so that the rule may divide by its
+    size."""
+    moved = rule.call("rule", h, g, state, lr, shape=h.shape, finite=False)
+    moves = (g.flatten(1) != 0).any(1).view(-1, *[1] * (g.dim() - 1))
+    moved = torch.where(moves, moved, h)
+    rule.check_finite("rule", moved)
+    return moved

@@ -18,7 +18,8 @@ from dgn.ascent.starts import above_zero
 from dgn.ascent.transforms import Draws
 from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.units.units import BatchReader, Unit, layers_of
+from dgn.units.read import BatchReader
+from dgn.units.unit import Unit, layers_of
 
 Slope = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Codes ``[N, ...]`` and the step -> activations ``[N]`` and their gradient with respect to the codes."""

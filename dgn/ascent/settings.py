@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from dgn.ascent.named import Catalogue, Part
+from dgn.ascent.named import Part
 from dgn.errors import DgnError, nearest
+from dgn.functions import Function, named
 
 COUNTS = ("steps", "inner", "screen", "starts", "race_steps", "refine_steps", "views", "octaves", "population")
 """Settings that are whole numbers."""
@@ -22,7 +23,8 @@ class AscentSettings:
 
     Attributes:
         rule: how the code moves: ``sample`` (guided denoising, of priors with a distribution), ``adam``,
-            ``nguyen2016``, ``ppgn`` or ``cmaes`` (no gradients).
+            ``nguyen2016``, ``ppgn`` or ``cmaes`` (no gradients). Or a function of one's own, see
+            :mod:`dgn.ascent.rules`, as in ``transforms``, ``penalties`` and ``between``.
         steps: steps of the ascent; a step is one forward pass, of ``sample`` ``inner`` of them. The image of the last
             one is returned.
         temperature: of ``sample``: higher is more natural and weaker, in standard deviations of the unit's activation
@@ -81,7 +83,7 @@ class AscentSettings:
         refine_radius: how far it may move each element of the code. None: the prior's own.
     """
 
-    rule: str = "adam"
+    rule: str | Function = "adam"
     steps: int = 200
     temperature: float = 0.01
     inner: int = 3
@@ -137,8 +139,9 @@ class AscentSettings:
                 raise DgnError(f"no ascent setting {name!r}{nearest(name, known)}")
         given = {name: value for name, value in changes.items() if value is not None}
         for name in ("transforms", "penalties", "between"):
-            if name in given:
-                given[name] = _catalogue(name).parse(given[name])
+            if name in given or not _parsed(getattr(self, name)):
+                given[name] = _parse(name, given.get(name, getattr(self, name)))
+        given["rule"] = named(given.get("rule", self.rule))
         try:
             if not isinstance(given.get("input_size", 1), int):
                 given["input_size"] = tuple(given["input_size"])
@@ -258,13 +261,19 @@ class AscentSettings:
             raise DgnError(f"sigmas is {self.sigmas}, expected a width above 0")
 
 
-def _catalogue(setting: str) -> Catalogue:
-    """The functions that a setting chooses from; imported at its first use, because they need torch."""
+def _parsed(entries: Any) -> bool:
+    return isinstance(entries, tuple) and all(isinstance(entry, Part) for entry in entries)
+
+
+def _parse(setting: str, entries: Any) -> tuple[Part, ...]:
+    """The functions that a setting names; those to choose from need torch, and are imported where there are any."""
+    if entries in ((), []):
+        return ()
     from dgn.ascent.operators import OPERATORS
     from dgn.ascent.penalties import PENALTIES
     from dgn.ascent.transforms import TRANSFORMS
 
-    return {"transforms": TRANSFORMS, "penalties": PENALTIES, "between": OPERATORS}[setting]
+    return {"transforms": TRANSFORMS, "penalties": PENALTIES, "between": OPERATORS}[setting].parse(entries)
 
 
 def _phase(phase: Any) -> Phase:
@@ -272,7 +281,7 @@ def _phase(phase: Any) -> Phase:
     if isinstance(phase, tuple):
         return phase
     try:
-        return tuple((str(key), value) for key, value in dict(phase).items())
+        return tuple((str(key), named(value)) for key, value in dict(phase).items())
     except (TypeError, ValueError):
         raise DgnError(f"a phase is {{SETTING: VALUE}}, not {phase!r}") from None
 

@@ -14,7 +14,8 @@ from dgn.images.fit import resized
 from dgn.images.given import as_images
 from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.units.units import BatchReader, Unit, layers_of
+from dgn.units.read import BatchReader
+from dgn.units.unit import Unit, layers_of
 
 START_STRIDE = 1_000_000_007
 """Between the seeds of a sample's start codes: far more than anyone's seeds."""

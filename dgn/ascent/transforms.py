@@ -1,7 +1,8 @@
 """Transformations inside the loop: differentiable, seeded, each sample its own.
 
 Each is a plain function ``(images, draws, ...) -> images`` on ``[N, C, H, W]``. Samples that share a seed are
-transformed alike, so a unit's result does not depend on what else is in its batch.
+transformed alike, so a unit's result does not depend on what else is in its batch. One's own may be handed in
+beside their names; it takes its random numbers from ``draws``, or its results depend on the batch.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def contrast(images: Tensor, draws: Draws, by: float = 0.2) -> Tensor:
 
 
 TRANSFORMS = Catalogue(
-    "transformation", [shift, scale, rotate, pad, trim, crop, blur, noise, brightness, contrast], own=2, ranges={
+    "transformation", [shift, scale, rotate, pad, trim, crop, blur, noise, brightness, contrast], own=2,
+    shape=lambda images: (*images[:2], None, None), ranges={
         "by": (0, 1), "scale.by": (0, 0.99), "trim.by": (0, 0.49), "degrees": (0, 360), "value": (0, 1), "std": (0, 10),
         "smallest": (0.01, 1), "largest": (0.01, 1), "sigma": (0, 100),
     },

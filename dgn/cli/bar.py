@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from dgn.cli.tracking import Tracker
 from dgn.network.fast.readback import Readback
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 MOST_CURVES = 32
 """Units with a curve of their own in Weights & Biases; more units share one of their mean."""

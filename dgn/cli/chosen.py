@@ -20,7 +20,7 @@ from dgn.cli.manifest import plain
 from dgn.cli.network import load_chosen, network_key
 from dgn.cli.schema import PriorConfig
 from dgn.cli.tracking import check_mode
-from dgn.cli.trust import build_module
+from dgn.cli.trust import build_functions, build_module
 from dgn.errors import DgnError, nearest
 from dgn.images.fit import canvas_size, parse_size
 from dgn.network.network import Network
@@ -89,13 +89,14 @@ def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
     if key not in _PRIORS or entry.module is not None:
         while len(_PRIORS) >= MOST_PRIORS:
             _PRIORS.pop(next(iter(_PRIORS)))
-        _PRIORS[key] = load_prior(
+        module = _module(name, entry.module, trust)
+        _PRIORS[key] = module if isinstance(module, Prior) else load_prior(
             entry.path, size=size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=_module(name, entry.module, trust), trust=trust,
+            options=plain(entry.options), module=module, trust=trust,
         )  # fmt: skip
     prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
     prior.name = name
-    prior.ascent = {**prior.ascent, **plain(entry.ascent)}
+    prior.ascent = {**prior.ascent, **build_functions(f"prior.{name}.ascent", plain(entry.ascent), trust=trust)}
     AscentSettings().with_changes(dict(prior.ascent))
     return prior
 
@@ -114,7 +115,8 @@ def choose_priors(config: Any, network: Network) -> list[tuple[Prior, AscentSett
     """The priors that were chosen, each with the settings of its ascent."""
     if not config.prior:
         raise DgnError("no prior chosen; try prior=dgn or prior=[dgn,pixel]")
-    changes = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
+    given = {key: value for key, value in plain(config.ascent).items() if key != "preset"}
+    changes = build_functions("ascent", given, trust=config.trust)
     climbs = []
     for name, given in config.prior.items():
         entry = _prior_entry(str(name), given)

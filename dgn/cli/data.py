@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dgn.analysis.examples import Squares
+from dgn.analysis.squares import Squares
 from dgn.cli.manifest import plain
 from dgn.errors import DgnError, nearest
 from dgn.network.network import Network

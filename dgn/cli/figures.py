@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from dgn.analysis.ablation.ablation import Curve, ablate, curves
+from dgn.analysis.ablation.ablation import Curve, ablate, curves, first_choice
 from dgn.analysis.examples import find_examples, search_warnings
-from dgn.analysis.facets import find_facets, late_features, mean_codes, mean_images
+from dgn.analysis.facets import cluster, late_features, mean_codes, mean_images
 from dgn.ascent.rules import written_for
 from dgn.cli.chosen import LOOKED_AT, choose_priors
 from dgn.cli.data import open_data
 from dgn.cli.manifest import warn
-from dgn.cli.verbs.ablate import curve_panels, first_choice, overview, patch_sizes
 from dgn.errors import DgnError
 from dgn.images.fit import Sight
+from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
+from dgn.report.ablation import curve_panels, overview
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix
 from dgn.report.table import result_rows
-from dgn.runs.run import to_image
 from dgn.synthesis import Synthesis, join, plan
 from dgn.units.units import parse_units
 
@@ -154,7 +154,7 @@ def _facets(studio: Studio) -> tuple[Any, Rows]:
     values = studio.values
     unit = parse_units([values["unit"]], studio.network)[0]
     images, _ = studio.best_examples([values["unit"]], int(values["examples"]))
-    facets = find_facets(late_features(studio.network, images), values.get("facets"), seed=int(studio.config.seed))
+    facets = cluster(late_features(studio.network, images), values.get("facets"), seed=int(studio.config.seed))
     shown = min(int(values.get("shown", 4)), max(len(members) for members in facets.nearest))
     matrix = Matrix([f"facet {i + 1}" for i in range(facets.count)], [f"real {i + 1}" for i in range(shown)] + ["mean"])
     means = mean_images(images, facets)
@@ -180,14 +180,13 @@ def _ablation(studio: Studio) -> tuple[Any, Rows]:
     values, network = studio.values, studio.network
     paths, images = studio.image(network.sight)  # as dgn ablate reads them
     batch = min(int(studio.config.batch), LOOKED_AT)
-    size, stride = patch_sizes(values.get("size"), values.get("stride"), network.input_size)
     found = []
     table: Rows = []
     for path, image in zip(paths, images, strict=True):
         unit = first_choice(network, image) if values.get("unit") is None else values["unit"]
         studio.bar.set_description(path.stem)
         one = ablate(
-            network, image, unit, size=size, stride=stride, fill=str(values["fill"]),
+            network, image, unit, size=values.get("size"), stride=values.get("stride"), fill=str(values["fill"]),
             seed=int(studio.config.seed), batch=batch, note=lambda *_: studio.bar.update(),
         )  # fmt: skip
         both: tuple[Curve, Curve] | None = None

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from dgn.errors import DgnError, nearest
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 OBJECTIVES = ("activation", "log_probability", "probability")
 

@@ -1,4 +1,4 @@
-"""What a configuration may build: classes of modules from well-known libraries, unless ``trust=true``.
+"""What a configuration may build: classes of modules from well-known libraries; with ``trust=true`` anything.
 
 A ``_target_`` names any importable thing, and importing runs code. Before anything is imported its package must be one
 of :data:`LIBRARIES`; what is found there must be a class of ``torch.nn.Module`` that was defined there, so that no path
@@ -7,13 +7,16 @@ through another module's imports (``torch.nn.functional.torch.load``) and no fun
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import nn
 
-from dgn.errors import DgnError
+from dgn.errors import DgnError, first_line
+from dgn.priors.base import Prior
+from dgn.units.units import unit
 
 LIBRARIES = (
     "torch.nn", "torchvision.models", "torchvision.ops", "timm.models", "timm.layers", "diffusers.models", "dgn",
@@ -21,7 +24,7 @@ LIBRARIES = (
 """Packages whose module classes a ``_target_`` may name; ``diffusers.NAME`` stands for its class."""
 
 
-def build_module(name: str, config: Any, *, trust: bool = False) -> nn.Module:
+def build_module(name: str, config: Any, *, trust: bool = False) -> nn.Module | Prior:
     """The module that a configuration with ``_target_`` describes, built by Hydra.
 
     Args:
@@ -30,7 +33,8 @@ def build_module(name: str, config: Any, *, trust: bool = False) -> nn.Module:
         trust: build whatever is named.
 
     Raises:
-        DgnError: a ``_target_`` beyond the libraries without ``trust``, one that can't be built, or that is no module.
+        DgnError: a ``_target_`` beyond the libraries without ``trust``, one that can't be built, or that is no module
+            (and, with ``trust``, no prior).
     """
     from hydra.utils import instantiate
 
@@ -39,14 +43,56 @@ def build_module(name: str, config: Any, *, trust: bool = False) -> nn.Module:
     if not trust:
         for target in _targets(config):
             _check(name, target)
-    try:
-        module = instantiate(config)
-    except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DgnError(f"{name} can't be built: {first}") from error
-    if not isinstance(module, nn.Module):
+    module = _attempt(name, lambda: instantiate(config))
+    if not isinstance(module, (nn.Module, Prior)):
         raise DgnError(f"{name} is a {type(module).__name__}, expected a torch.nn.Module")
     return module
+
+
+def build_functions(name: str, node: Any, *, trust: bool = False) -> Any:
+    """Values in which each ``{_target_: PACKAGE.FUNCTION, KEY: VALUE}`` is that function with its keywords set; of a
+    class it is an object, which is called.
+
+    Args:
+        name: of their key, for errors.
+        node: plain values.
+        trust: whether code that the configuration names may run.
+
+    Raises:
+        DgnError: there is one without ``trust``, or it can't be had.
+    """
+    if isinstance(node, list):
+        return [build_functions(name, value, trust=trust) for value in node]
+    if not isinstance(node, dict):
+        return node
+    values = {str(key): build_functions(name, value, trust=trust) for key, value in node.items()}
+    if "_target_" not in node:
+        return values
+    target = str(values.pop("_target_"))
+    if not trust:
+        raise DgnError(f"{name} names code, {target!r}: if you trust it, add trust=true")
+    found = _attempt(name, lambda: resolve_name(target))
+    if isinstance(found, type):
+        return _attempt(name, lambda: found(**values))
+    return _attempt(name, lambda: functools.partial(found, **values)) if values else found
+
+
+def build_units(given: Any, *, trust: bool = False) -> Any:
+    """Units in which each ``{_target_: PACKAGE.FUNCTION, layers: [LAYER], name: NAME}`` is an objective of one's own;
+    see :func:`dgn.unit`."""
+    if isinstance(given, list):
+        return [build_units(entry, trust=trust) for entry in given]
+    if not isinstance(given, dict) or "_target_" not in given:
+        return given
+    rest = {key: value for key, value in given.items() if key not in ("layers", "name")}
+    return unit(build_functions("units", rest, trust=trust), given.get("layers") or (), given.get("name"))
+
+
+def _attempt(name: str, make: Callable[[], Any]) -> Any:
+    try:
+        return make()
+    except Exception as error:
+        raise DgnError(f"{name} can't be built: {first_line(error)}") from error
 
 
 def _targets(node: Any) -> Iterator[str]:
@@ -80,13 +126,7 @@ def _within(path: str, packages: tuple[str, ...]) -> bool:
 
 def _find(target: str) -> Any:
     """The object at a dotted path; None where there is none."""
-    parts = target.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except Exception:
-            continue
-        for part in parts[cut:]:
-            found = getattr(found, part, None)
-        return found
-    return None
+    try:
+        return resolve_name(target)
+    except Exception:
+        return None

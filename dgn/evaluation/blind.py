@@ -16,8 +16,9 @@ from dgn.errors import DgnError
 from dgn.evaluation.metrics import Interval, mean_interval
 from dgn.evaluation.naming import right
 from dgn.images.fit import resized
+from dgn.images.pictures import to_image
 from dgn.report.grid import FAINT, INK, PAPER
-from dgn.runs.run import table_bytes, to_image
+from dgn.runs.run import table_bytes
 
 TILE, COLUMNS, ON_A_SHEET = 200, 5, 20
 """Pixels of an image on a sheet, images side by side, and images in all."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from dgn.analysis.examples import Squares, as_floats
+from dgn.analysis.squares import Squares, as_floats
 from dgn.errors import DgnError
 from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge

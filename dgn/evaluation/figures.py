@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgn.evaluation.metrics import mean_interval
 from dgn.evaluation.reference import Made
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,8 @@ from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import Sight
 from dgn.images.reading import Entry, decode, list_images
+from dgn.network.network import Network
+from dgn.units.unit import Unit
 
 SHORT = 224
 """Pixels of the short side of the photographs that judges see."""
@@ -131,6 +134,39 @@ def load_real(
         )
     found.images, found.seen = torch.stack(images), torch.stack(seen) if seen else None
     return found
+
+
+def real_images_of(
+    units: Sequence[Unit], network: Network, root: Path, *, per_class: int, most: int, seed: int = 0
+) -> RealImages:
+    """Real images of the units' classes, and of all classes where a hidden unit is among them.
+
+    Args:
+        units, network, root: of which units, as which network sees them, and where they are.
+        per_class, most: images of a class; of all classes.
+        seed: of the choice among more.
+    """
+    classes = [unit.class_index for unit in units if unit.class_index is not None]
+    names, sight = network.class_names, network.sight
+    real = None
+    if classes:
+        real = load_real(root, names, sight=sight, classes=classes, per_class=per_class, seed=seed)
+    if real is None or len(classes) < len(units):
+        every = load_real(root, names, sight=sight, most=most, seed=seed)
+        real = every if real is None else real.joined(every)
+    return real
+
+
+def most_frequent(root: Path, network: Network, count: int) -> list[int]:
+    """The classes with the most images."""
+    entries = list_images(root)
+    folders = {Path(entry.name).parent.name: entry for entry in entries}
+    labels = {folder: class_of(entry, network.class_names) for folder, entry in folders.items()}
+    counts = Counter(labels[Path(entry.name).parent.name] for entry in entries)
+    classes = [label for label, _ in counts.most_common() if label >= 0][:count]
+    if not classes:
+        raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
+    return sorted(classes)
 
 
 @cache

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from dgn.evaluation.judges import Verdict
+from dgn.evaluation.judges import Judge, Verdict
 from dgn.evaluation.real import RealImages
 from dgn.guest import guest
 from dgn.images.fit import canvas_size, resized, to_channels
 from dgn.images.given import as_images
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
-from dgn.units.units import Reader, Unit, layers_of
+from dgn.units.read import Reader
+from dgn.units.unit import Unit, layers_of
 
 COMMON_SIZE = 128
 """Pixels of the short side of the real examples, and at which MS-SSIM compares images; judges see each image at their
@@ -74,6 +75,18 @@ def activations_of_all(
         if note:
             note(len(piece))
     return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def look_at(
+    real: RealImages,
+    network: Network,
+    judges: Sequence[Judge],
+    units: Sequence[Unit],
+    note: Callable[[int], object] | None = None,
+) -> Reference:
+    """Real images, seen by the network and the judges; ``note`` hears of each batch of each."""
+    activations = activations_of_all(network, real.as_seen, units, note=note)
+    return Reference(real, activations, {judge.name: judge.see(real.images, note=note) for judge in judges})
 
 
 def best_examples(reference: Reference, units: Sequence[Unit], count: int) -> Made:

@@ -171,7 +171,7 @@ class Sight:
         if self.channels not in (1, 3):
             raise DgnError(
                 f"the network takes images of {self.channels} channels, photographs have 3 (or, grey, 1): give arrays "
-                f"or tensors [{self.channels}, H, W] in [0, 1] from Python, as in dgn.analysis.examples.find_examples"
+                f"or tensors [{self.channels}, H, W] in [0, 1] from Python, as in dgn.find_examples"
             )
 
     def pixels(self, image: Image.Image) -> np.ndarray:

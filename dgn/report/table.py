@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 
+from dgn.images.pictures import to_image
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
 from dgn.report.grid import Cell
-from dgn.runs.run import Run, to_image
+from dgn.runs.run import Run
 from dgn.synthesis import Synthesis, in_batches
 
 

@@ -18,8 +18,8 @@ from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.files.storage import digest
 from dgn.files.tensors import load_tensors, save_tensors
+from dgn.images.pictures import to_bytes
 from dgn.network.facts import told
-from dgn.runs.run import to_bytes
 from dgn.synthesis import Plan, Synthesis
 
 FOLDER, FORMAT = "parts", "dgn-part-2"

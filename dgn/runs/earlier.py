@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dgn.files.storage import read_notes
 from dgn.runs.patterns import present
-from dgn.units.units import file_name
+from dgn.units.unit import file_name
 
 HEADERS = {
     "synthesize": "unit,prior,seed,activation,probability,rank,steps,frozen_at,seconds,image",

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
@@ -20,6 +19,7 @@ from dgn.errors import DgnError
 from dgn.files.folders import HYDRAS, NEW, begins, check_folder, missing, read_facts, remove_logs
 from dgn.files.ledger import JOURNAL, Ledger, foreign
 from dgn.files.storage import write_atomic
+from dgn.images.pictures import png
 from dgn.runs.earlier import written
 from dgn.runs.patterns import present
 
@@ -28,28 +28,6 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of ``results.csv``: one row a unit x prior x seed. ``probability`` and ``rank`` (1: the network's first
 choice) are the network's own, for units of its output; empty for others."""
-
-
-def to_bytes(images: Tensor) -> Tensor:
-    """Images in [0, 1] as uint8, on the CPU; uint8 ones as they are."""
-    if images.dtype == torch.uint8:
-        return images.cpu()
-    return (images.detach().clamp(0, 1) * 255).round().byte().cpu()
-
-
-def to_image(image: Tensor) -> Image.Image:
-    """``[C, H, W]`` in [0, 1], or uint8, as a picture: grey for one channel, RGB for three; else their mean, grey."""
-    pixels = to_bytes(image)
-    if pixels.shape[0] == 3:
-        return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    return Image.fromarray((pixels if pixels.shape[0] == 1 else pixels.float().mean(0, keepdim=True).byte())[0].numpy())
-
-
-def png(image: Image.Image) -> bytes:
-    """The picture as PNG."""
-    file = io.BytesIO()
-    image.save(file, format="PNG", optimize=True)
-    return file.getvalue()
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> bytes:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
 from dgn.files.tensors import load_tensors, save_tensors
-from dgn.runs.run import png, to_image
+from dgn.images.pictures import png, to_image
 from dgn.training.settings import FlowSettings, TrainSettings, rate
 
 S = TypeVar("S", bound=TrainSettings | FlowSettings)

@@ -20,6 +20,7 @@ from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.training.decoder import GeneratorTraining
 from dgn.training.flow import FlowTraining
+from dgn.training.recipes import recipe, settings_of
 from dgn.training.settings import FlowSettings, TrainSettings
 from dgn.training.state import Machine
 
@@ -29,50 +30,66 @@ Log = Callable[[int, dict[str, float], Path | None], None]
 
 @guest
 def train(
-    data: Path,
-    out: Path,
-    settings: TrainSettings | FlowSettings,
+    data: str | Path,
+    out: str | Path,
+    training: str | TrainSettings | FlowSettings = "spatial64",
     *,
-    device: str = "cpu",
+    network: str = "efficientnet_lite0",
+    seed: int = 0,
+    device: str = "auto",
     workers: int = 0,
     compile: bool | None = None,
     checkpoint_minutes: float = 5.0,
     progress: bool = True,
     log: Log | None = None,
+    **changes: Any,
 ) -> Path:
-    """Train a generator or a flow, or go on with the training that ``out`` holds.
+    """Train a generator that inverts a layer of a network, or a flow of a generator's codes; or go on with the training
+    that ``out`` holds. ``dgn.load_prior(out)`` is the prior that comes of it.
 
     Args:
         data: a folder of images, a folder of tar shards, or one tar file.
         out: folder for ``generator.safetensors`` and ``components.safetensors``, of a flow also ``flow.safetensors``
             and ``codes-*.npy`` (of the images, made once); ``losses.csv``, ``samples/``, ``state.safetensors`` (to
-            resume from) and ``report.json``. It is a whole prior afterwards.
-        settings: everything that decides the outcome; their class says what is trained.
-        device: ``"cpu"`` or ``"cuda"``; channels-last on both, bf16 where it pays.
+            resume from) and ``report.json``.
+        training: everything that decides the outcome: the name of a recipe in ``conf/training/``, or settings of one's
+            own, whose class says what is trained.
+        network: of a recipe: whose layer is inverted, by name.
+        seed: of a recipe.
+        device: ``"cpu"`` or ``"cuda"``, ``"auto"`` a GPU where there is one; channels-last on both, bf16 where it pays.
         workers: processes that decode images.
         compile: ``torch.compile`` what is trained; None: where it pays, see :func:`compiles`.
         checkpoint_minutes: time between two checkpoints.
         progress: show progress bars.
         log: called with (step, losses, sample picture or None) at every logged step.
+        changes: single settings of a recipe, e.g. ``steps=2000``.
 
     Returns:
         Path of the generator or the flow.
 
     Raises:
-        DgnError: bad data, settings that don't fit each other, a state that is not this training's, losses that are no
-            longer finite, or a signal that stopped it (everything is saved).
+        DgnError: an unknown recipe or setting, bad data, settings that don't fit each other, a state that is not this
+            training's, losses that are no longer finite, or a signal that stopped it (everything is saved).
     """
+    if isinstance(training, str):
+        settings = settings_of({**recipe(training), **changes}, network, seed)
+    elif changes:
+        raise DgnError(f"{next(iter(changes))} changes a recipe: put it into the settings that you give")
+    else:
+        settings = training
     settings.check()
     check_workers(workers)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = compiles(device, isinstance(settings, FlowSettings)) if compile is None else compile
     machine = Machine(device, workers, fast, progress)
-    training: GeneratorTraining | FlowTraining
+    job: GeneratorTraining | FlowTraining
     if isinstance(settings, FlowSettings):
-        training = FlowTraining(settings, data, out, machine)
+        job = FlowTraining(settings, Path(data), Path(out), machine)
     else:
-        training = GeneratorTraining(settings, data, out, machine)
-    _run(training, checkpoint_minutes, log)
-    return training.finish()
+        job = GeneratorTraining(settings, Path(data), Path(out), machine)
+    _run(job, checkpoint_minutes, log)
+    return job.finish()
 
 
 def compiles(device: str, flow: bool) -> bool:

@@ -12,7 +12,8 @@ from dgn.guest import guest
 from dgn.network.facts import check_classes
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
-from dgn.units.units import Unit, class_unit, count_units, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import class_unit, count_units, parse_units
 
 _RANGE = re.compile(r"^(?:(.+):)?(\d+)-(\d+)$")
 

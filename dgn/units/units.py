@@ -1,106 +1,29 @@
-"""What is climbed: units, written as users write them, and how their activation is read from layers."""
+"""Units as users write them."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from dgn.errors import DgnError, nearest
 from dgn.files.storage import read_tensors
+from dgn.functions import Function
 from dgn.guest import guest
 from dgn.network.facts import check_classes
-from dgn.network.frozen import Fit
-from dgn.network.layout.layout import Layout, Position
+from dgn.network.layout.layout import Position
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
-from dgn.network.scores import applied, form_of
-
-WHOLE = -(10**9)
-"""The index that stands for a whole layer, ``LAYER:*``."""
+from dgn.network.scores import form_of
+from dgn.units.unit import WHOLE, Computed, Term, Unit
 
 _SIGN = re.compile(r"\s+([+-])\s+")
 _DIRECTION = re.compile(r"^([^:]+):(.+\.safetensors)(?:\^(\d+(?:\.\d+)?))?$")
 _FORM = re.compile(r"^(log|p)\((.+)\)$")
 _WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
-
-
-@dataclass(frozen=True)
-class Term:
-    """One weighted number read from a layer: ``weight * layer[index]`` at a position or averaged over positions.
-
-    Attributes:
-        layer, index, position, weight: the index is :data:`WHOLE` for the mean square over the whole layer.
-        form: ``""`` for the number itself, ``"log"`` or ``"p"`` for its log-probability or probability among all
-            of the layer, with the kind of scores behind it where they are no softmax's; see :mod:`dgn.network.scores`.
-        direction: numbers, one a feature, that are multiplied with the layer's in place of one feature.
-        cosine: with a direction, the power of the cosine that the product is multiplied by (0: the product alone).
-    """
-
-    layer: str
-    index: int
-    position: Position = None
-    weight: float = 1.0
-    form: str = ""
-    direction: tuple[float, ...] = ()
-    cosine: float = 0.0
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One number per image: a weighted sum of terms. ``name`` is how the user wrote it, or the class name."""
-
-    name: str
-    terms: tuple[Term, ...]
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The layers it reads, each once."""
-        return tuple(dict.fromkeys(term.layer for term in self.terms))
-
-    @property
-    def class_index(self) -> int | None:
-        """The output index, for a unit that is exactly one output; else None."""
-        if len(self.terms) == 1 and self.terms[0].layer == OUTPUT and self.terms[0].position is None:
-            term = self.terms[0]
-            return None if term.direction or term.index == WHOLE else term.index
-        return None
-
-    def as_log(self, network: Network) -> Unit:
-        """A class's log-probability, where the network's outputs tell one; other units as they are."""
-        if self.class_index is None or network.scores == "none":
-            return self
-        return replace(self, terms=(replace(self.terms[0], form=form_of("log", network, OUTPUT)),))
-
-    @property
-    def file_name(self) -> str:
-        """The name in letters, digits, ``.``, ``_`` and ``-``; see :func:`file_name`."""
-        return file_name(self.name)
-
-
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that Windows keeps for devices, whatever their suffix."""
-
-
-def file_name(text: str) -> str:
-    """Any text as a part of a file's name: ASCII letters, digits, ``.``, ``_`` and ``-``, at most 100 characters.
-
-    Texts that differ stay different: a space becomes ``-``, and whatever else is changed, too long or already holds a
-    ``-`` gets the beginning of its SHA-256.
-    """
-    plain = re.sub(r"[^\w.]+", "-", text, flags=re.ASCII).strip("-.")
-    reserved = not plain or _RESERVED.fullmatch(plain)
-    same = plain == text.replace(" ", "-") and "-" not in text and not re.search(r"-[0-9a-f]{12}$", plain)
-    if same and len(plain) <= 80 and not reserved:
-        return plain
-    plain = f"unit-{plain[:70]}".strip("-.") if reserved else plain[:80]
-    return f"{plain}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 @guest
@@ -164,6 +87,33 @@ def direction(
         raise DgnError(f"cosine is {cosine}, expected a power from 0 to 16")
     unit = Unit(name or f"{layer}:direction", (Term(layer, 0, position, 1.0, "", values, cosine),))
     return parse_units(unit, network)[0]
+
+
+def unit(function: Callable[..., Tensor], layers: str | Sequence[str], name: str | None = None) -> Unit:
+    """An objective of one's own as a unit: whatever a function makes of layers, differentiable.
+
+    ``dgn.unit(lambda maps: maps[:, 17].amax((1, 2)), ["blocks.4"], "highest of 17")`` can be synthesised, searched for
+    and ablated as any other.
+
+    Args:
+        function: takes the output of each layer, in the order of ``layers``: float32 ``[N, ...]``, the axes behind the
+            samples as the module has them (:attr:`dgn.Network.layers` tells their lengths). Returns ``[N]``, a number
+            a sample that depends on this sample alone.
+        layers: names of layers; ``"output"`` for what the network returns.
+        name: in tables and file names; None: the function's.
+
+    Raises:
+        DgnError: no function, no layer, or a function that can't take so many arguments.
+    """
+    reads = (layers,) if isinstance(layers, str) else tuple(layers)
+    if not callable(function):
+        raise DgnError(f"an objective is a function of layers' outputs, not {function!r}")
+    if not reads:
+        raise DgnError("an objective reads layers: give layers=['LAYER']")
+    own = Function(function)
+    own.check("objective", reads)
+    called = str(name or getattr(function, "__name__", own))
+    return Unit(called, (Computed(reads[0], WHOLE, function=own, reads=reads),))
 
 
 @guest
@@ -327,7 +277,8 @@ def _is_unit(text: str, network: Network) -> bool:
 def _check_term(term: Term, network: Network) -> None:
     where = f"layer {term.layer!r}" if term.layer != OUTPUT else f"the output of {network.name!r}"
     if term.index == WHOLE:
-        network.layer_shape(term.layer)
+        for layer in term.layers:
+            network.layer_shape(layer)
         if term.form or term.direction:
             what = term.form.partition(" ")[0] or "a direction"
             raise DgnError(f"{what} of a whole layer means nothing: give {term.layer}:INDEX")
@@ -336,130 +287,3 @@ def _check_term(term: Term, network: Network) -> None:
     if not 0 <= term.index < layout.count:
         raise DgnError(f"unit {term.index} is out of range: {where} has {layout.count} units, 0 to {layout.count - 1}")
     layout.check(term.position, f"unit {term.index}: {where}" if term.position == "center" else where)
-
-
-def layers_of(units: Iterable[Unit]) -> tuple[str, ...]:
-    """The layers that these units read, each once."""
-    return tuple(dict.fromkeys(layer for unit in units for layer in unit.layers))
-
-
-class Reader:
-    """Reads one unit per sample out of layers, all samples of a batch at once.
-
-    Args:
-        network: whose layers are read, at whatever input size.
-        units: the unit of each sample, in order of the batch.
-        device: where the layers' outputs are; None for the network's.
-    """
-
-    def __init__(self, network: Network, units: Sequence[Unit], device: torch.device | str | None = None) -> None:
-        device = network.device if device is None else device
-        self.network, self.layers, self.count = network, layers_of(units), len(units)
-        groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
-        self._special: list[tuple[int, Term, Tensor]] = []
-        self._at: list[Tensor] = []
-        for row, unit in enumerate(units):
-            for term in unit.terms:
-                if term.direction or term.index == WHOLE:
-                    self._special.append((row, term, torch.tensor(term.direction, device=device)))
-                    self._at.append(torch.tensor([row], device=device))
-                else:
-                    key = (term.layer, term.position, term.form)
-                    groups.setdefault(key, []).append((row, term.index, term.weight))
-        # Uploaded once: nothing of a unit travels to the device while a loop runs.
-        self._groups: list[tuple[str, Position, str, Tensor, Tensor, Tensor]] = []
-        for (layer, position, form), terms in groups.items():
-            rows, indices, weights = (torch.tensor(column, device=device) for column in zip(*terms, strict=True))
-            self._groups.append((layer, position, form, rows, indices, weights.float()))
-
-    def __call__(self, features: Mapping[str, Tensor]) -> Tensor:
-        """Activations ``[N]`` (float32) from the layers' outputs, as :meth:`dgn.Network.features` gives them."""
-        parts = []
-        for layer, position, form, rows, indices, weights in self._groups:
-            layout = self.network.layout(layer)
-            output = layout.canonical(features[layer], self.count)
-            if form:
-                output = applied(output, form, 1)
-            value = _at_position(output[rows, indices], position, layout).float() * weights
-            parts.append(value.new_zeros(self.count).index_add(0, rows, value))
-        for (row, term, vector), at in zip(self._special, self._at, strict=True):
-            output = self.network.samples_first(term.layer, features[term.layer], self.count)[row]
-            value = output.float().square().mean() if term.index == WHOLE else self._direction(output, term, vector)
-            value = value * term.weight
-            parts.append(value.new_zeros(self.count).index_add(0, at, value[None]))
-        return torch.stack(parts).sum(0)
-
-    def _direction(self, output: Tensor, term: Term, vector: Tensor) -> Tensor:
-        """A direction's product with a layer of one sample."""
-        layout = self.network.layout(term.layer)
-        maps = output.movedim(layout.features, 0) if layout.shape else output[None]
-        values = _at_position(maps, term.position, layout).float()
-        dot = (values * vector).sum()
-        if term.cosine:
-            cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)
-            dot = dot * cosine.clamp(min=0.1) ** term.cosine
-        return dot
-
-
-class BatchReader:
-    """Activations of all units for each image of a batch, and where in the map each is highest.
-
-    Args:
-        network: that sees the images.
-        units: what is read of each of them.
-        fit: how images meet the network's input.
-    """
-
-    def __init__(self, network: Network, units: Sequence[Unit], fit: Fit = "resize") -> None:
-        self.network, self.units, self.fit = network, units, fit
-        self.layers = layers_of(units)
-        self._plain: dict[str, list[int]] = {}
-        self._other: list[int] = []
-        for row, unit in enumerate(units):
-            term = unit.terms[0]
-            plain = len(unit.terms) == 1 and not term.form and not term.direction and term.index != WHOLE
-            if plain:
-                self._plain.setdefault(term.layer, []).append(row)
-            else:
-                self._other.append(row)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """``[N, U]`` twice: activations, and the cell of the layer's grid (row by row) where each is highest; a peak of
-        -1 is none."""
-        features = self.network.features(images, self.layers, self.fit)
-        values = images.new_zeros(len(images), len(self.units))
-        peaks = torch.full(values.shape, -1, dtype=torch.long, device=images.device)
-        for layer, rows in self._plain.items():
-            terms = [self.units[row].terms[0] for row in rows]
-            index = torch.tensor([term.index for term in terms], device=images.device)
-            weight = torch.tensor([term.weight for term in terms], device=images.device)
-            at = torch.tensor(rows, device=images.device)
-            layout = self.network.layout(layer)
-            output = layout.canonical(features[layer], len(images)).float()[:, index]
-            mean = output.flatten(2).mean(2) if output.dim() > 2 else output
-            for column, term in enumerate(terms):
-                if term.position is not None:
-                    mean[:, column] = _at_position(output[:, column], term.position, layout)
-            values[:, at] = mean * weight
-            grid = layout.cells(output)
-            if grid is not None:
-                peak = (grid * weight[:, None]).argmax(2)
-                for column, term in enumerate(terms):
-                    cell = layout.cell_of(term.position)
-                    if cell is not None:
-                        peak[:, column] = cell
-                peaks[:, at] = peak
-        for row in self._other:
-            values[:, row] = Reader(self.network, [self.units[row]] * len(images), images.device)(features)
-        return values, peaks
-
-
-def _at_position(values: Tensor, position: Position, layout: Layout) -> Tensor:
-    """``[N, *places]`` at a position, or averaged over all of them: ``[N]``."""
-    if values.dim() == 1:
-        return values
-    if position is None:
-        return values.float().flatten(1).mean(1)  # a mean in half precision would be one of 256 steps
-    at: tuple[Any, ...] = (slice(None), *layout.where(position, values.shape[1:]))
-    return values[at]

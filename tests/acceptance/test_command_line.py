@@ -99,7 +99,7 @@ def test_run_folder_is_complete(finished: Path) -> None:
 def test_codes_decode_to_the_images(finished: Path) -> None:
     """The kept code of the generator is the image that was kept."""
     import dgn as library
-    from dgn.runs.run import to_image
+    from dgn.images.pictures import to_image
 
     run = only_run(finished)
     prior = library.load_prior("dgn").sampled()

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import dgn
 from dgn.cli.main import main
 
 SHORT = [
@@ -159,6 +160,29 @@ def test_the_same_command_takes_up_what_is_there(work: Path) -> None:
     after = figures(run)
     cost = {"seconds", "memory"}
     assert {k: v for k, v in before.items() if k[1] not in cost} == {k: v for k, v in after.items() if k[1] not in cost}
+
+
+@pytest.mark.slow
+def test_python_gives_the_same_figures(work: Path) -> None:
+    """But for what they cost."""
+    words = [word for word in command(work) if not word.startswith(("prior=", "out=", "prior.dgn"))]
+    assert main(["evaluate", *words, "prior=pixel", f"out={work / 'pixels'}"]) == 0
+    found = dgn.evaluate(
+        dgn.load_network(), dgn.load_prior("pixel", size=64), work / "real", classes=2,
+        judges=["efficientnet_lite0", str(work / "tiny.pt2")], inner=1, steps=2, screen=32, starts=1, refine_steps=1,
+        input_size=96,
+    )  # fmt: skip
+    rows = figures(work / "pixels")
+    assert {(figure.method, figure.metric, figure.judge) for figure in found.figures} == set(rows)
+    for figure in found.figures:
+        if figure.metric not in ("seconds", "memory"):
+            row = rows[figure.method, figure.metric, figure.judge]
+            assert [row["value"], row["low"]] == [f"{value:.6g}" for value in (figure.value, figure.low)], figure
+    assert (
+        "| KID | tiny |" in str(found)
+        and len(found.differences) == len((work / "pixels" / "differences.csv").read_text().splitlines()) - 1
+    )
+    assert {cell.row for cell in found.cells()} == {"real", "pixel"} and found.grid(tile=32).width > 64
 
 
 @pytest.mark.slow

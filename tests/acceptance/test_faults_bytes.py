@@ -76,7 +76,7 @@ def test_no_corrupted_state_is_trained_on(images: Path, tmp_path: Path) -> None:
         comparator_layers=("blocks.0",), adversary_layers=("blocks.0",), held_out=4,
         statistics_images=12, component_images=12, components=5,
     )  # fmt: skip
-    train(images, tmp_path / "out", settings, progress=False)
+    train(images, tmp_path / "out", settings, device="cpu", progress=False)
     path = tmp_path / "out" / "state.safetensors"
     whole = path.read_bytes()
 
@@ -87,7 +87,7 @@ def test_no_corrupted_state_is_trained_on(images: Path, tmp_path: Path) -> None:
         refused(path, flipped(whole, seed), load)
     path.write_bytes(flipped(whole, 0))
     with pytest.raises(DgnError, match="SHA-256"):
-        train(images, tmp_path / "out", replace(settings, steps=4), progress=False)
+        train(images, tmp_path / "out", replace(settings, steps=4), device="cpu", progress=False)
     assert path.read_bytes() == flipped(whole, 0)
 
 

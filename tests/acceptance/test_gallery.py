@@ -16,8 +16,9 @@ from conftest import rest_slow
 
 from dgn.cli.main import main
 from dgn.cli.reproduce import reproduce
+from dgn.images.pictures import to_image
 from dgn.report.gallery import page, read_run
-from dgn.runs.run import COLUMNS, Run, to_image
+from dgn.runs.run import COLUMNS, Run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from dgn.cli.main import main
 from dgn.files.storage import lock
+from dgn.images.pictures import to_image
 from dgn.priors import load_prior
-from dgn.runs.run import to_image
 from dgn.synthesis import default_batch
 
 TINY = [

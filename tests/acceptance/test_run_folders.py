@@ -120,7 +120,7 @@ def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatc
 def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["evaluate", *TINY["evaluate"], "out=run"]
     with monkeypatch.context() as patch:
-        patch.setattr("dgn.cli.verbs.evaluate.measure_photographs", interrupt)
+        patch.setattr("dgn.cli.verbs.evaluate.assess", interrupt)
         assert main(command) == 130
     assert status("run") == "interrupted" and Path("run/images/pixel.safetensors").is_file()
     monkeypatch.setattr("dgn.synthesis.Plan.climb", interrupt)  # nothing is left to climb

@@ -392,15 +392,18 @@ def test_an_empty_image_is_one_clear_line(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.slow
 def test_patches_fit_a_small_network(capsys: pytest.CaptureFixture[str]) -> None:
     """16 px: three of them, one apart; what is given is kept."""
-    from dgn.cli.verbs.ablate import patch_sizes
+    from dgn.analysis.ablation.ablation import patch_sizes
 
     assert main(["ablate", "network.name=small.pt2", "trust=true", "image=pictures/a.png", "unit=0", "curve_steps=0",
                  "tracking=off", "progress=false", "out=run"]) == 0  # fmt: skip
     drops = next(Path("run/images").glob("*.csv")).read_text().splitlines()
     assert len(drops) == 14 and len(drops[0].split(",")) == 14
-    assert patch_sizes(None, None, (224, 224)) == patch_sizes(None, None, (299, 299)) == (48, 16)
-    assert patch_sizes(None, None, (96, 320)) == (48, 16) and patch_sizes(None, None, (64, 64)) == (13, 4)
-    assert patch_sizes(None, None, (1, 1)) == (1, 1) and patch_sizes(32, None, (224, 224)) == (32, 16)
-    assert patch_sizes([8, 4], None, (16, 16)) == ((8, 4), 1) and patch_sizes(48, 16, (16, 16)) == (48, 16)
+    assert patch_sizes(None, None, (224, 224)) == patch_sizes(None, None, (299, 299)) == ((48, 48), (16, 16))
+    assert patch_sizes(None, None, (96, 320)) == ((48, 48), (16, 16))
+    assert patch_sizes(None, None, (64, 64)) == ((13, 13), (4, 4))
+    assert patch_sizes(None, None, (1, 1)) == ((1, 1), (1, 1))
+    assert patch_sizes(32, None, (224, 224)) == ((32, 32), (16, 16))
+    assert patch_sizes([8, 4], None, (16, 16)) == ((8, 4), (1, 1))
+    assert patch_sizes(48, 16, (16, 16)) == ((48, 48), (16, 16))
     assert main(["figure", "figure=ablation", "network.name=small.pt2", "trust=true", "figure.images=[pictures/a.png]",
                  "figure.unit=0", "tracking=off", "progress=false", "out=figure"]) == 0  # fmt: skip

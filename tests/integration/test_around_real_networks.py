@@ -13,7 +13,7 @@ from PIL import Image
 import dgn
 from dgn.analysis.ablation.ablation import ablate, filling
 from dgn.analysis.examples import find_examples
-from dgn.analysis.facets import find_facets, late_features, mean_codes
+from dgn.analysis.facets import cluster, late_features, mean_codes
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.images.reading import read_image
 from dgn.network.network import Network
@@ -91,7 +91,7 @@ def test_planted_facets_of_a_real_unit(network: Network, photos: Path, tmp_path:
     assert {example.name[:4] for example in found.top} == {"coff", "chel"}
     features = late_features(network, squares.tensors([example.index for example in found.top]))
     for count in (2, None):
-        facets = find_facets(features, count, members=5)
+        facets = cluster(features, count, members=5)
         purity = sum(int(kinds[facets.labels == f].bincount().max()) for f in range(facets.count)) / len(kinds)
         assert facets.count == 2 and purity >= 0.9, facets.scores
 
@@ -213,7 +213,7 @@ def test_facets_start_near_their_images(network: Network, photos: Path) -> None:
     """The mean code of a facet decodes to something that the network finds more like its own images."""
     (found,), data, _ = find_examples(network, parse_units("blocks.4:17", network), photos, k=16)
     images = data.tensors([example.index for example in found.top])
-    facets = find_facets(late_features(network, images), 2, members=4)
+    facets = cluster(late_features(network, images), 2, members=4)
     prior = dgn.load_prior("dgn", size=128)
     starts = prior.decode(mean_codes(prior, images, facets))
     seen = network.features(starts, ["blocks.6"])["blocks.6"].mean((2, 3))

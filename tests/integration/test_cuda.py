@@ -28,7 +28,8 @@ from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
 from dgn.synthesis import join, plan
-from dgn.units.units import layers_of, parse_units
+from dgn.units.unit import layers_of
+from dgn.units.units import parse_units
 
 pytestmark = pytest.mark.gpu
 

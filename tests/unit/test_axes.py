@@ -16,7 +16,8 @@ from dgn.errors import DgnError
 from dgn.network.layout.layout import Grid
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.units.units import BatchReader, Reader, parse_units
+from dgn.units.read import BatchReader, Reader
+from dgn.units.units import parse_units
 
 
 class Head(nn.Module):

@@ -15,7 +15,7 @@ from dgn.evaluation.blind import ON_A_SHEET, Answer, lay_out, read_answers, scor
 from dgn.evaluation.naming import kinds, right
 from dgn.evaluation.real import RealImages
 from dgn.evaluation.reference import Made
-from dgn.units.units import Term, Unit
+from dgn.units.unit import Term, Unit
 
 CLASSES = [1, 94, 207, 340, 779, 817]
 

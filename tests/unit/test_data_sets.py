@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import dgn
-from dgn.analysis.examples import Squares, find_examples, search_warnings
+from dgn.analysis.examples import find_examples, search_warnings
+from dgn.analysis.squares import Squares
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of, load_real
 from dgn.files.listing import Entry, counted, list_images, printable, suffixes
@@ -245,7 +246,7 @@ def test_items_that_are_paths(wrap: Any, network: Network, tmp_path: Path) -> No
     (tmp_path / "x.png").write_bytes(png())
     (found,), _, _ = find_examples(network, dgn.parse_units([1], network), [wrap(tmp_path / "x.png")], k=1)
     assert found.top[0].activation == pytest.approx(float(network(FLOATS[None])[0, 1]), abs=1e-5)
-    rows = find_examples(network, dgn.parse_units([1], network), str(tmp_path), k=1)[0]
+    rows = find_examples(network, dgn.parse_units([1], network), str(tmp_path), k=1).units
     assert rows[0].top[0].activation == pytest.approx(found.top[0].activation, abs=1e-6)
 
 
@@ -287,7 +288,7 @@ def test_whole_arrays_and_foreign_data_sets(network: Network) -> None:
         (found,), _, _ = find_examples(network, units, source, k=1)
         assert found.top[0].activation == pytest.approx(truth, abs=1e-5)
     plain, tensors = (FakeData(4, (3, 16, 16), 2, transform) for transform in (None, ToTensor()))
-    first, second = (find_examples(network, units, data, k=4, workers=2)[0][0].top for data in (plain, tensors))
+    first, second = (find_examples(network, units, data, k=4, workers=2).units[0].top for data in (plain, tensors))
     assert [e.index for e in first] == [e.index for e in second]
     assert [e.activation for e in first] == pytest.approx([e.activation for e in second], abs=1e-5)
     for bad in (DataLoader(plain), iter([PICTURE]), (PICTURE for _ in range(2))):

@@ -11,7 +11,7 @@ from conftest import SmallCNN
 from PIL import Image
 from torch import Tensor
 
-from dgn.analysis.examples import Squares
+from dgn.analysis.squares import Squares
 from dgn.errors import DgnError
 from dgn.evaluation.copies import measure_copies, nearest_images
 from dgn.evaluation.cost import measured

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 import dgn
 from dgn.analysis.ablation.ablation import FILLS, ablate, curves
-from dgn.analysis.examples import Squares, find_examples
-from dgn.analysis.facets import find_facets, late_features, mean_codes, mean_images
+from dgn.analysis.examples import find_examples
+from dgn.analysis.facets import cluster, late_features, mean_codes, mean_images
 from dgn.analysis.receptive import ReceptiveFields
+from dgn.analysis.squares import Squares
 from dgn.errors import DgnError
 from dgn.images.reading import decode, read_image
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.units.units import Reader, parse_units
+from dgn.units.read import Reader
+from dgn.units.units import parse_units
 
 UNITS = ["ant", "late:3", "block:2", "stem:1@2,3", "ant - 0.5*bee", "log(bee)"]
 
@@ -143,7 +145,7 @@ def test_sources(network: Network, images: Path, tmp_path: Path) -> None:
     from torchvision.datasets import ImageFolder
 
     units = parse_units(["ant"], network)
-    expected = [e.activation for e in find_examples(network, units, images, k=3)[0][0].top]
+    expected = [e.activation for e in find_examples(network, units, images, k=3).units[0].top]
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         for path in sorted(images.iterdir()):
             archive.add(path, f"c/{path.name}")
@@ -303,8 +305,8 @@ def test_ablation_finds_the_planted_spot() -> None:
     ("arguments", "expected"),
     [
         ({"size": 17}, "doesn't fit"),
-        ({"size": 4, "stride": 5}, "leaves gaps"),
-        ({"size": 4, "stride": 0}, "stands still"),
+        ({"size": 4, "stride": 5}, "expected 1 to 4"),
+        ({"size": 4, "stride": 0}, "expected 1 to 4"),
         ({"size": 4, "stride": 2, "fill": "blurr"}, "did you mean 'blur'"),
     ],
 )
@@ -351,7 +353,7 @@ def test_planted_facets_are_separated(tmp_path: Path) -> None:
     features = late_features(network, pixels)
     assert features.shape == (36, 4)
     for count, tsne in ((2, False), (None, False), (2, True)):
-        facets = find_facets(features, count, members=5, tsne=tsne)
+        facets = cluster(features, count, members=5, tsne=tsne)
         purity = sum(int(torch.bincount(kinds[facets.labels == f]).max()) for f in range(facets.count)) / len(kinds)
         assert facets.count == 2 and purity >= 0.9, (count, tsne, facets.scores)
     starts = mean_images(pixels, facets)
@@ -367,9 +369,9 @@ def test_planted_facets_are_separated(tmp_path: Path) -> None:
 
 def test_too_few_for_facets() -> None:
     with pytest.raises(DgnError, match="1 example images can't make 2 facets"):
-        find_facets(torch.rand(1, 4), 2)
-    assert find_facets(torch.rand(1, 4)).nearest == [[0]]
-    assert find_facets(torch.rand(3, 4), 3).count == 3
-    assert find_facets(torch.ones(5, 4), 1).nearest[0] != []
+        cluster(torch.rand(1, 4), 2)
+    assert cluster(torch.rand(1, 4)).nearest == [[0]]
+    assert cluster(torch.rand(3, 4), 3).count == 3
+    assert cluster(torch.ones(5, 4), 1).nearest[0] != []
     with pytest.raises(DgnError, match="facets is 0"):
-        find_facets(torch.rand(3, 4), 0)
+        cluster(torch.rand(3, 4), 0)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import dgn
 from dgn.analysis.ablation.ablation import ablate
 from dgn.analysis.ablation.search import find_cuts
-from dgn.analysis.examples import Squares, find_examples
+from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import Facets, mean_codes
 from dgn.analysis.receptive import ReceptiveFields
+from dgn.analysis.squares import Squares
 from dgn.ascent.starts import given_start
 from dgn.ascent.transforms import Draws, rotate
 from dgn.errors import DgnError

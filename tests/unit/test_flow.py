@@ -39,7 +39,7 @@ TINY = FlowSettings(
 
 def train_flow(data: Path, out: Path, settings: FlowSettings) -> Path:
     """Without what takes longer than so small a flow."""
-    return train(data, out, settings, compile=False, progress=False)
+    return train(data, out, settings, device="cpu", compile=False, progress=False)
 
 
 @pytest.fixture

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import SmallCNN, small_generator
+from PIL import Image
 from torch import Tensor, nn
 
 import dgn
@@ -19,6 +21,7 @@ from dgn.errors import DgnError
 from dgn.evaluation.judges import Judge
 from dgn.evaluation.reference import activations_of_all
 from dgn.images.given import as_images
+from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors.deep import GeneratorPrior
@@ -107,6 +110,17 @@ def test_codes_are_no_images() -> None:
     prior = GeneratorPrior(small_generator())
     code = torch.full((1, *prior.code_shape), -2.0)
     assert given_start(prior, code, 2).shape == (2, *prior.code_shape)
+
+
+def test_pictures_and_files_are_ablated_as_the_command_does(network: Network, tmp_path: Path) -> None:
+    """Larger than the network's input, so that the way to it counts."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    picture.save(tmp_path / "one.png")
+    seen = ablate(network, read_image(tmp_path / "one.png", network.sight), 2).drops
+    for given in (picture, tmp_path / "one.png", str(tmp_path / "one.png")):
+        assert torch.equal(ablate(network, given, 2).drops, seen)
+    with pytest.raises(DgnError, match=r"no\.png"):
+        ablate(network, tmp_path / "no.png", 2)
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 2, 3, 16, 16), (0, 3, 16, 16)])

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import dgn
 from dgn.analysis.ablation.ablation import ablate, curves
 from dgn.analysis.examples import find_examples
-from dgn.analysis.facets import find_facets, late_features, mean_codes
+from dgn.analysis.facets import cluster, late_features, mean_codes
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.guest import at_home, guest
 from dgn.network.fast.convolution import Convolution
@@ -113,10 +113,12 @@ DOORS: dict[str, Callable[[Network], Any]] = {
     "curves": lambda n: curves(n, ablate(n, IMAGES[0], 1, size=16, stride=16), steps=2)[0].activations,
     "find_examples": lambda n: [
         (one.index, one.activation, one.box)
-        for one in find_examples(n, dgn.parse_units(["conv:1", 2], n), [(image, 0) for image in IMAGES], k=2)[0][0].top
+        for one in find_examples(n, dgn.parse_units(["conv:1", 2], n), [(image, 0) for image in IMAGES], k=2)
+        .units[0]
+        .top
     ],
-    "facets": lambda n: find_facets(late_features(n, IMAGES), 2).labels,
-    "codes": lambda n: mean_codes(pixels(), IMAGES, find_facets(late_features(n, IMAGES), 2)),
+    "facets": lambda n: cluster(late_features(n, IMAGES), 2).labels,
+    "codes": lambda n: mean_codes(pixels(), IMAGES, cluster(late_features(n, IMAGES), 2)),
     "fields": lambda n: ReceptiveFields(n).box("second", (2, 3)),
     "select_units": lambda n: [unit.name for unit in dgn.select_units("conv:all", n)],
     "Network": lambda n: Network(n.module, 24).layers,
@@ -403,7 +405,7 @@ def test_whole_jobs_of_one_network_in_several_threads(network: Network) -> None:
             lambda: dgn.synthesize(net, ["conv:1"], prior=prior, steps=6).images,
             lambda: dgn.synthesize(net, [2], prior=prior, steps=6, input_size=24).images,
             lambda: ablate(net, IMAGES[0], 1, size=8, stride=4).drops,
-            lambda: find_examples(net, dgn.parse_units(["norm:1"], net), [(x, 0) for x in IMAGES], k=3)[0][0].mean,
+            lambda: find_examples(net, "norm:1", [(x, 0) for x in IMAGES], k=3).units[0].mean,
             lambda: sorted(net.at(28).layers),
         ]
 

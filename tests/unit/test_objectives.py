@@ -19,7 +19,8 @@ from dgn.priors.base import Prior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.units.units import Reader, parse_units
+from dgn.units.read import Reader
+from dgn.units.units import parse_units
 
 Look = Callable[[Tensor, Tensor], Tensor]
 """A number an image, of logits and of the map ``late``."""

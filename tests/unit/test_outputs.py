@@ -16,7 +16,9 @@ from dgn.analysis.ablation.ablation import ablate
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
-from dgn.units.units import Reader, Term, parse_units
+from dgn.units.read import Reader
+from dgn.units.unit import Term
+from dgn.units.units import parse_units
 
 
 class Two(nn.Module):

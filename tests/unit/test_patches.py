@@ -11,7 +11,9 @@ from dgn.analysis.ablation.ablation import ablate
 from dgn.analysis.ablation.cuts import Cut, changed, choose_cuts, needed
 from dgn.analysis.ablation.search import find_cuts
 from dgn.network.network import Network
-from dgn.units.units import Reader, Unit, parse_units
+from dgn.units.read import Reader
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 class Deep(nn.Module):

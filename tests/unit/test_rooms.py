@@ -11,9 +11,9 @@ import dgn
 
 ROOT = Path(dgn.__file__).parent
 FLOORS = [
-    ["errors", "resources", "arguments", "memory", "guest", "__init__"],
+    ["errors", "resources", "arguments", "memory", "guest", "functions", "__init__"],
     ["files"],
-    ["images"],
+    ["images", "report.grid", "report.show"],
     ["network"],
     ["units"],
     ["priors"],
@@ -74,3 +74,14 @@ def test_no_module_needs_itself() -> None:
     graph = {name: {other for other in imported(path, known) if other != name} for name, path in known.items()}
     order = list(TopologicalSorter(graph).static_order())  # raises on a circle
     assert len(order) > 100 and order.index("errors") < order.index("cli.main")
+
+
+def test_nothing_imports_a_verb() -> None:
+    """They are the outermost: what two of them need has a home of its own."""
+    known = modules()
+    assert not [
+        f"{name} imports {other}"
+        for name, path in known.items()
+        for other in imported(path, known)
+        if other.startswith("cli.verbs.")
+    ]

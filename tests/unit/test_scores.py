@@ -14,7 +14,7 @@ from dgn.network.network import Network
 from dgn.network.scores import SCORES, applied, form_of, log_probabilities
 from dgn.priors.pixel import PixelPrior
 from dgn.report.table import result_rows
-from dgn.units.units import Reader
+from dgn.units.read import Reader
 
 
 class Ending(nn.Module):

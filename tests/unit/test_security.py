@@ -24,10 +24,11 @@ from dgn.cli.reproduce import reproduce
 from dgn.cli.trust import build_module
 from dgn.errors import DgnError
 from dgn.evaluation.judges import load_judge
+from dgn.images.pictures import to_image
 from dgn.priors.checkpoint import save_generator
 from dgn.report.gallery import page, read_run
-from dgn.runs.run import Run, to_image
-from dgn.units.units import Unit, file_name
+from dgn.runs.run import Run
+from dgn.units.unit import Unit, file_name
 
 PACKAGE = Path(dgn.__file__).parent
 LAUNCHERS = Path(hydra_plugins.dgn_launchers.__file__).parent

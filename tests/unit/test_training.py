@@ -7,6 +7,7 @@ import json
 import signal
 import tarfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,10 @@ from dgn.training.losses import blend, feature_distance, hinge_discriminator, hi
 from dgn.training.settings import TrainSettings, rate
 from dgn.training.state import Machine
 from dgn.training.statistics import measure_centres, measure_code, measure_components
-from dgn.training.trainer import compiles, train
+from dgn.training.trainer import compiles
+from dgn.training.trainer import train as train_on
 
+train = partial(train_on, device="cpu")
 SMALL = TrainSettings(
     image_size=32, encoder_size=64, widths=(8, 8, 6), depths=(1, 1, 1), steps=6, batch=4, warmup=1, cooldown=0.0,
     adversary_start=0.0, held_out=4, statistics_images=12, component_images=12, components=5,

@@ -10,7 +10,9 @@ import torch
 
 from dgn.errors import DgnError
 from dgn.network.network import Network
-from dgn.units.units import Reader, Term, Unit, find_classes, parse_units
+from dgn.units.read import Reader
+from dgn.units.unit import Term, Unit
+from dgn.units.units import find_classes, parse_units
 
 
 def test_every_written_form(network: Network) -> None:

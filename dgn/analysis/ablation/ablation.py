@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from dgn.analysis.ablation.patches import PatchReader
@@ -15,17 +18,25 @@ from dgn.ascent.transforms import gaussian
 from dgn.errors import DgnError, nearest
 from dgn.guest import guest
 from dgn.images.given import as_images
+from dgn.images.items import seen_item
+from dgn.images.pictures import to_image
+from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
-from dgn.units.units import Reader, Unit, parse_units
+from dgn.report.grid import Cell
+from dgn.report.heat import overlay
+from dgn.report.show import Shown
+from dgn.units.read import Reader
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 FILLS = ("grey", "mean", "blur", "noise")
 """What a patch is covered with: mid-grey, the image's mean colour, the image blurred, seeded noise."""
 
 
 @dataclass
-class Ablation:
+class Ablation(Shown):
     """How one unit's activation falls when parts of an image are covered.
 
     Attributes:
@@ -49,6 +60,25 @@ class Ablation:
     fill: str
     how: str
 
+    @property
+    def title(self) -> str:
+        size, stride = (" x ".join(map(str, pair)) for pair in (self.size, self.stride))
+        return f"What {self.unit.name} loses: patches of {size} px, {stride} apart, filled with {self.fill}"
+
+    def cells(self) -> list[Cell]:
+        drop = f"largest drop {float(self.drops.max()):.1f}"
+        return [
+            Cell("image", self.unit.name, to_image(self.image), f"activation {self.activation:.1f}"),
+            Cell("drop when covered", self.unit.name, overlay(self.image, self.heat), drop),
+        ]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a patch: the pixels of its upper left corner, and the drop of the activation."""
+        return [
+            {"unit": self.unit.name, "top": y * self.stride[0], "left": x * self.stride[1], "drop": drop}
+            for y, row in enumerate(self.drops.tolist()) for x, drop in enumerate(row)
+        ]  # fmt: skip
+
 
 @dataclass
 class Curve:
@@ -71,14 +101,14 @@ class Curve:
 @guest
 def ablate(
     network: Network,
-    image: Tensor | np.ndarray,
+    image: Tensor | np.ndarray | Image.Image | str | Path,
     unit: str | int | Unit,
     *,
-    size: int | tuple[int, int] = 32,
-    stride: int | tuple[int, int] = 16,
+    size: int | tuple[int, int] | None = None,
+    stride: int | tuple[int, int] | None = None,
     fill: str = "grey",
     seed: int = 0,
-    batch: int = 8,
+    batch: int = 16,
     note: Callable[[int, int], object] | None = None,
 ) -> Ablation:
     """Slide a patch over an image and see what the unit loses.
@@ -87,9 +117,10 @@ def ablate(
 
     Args:
         network: under study.
-        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; meets the network's input by its ``fit``.
+        image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; a picture of Pillow, or a file. It meets the
+            network's input by its ``fit``.
         unit: see :func:`dgn.parse_units`.
-        size, stride: of the patch, in pixels of the network's input.
+        size, stride: of the patch, in pixels of the network's input; None: see :func:`patch_sizes`.
         fill: one of :data:`FILLS`.
         seed: of the noise.
         batch: covered images a forward pass.
@@ -101,12 +132,11 @@ def ablate(
     (one,) = parse_units([unit], network)
     x = _seen(network, image)
     height, width = x.shape[1:]
-    size = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    stride = (stride, stride) if isinstance(stride, int) else (int(stride[0]), int(stride[1]))
+    size, stride = patch_sizes(size, stride, (height, width))
     if min(size) < 1 or size[0] > height or size[1] > width:
         raise DgnError(f"a patch of {size[0]} x {size[1]} px doesn't fit an image of {height} x {width}: give size=32")
     if min(stride) < 1 or stride[0] > size[0] or stride[1] > size[1]:
-        raise DgnError(f"stride {stride[0]} x {stride[1]} leaves gaps or stands still: give 1 to {min(size)}")
+        raise DgnError(f"stride is {stride[0]} x {stride[1]} px, expected 1 to {min(size)}, the side of the patch")
     if batch < 1:
         raise DgnError(f"batch is {batch}, expected a whole number above 0")
     cover = filling(x, fill, seed)
@@ -127,6 +157,34 @@ def ablate(
         count[top : top + size[0], left : left + size[1]] += 1
     heat = (heat / count.clamp(min=1)).float()
     return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill, reader.how)
+
+
+@torch.no_grad()
+def first_choice(network: Network, image: torch.Tensor) -> Unit:
+    """The output unit that an image ``[C, H, W]`` excites most."""
+    return parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
+
+
+def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Height and width of the patches, and their strides, for an input of ``seen`` pixels.
+
+    Those that are not given are 48 and 16; for inputs below 96 pixels in the proportion that these have to 224, and
+    small patches a third of them apart.
+
+    Raises:
+        DgnError: neither a number of pixels nor two.
+    """
+    short = min(seen)
+    chosen = _pair((48 if short >= 96 else max(1, short * 3 // 14)) if size is None else size)
+    smaller = min(chosen)
+    return chosen, _pair((16 if smaller >= 16 else max(1, smaller // 3)) if stride is None else stride)
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    try:
+        return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
+    except (ValueError, TypeError, IndexError, OverflowError):
+        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
 
 
 @guest
@@ -179,8 +237,12 @@ def filling(x: Tensor, fill: str, seed: int = 0) -> Tensor:
     raise DgnError(f"no fill {fill!r}{nearest(fill, FILLS) or '; expected one of ' + ', '.join(FILLS)}")
 
 
-def _seen(network: Network, given: Tensor | np.ndarray) -> Tensor:
+def _seen(network: Network, given: Tensor | np.ndarray | Image.Image | str | Path) -> Tensor:
     """The image at the network's input size, still in [0, 1]."""
+    if isinstance(given, (str, Path)):
+        given = read_image(Path(given), network.sight)
+    if isinstance(given, Image.Image):
+        given = seen_item(given, network.sight)
     image = as_images(given, "the image", network.channels)
     if len(image) != 1 or image.shape[1] != network.channels:
         raise DgnError(f"ablation takes one image [{network.channels}, H, W], got {list(given.shape)}")

@@ -9,15 +9,16 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from dgn.analysis.examples import Squares
+from dgn.analysis.squares import Squares
 from dgn.evaluation.copies import Nearest, measure_copies, nearest_images
 from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge
 from dgn.evaluation.reference import Made
 from dgn.files.listing import counted
 from dgn.images.fit import resized
+from dgn.images.pictures import to_image
 from dgn.report.grid import Cell, grid
-from dgn.runs.run import Run, table_bytes, to_image
+from dgn.runs.run import Run, table_bytes
 
 LEAST = 100
 """Photographs of which the nearest 1 % can be told."""

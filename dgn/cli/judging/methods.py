@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
-from torch import Tensor
 
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.bar import Bar
 from dgn.cli.manifest import plain
 from dgn.errors import DgnError
-from dgn.evaluation.cost import measured
+from dgn.evaluation.evaluate import Begun, make
 from dgn.evaluation.reference import Made
 from dgn.files.storage import digest
 from dgn.files.tensors import load_tensors, save_tensors
@@ -28,7 +27,7 @@ from dgn.priors import Prior
 from dgn.runs.batches import fingerprint
 from dgn.runs.run import Run
 from dgn.synthesis import as_begun, plan
-from dgn.units.units import Unit
+from dgn.units.unit import Unit
 
 FORMAT = "dgn-evaluation-1"
 """Of the files that keep a method's images."""
@@ -47,42 +46,32 @@ def synthesized(
     job = plan(network, units, prior, ascent=settings, seeds=seeds, batch=config.batch)
     key = fingerprint(job, digest(network.module.state_dict()), entry=plain(config.prior)[prior.name])
     path = folder.folder / "images" / f"{prior.name}.safetensors"
-    rows = [(unit, seed) for unit in units for seed in seeds]
-    images: list[Tensor] = []
-    first, batch, memory = 0, int(config.batch), 0.0
-    seconds: list[float] = []
+    begun, batch = Begun(), int(config.batch)
     if path.exists():
         with suppress(DgnError):  # changed or cut short: it is made anew
             tensors, meta = load_tensors(path, FORMAT)
             if meta["key"] == key:
-                images, first = [tensors["images"]], len(tensors["images"])
-                batch, seconds, memory = int(meta["batch"]), list(meta["seconds"]), float(meta["memory"])
-                job = as_begun(job, meta.get("precision"))
+                begun = Begun([tensors["images"]], list(meta["seconds"]), float(meta["memory"]))
+                batch, job = int(meta["batch"]), as_begun(job, meta.get("precision"))
+    first = sum(map(len, begun.images))
 
     def cut(smaller: int) -> None:
         nonlocal batch
         batch = smaller
         bar.again()
 
-    if first < len(rows):
-        with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
-            pieces = job.pieces(
-                first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
-            )
-            while first < len(rows):
-                with measured(network.device) as cost:
-                    piece = next(pieces)
-                images.append((piece.images * 255).round().byte())
-                first += len(piece.images)
-                seconds += [cost.seconds / len(piece.images)] * len(piece.images)
-                memory = max(memory, cost.memory / len(piece.images) / 2**20)
-                meta = {
-                    "key": key, "batch": batch, "seconds": seconds, "memory": memory,
-                    "precision": job.settings.precision,
-                }  # fmt: skip
-                save_tensors(path, {"images": torch.cat(images)}, meta, FORMAT)
-    made = torch.cat(images).float() / 255
-    return Made(prior.name, made, [u for u, _ in rows], [s for _, s in rows], seconds, memory)
+    def keep(begun: Begun) -> None:
+        meta = {
+            "key": key, "batch": batch, "seconds": begun.seconds, "memory": begun.memory,
+            "precision": job.settings.precision,
+        }  # fmt: skip
+        save_tensors(path, {"images": torch.cat(begun.images)}, meta, FORMAT)
+
+    with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
+        pieces = job.pieces(
+            first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
+        )  # fmt: skip
+        return make(job, pieces, begun, keep)
 
 
 @dataclass

@@ -8,14 +8,14 @@ from typing import Any
 
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.manifest import plain
-from dgn.evaluation.figures import METRICS, Figure, differences, table
-from dgn.evaluation.reference import COMMON_SIZE, Made
+from dgn.evaluation.evaluate import Evaluation
+from dgn.evaluation.figures import METRICS, Figure
+from dgn.evaluation.reference import COMMON_SIZE
 from dgn.files.storage import write_atomic
 from dgn.priors import Prior
-from dgn.report.grid import Cell, grid
 from dgn.report.panels import panels
 from dgn.report.trade import trade
-from dgn.runs.run import Run, table_bytes, to_image
+from dgn.runs.run import Run, table_bytes
 
 Lines = Mapping[str, Sequence[tuple[str, str]]]
 """Of each line in the trade, its name and its points in order, as method and label."""
@@ -38,34 +38,22 @@ def by_temperature(config: Any, climbs: Sequence[tuple[Prior, AscentSettings]]) 
     }
 
 
-def write_figures(folder: Run, figures: Sequence[Figure], made: Sequence[Made], title: str, lines: Lines) -> None:
+def write_figures(folder: Run, found: Evaluation, lines: Lines) -> None:
     """``figures.csv``, ``differences.csv``, ``table.md``, and the pictures.
 
     Args:
         folder: of the run.
-        figures: of all methods.
-        made: real examples, then the methods.
-        title: of the grid.
+        found: of all methods.
         lines: see :func:`by_temperature`.
     """
-    text, compared = table(figures), differences(made[1], [made[0], *made[2:]]) if len(made) > 1 else []
-    folder.write_text("figures.csv", _csv(figures))
-    if compared:
-        folder.write_text("differences.csv", _csv(compared))
-        text += (
-            f"\nHow much higher {made[1].method} is than each other, unit by unit:\n\n{table(compared, signed=True)}"
-        )
-    folder.write_text("table.md", text)
-    cells = [
-        Cell(unit.name, one.method, to_image(image), "")
-        for one in made
-        for unit, seed, image in zip(one.units, one.seeds, one.images, strict=True)
-        if seed == one.seeds[0]
-    ]
-    folder.write_picture("grid.png", grid(cells, title, tile=COMMON_SIZE))
+    folder.write_text("figures.csv", _csv(found.figures))
+    if found.differences:
+        folder.write_text("differences.csv", _csv(found.differences))
+    folder.write_text("table.md", str(found))
+    folder.write_picture("grid.png", found.grid(tile=COMMON_SIZE))
     for form in ("png", "pdf"):
-        write_atomic(folder.folder / f"panels.{form}", panels(figures, METRICS, form))
-        picture = trade(figures, METRICS, lines, form)
+        write_atomic(folder.folder / f"panels.{form}", panels(found.figures, METRICS, form))
+        picture = trade(found.figures, METRICS, lines, form)
         if picture is not None:
             write_atomic(folder.folder / f"trade.{form}", picture)
 

@@ -19,11 +19,12 @@ from dgn.errors import DgnError
 from dgn.files.folders import read_facts
 from dgn.files.ledger import Ledger, foreign
 from dgn.files.storage import write_atomic
+from dgn.images.pictures import png
 from dgn.report.gallery import inside, read_run, write_page
 from dgn.report.grid import grid
 from dgn.report.table import MOST_CELLS, grid_cells
 from dgn.runs.patterns import writes
-from dgn.runs.run import COLUMNS, Run, now, png, table_bytes
+from dgn.runs.run import COLUMNS, Run, now, table_bytes
 
 NO_VARIANT = RUN | KEPT | MACHINE | ROWS
 """Overrides in which runs may differ under one name: the table's columns tell them apart."""

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves
+from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves, first_choice, patch_sizes
 from dgn.cli.chosen import open_network
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.files.listing import printable
 from dgn.files.storage import write_atomic
 from dgn.images.reading import read_image, suffixes
 from dgn.network.network import Network
-from dgn.report.figure import Lines, Matrix, draw_lines, draw_matrix, render
-from dgn.report.heat import overlay, share_scale
-from dgn.runs.run import Run, now, to_image
-from dgn.units.units import Unit, parse_units
-
-Found = tuple[str, Ablation, tuple[Curve, Curve] | None]
-"""An image's name, its ablation, and its curves of deletion and insertion."""
+from dgn.report.ablation import Ablated, curve_panels, overview, results
+from dgn.report.figure import draw_lines, draw_matrix, render
+from dgn.report.heat import overlay
+from dgn.runs.run import Run, now
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 def run(config: Any) -> None:
@@ -39,7 +37,7 @@ def run(config: Any) -> None:
     size, stride = patch_sizes(values["size"], values["stride"], network.input_size)
     manifest = new_manifest("ablate", device, network)
     with at_work(config, manifest) as (folder, tracker):
-        found: list[Found] = []
+        found: list[Ablated] = []
         bar = tqdm(desc="patches", unit="patch", disable=not config.progress)
         with bar:
             for name, image, unit in jobs:
@@ -99,7 +97,8 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
             paths.append(path)
     if not paths:
         raise DgnError("no image given; give image=FILE, image=FOLDER or image=[FILE,...]")
-    unit = None if values["unit"] is None else parse_units([values["unit"]], network)[0]
+    asked = build_units(values["unit"], trust=values["trust"])
+    unit = None if asked is None else parse_units([asked], network)[0]
     jobs: list[tuple[str, torch.Tensor, Unit]] = []
     stems = [printable(path.stem) for path in paths]
     network.sight.check()
@@ -121,12 +120,6 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
     return jobs
 
 
-@torch.no_grad()
-def first_choice(network: Network, image: torch.Tensor) -> Unit:
-    """The output unit that an image ``[C, H, W]`` excites most."""
-    return parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
-
-
 def _units_of_run(folder: Path) -> dict[Path, str]:
     """The unit that each image of a run was made for; of none where the folder is no run."""
     table = folder / "results.csv"
@@ -135,24 +128,6 @@ def _units_of_run(folder: Path) -> dict[Path, str]:
     with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
     return {folder / row["image"]: re.sub(r", facet \d+$", "", row["unit"]) for row in rows}
-
-
-def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[int | tuple[int, int], int | tuple[int, int]]:
-    """Size and stride of the patches, those that are not given chosen for an input of ``seen`` pixels: 48 and 16; for
-    smaller inputs in the proportion that these have to 224 pixels, and small patches a third of them apart."""
-    short = min(seen)
-    chosen = (48 if short >= 96 else max(1, short * 3 // 14)) if size is None else _pair(size)
-    smaller = chosen if isinstance(chosen, int) else min(chosen)
-    if stride is None:
-        return chosen, 16 if smaller >= 16 else max(1, smaller // 3)
-    return chosen, _pair(stride)
-
-
-def _pair(value: Any) -> int | tuple[int, int]:
-    try:
-        return (int(value[0]), int(value[1])) if isinstance(value, list) else int(value)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
 
 
 def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:
@@ -169,42 +144,3 @@ def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | Non
 
 def _plain(name: str) -> str:
     return Unit(name, ()).file_name
-
-
-def results(found: Sequence[Found]) -> str:
-    """The table: a row an image."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "unit", "activation", "largest_drop", "top", "left", "deletion_area", "insertion_area"])
-    for name, one, both in found:
-        row, column = divmod(int(one.drops.argmax()), one.drops.shape[1])
-        areas = ["", ""] if both is None else [f"{curve.area:.5g}" for curve in both]
-        writer.writerow([
-            name, one.unit.name, f"{one.activation:.6g}", f"{float(one.drops.max()):.6g}", row * one.stride[0],
-            column * one.stride[1], *areas,
-        ])  # fmt: skip
-    return text.getvalue()
-
-
-def overview(found: Sequence[Found], most: int = 7) -> Matrix:
-    """Images above their heat maps, whose colours have one scale."""
-    shown = found[:most]
-    matrix = Matrix(["image", "drop when covered"], [one.unit.name for _, one, _ in shown])
-    for column, (_, one, _) in enumerate(shown):
-        matrix.pictures[0, column] = to_image(one.image)
-        matrix.captions[0, column] = f"activation {one.activation:.1f}"
-        matrix.captions[1, column] = f"largest drop {float(one.drops.max()):.1f}"
-    return share_scale(matrix, 1, [(one.image, one.heat) for _, one, _ in shown])
-
-
-def curve_panels(found: Sequence[Found], most: int = 6) -> list[Lines]:
-    """A panel an image: activation against the share of the pixels that was covered, or uncovered."""
-    panels = []
-    for name, one, both in found[:most]:
-        if both is None:
-            continue
-        panel = Lines(f"{one.unit.name} in {name}", "share of the pixels", "activation")
-        for curve in both:
-            panel.curves[curve.kind] = (curve.shares, curve.activations)
-        panels.append(panel)
-    return panels

@@ -6,30 +6,28 @@ import csv
 import io
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
-from dgn.analysis.examples import KINDS, Example, Squares, UnitExamples, crop_box, find_examples, search_warnings
-from dgn.analysis.receptive import Box
+from dgn.analysis.examples import find_examples, search_warnings
+from dgn.analysis.results import KINDS, Example, Examples, example_cells, example_row, field_of
 from dgn.cli.chosen import open_network
 from dgn.cli.data import open_data
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError, nearest
-from dgn.network.network import Network
+from dgn.images.pictures import to_image
 from dgn.report.grid import Cell, grid
 from dgn.report.table import MOST_CELLS
-from dgn.runs.run import Run, now, to_image
+from dgn.runs.run import Run, now
 from dgn.units.selection import select_units
-
-NAMES = {"top": "best", "bottom": "least", "random": "random, above 0"}
 
 
 def run(config: Any) -> None:
     """See the data once, then write the table, the pictures and one overview."""
     values = plain(config)
     network, device = open_network(config)
-    units = select_units(values["units"], network)
+    units = select_units(build_units(values["units"], trust=config.trust), network)
     kinds = list(config.kinds)
     for kind in kinds:
         if kind not in KINDS:
@@ -39,29 +37,30 @@ def run(config: Any) -> None:
     with at_work(config, manifest) as (folder, tracker):
         state = folder.folder / "examples.safetensors"
         with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
-            found, data, broken = find_examples(
+            found = find_examples(
                 network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
                 note=lambda seen, _total: bar.update(seen - bar.n),
             )  # fmt: skip
-        warn(manifest, search_warnings(found, data, broken, network))
-        rows, cells, left_out = _keep(folder, found, data, network, kinds)
+        warn(manifest, search_warnings(found.units, data, found.broken, network))
+        rows, cells, left_out = _keep(folder, found, kinds)
         folder.write_text("examples.csv", _table(rows))
         title = f"What excites units of {network.name}"
         if left_out:
             title += f" (the first units; {left_out} more are in images/)"
         picture = folder.write_picture("examples.png", grid(cells, title, columns=12))
         folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "broken_images": broken, "unread": data.unread,
-            "units": [{"unit": u.unit.name, "mean": u.mean, "std": u.std, "positive": u.positive} for u in found],
+            **manifest, "status": "done", "finished": now(), "broken_images": found.broken, "unread": data.unread,
+            "units": [
+                {"unit": one.unit.name, "mean": one.mean, "std": one.std, "positive": one.positive}
+                for one in found.units
+            ],
         })  # fmt: skip
         tracker.picture("examples", picture)
         tracker.examples(rows, folder.folder)
     print(picture)
 
 
-def _keep(
-    folder: Run, found: list[UnitExamples], data: Squares, network: Network, kinds: list[str]
-) -> tuple[list[dict[str, Any]], list[Cell], int]:
+def _keep(folder: Run, found: Examples, kinds: list[str]) -> tuple[list[dict[str, Any]], list[Cell], int]:
     """Write each example's square and, where it is smaller, the part that its unit's feature sees.
 
     Returns:
@@ -69,48 +68,24 @@ def _keep(
     """
     rows: list[dict[str, Any]] = []
     cells: list[Cell] = []
-    height, width = network.input_size
     left_out = 0
-    for one in found:
+    for one in found.units:
         shown = len(cells) < MOST_CELLS
         left_out += not shown
         for kind in kinds:
             examples: list[Example] = getattr(one, kind)
             for rank, example in enumerate(examples, 1):
-                square = data.tensors([example.index])[0]
-                name = f"images/{one.unit.file_name}--{kind}--{rank}.png"
-                folder.write_picture(name, to_image(square))
-                label = f"{one.unit.name}: {NAMES[kind]}"
+                square = found.data.tensors([example.index])[0]
+                stem = f"images/{one.unit.file_name}--{kind}--{rank}"
+                folder.write_picture(f"{stem}.png", to_image(square))
+                part = field_of(square, example, found.data)
+                if part is not None:
+                    folder.write_picture(f"{stem}--field.png", part)
                 if shown:
-                    cells.append(Cell(f"{rank}", label, to_image(square), f"{example.activation:.2f}"))
-                part = ""
-                if example.box is not None and _area(example.box) < height * width:
-                    part = f"images/{one.unit.file_name}--{kind}--{rank}--field.png"
-                    seen = to_image(crop_box(square, example.box, network.input_size))
-                    folder.write_picture(part, seen)
-                    box = f"{example.box[3] - example.box[1]} x {example.box[2] - example.box[0]} px"
-                    if shown and _area(example.box) < height * width / 2:  # more would show the same picture twice
-                        cells.append(Cell(f"{rank}", f"{label}, receptive field", _padded(seen), box))
-                rows.append({
-                    "unit": one.unit.name, "kind": kind, "rank": rank, "activation": round(example.activation, 5),
-                    "name": example.name, "index": example.index,
-                    "position": "" if example.position is None else "{},{}".format(*example.position),
-                    "box": "" if example.box is None else "{},{},{},{}".format(*example.box),
-                    "image": name, "field": part,
-                })  # fmt: skip
+                    cells += example_cells(one.unit, kind, rank, example, found.data)
+                files = {"image": f"{stem}.png", "field": "" if part is None else f"{stem}--field.png"}
+                rows.append(example_row(one.unit, kind, rank, example) | files)
     return rows, cells, left_out
-
-
-def _area(box: Box) -> int:
-    return (box[2] - box[0]) * (box[3] - box[1])
-
-
-def _padded(image: Image.Image) -> Image.Image:
-    """On a white square: fields at an edge are no squares."""
-    side = max(image.size)
-    sheet = Image.new("RGB", (side, side), (255, 255, 255))
-    sheet.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return sheet
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dgn.analysis.examples import Squares, find_examples, search_warnings
-from dgn.analysis.facets import Facets, check_facets, find_facets, late_features, mean_codes, mean_images
+from dgn.analysis.examples import find_examples, search_warnings
+from dgn.analysis.facets import Facets, check_facets, facets_of, mean_codes, mean_images
+from dgn.analysis.squares import Squares
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import Bar
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
@@ -19,22 +20,25 @@ from dgn.cli.data import open_data
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.files.storage import write_atomic
+from dgn.images.pictures import to_image
 from dgn.network.network import Network
 from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
-from dgn.runs.run import now, to_image
+from dgn.runs.run import now
 from dgn.synthesis import join, plan
-from dgn.units.units import Unit, parse_units
+from dgn.units.unit import Unit
+from dgn.units.units import parse_units
 
 
 def run(config: Any) -> None:
     """Examples, clusters, starts, one ascent a facet; a figure with the real examples beside their synthesis."""
     network, device = open_network(config)
-    (unit,) = parse_units([plain(config)["unit"]], network)
+    (unit,) = parse_units([build_units(plain(config)["unit"], trust=config.trust)], network)
     climbs = choose_priors(config, network)
     data = (
         _of_class(open_data(config.data, network), unit, network)
@@ -47,7 +51,9 @@ def run(config: Any) -> None:
     manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
     with at_work(config, manifest) as (folder, tracker):
         state = folder.folder / "examples.safetensors"
-        images, facets = _cluster(config, network, unit, data, state, manifest)
+        facets = _cluster(config, network, unit, data, state, manifest)
+        images = facets.images
+        assert images is not None
         rows: list[dict[str, Any]] = []
         matrix = _examples_matrix(images, facets, config.shown)
         codes, coordinates, begun, begun_in = {}, {}, {}, {}
@@ -97,9 +103,7 @@ def _counts(config: Any) -> dict[str, int]:
     return {name: config[name] for name in ("members", "components", "most")}
 
 
-def _cluster(
-    config: Any, network: Network, unit: Unit, data: Squares, state: Path, manifest: dict[str, Any]
-) -> tuple[torch.Tensor, Facets]:
+def _cluster(config: Any, network: Network, unit: Unit, data: Squares, state: Path, manifest: dict[str, Any]) -> Facets:
     """The unit's best examples, and their facets; what the search found is kept in ``state``."""
     with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
         (found,), data, broken = find_examples(
@@ -108,10 +112,10 @@ def _cluster(
         )  # fmt: skip
     warn(manifest, search_warnings([found], data, broken, network))
     try:
-        found.check()
-        images = data.tensors([example.index for example in found.top])
-        features = late_features(network, images, config.layer)
-        return images, find_facets(features, config.facets, tsne=config.tsne, seed=config.seed, **_counts(config))
+        return facets_of(
+            network, found, data, layer=config.layer, facets=config.facets, tsne=config.tsne, seed=config.seed,
+            **_counts(config),
+        )  # fmt: skip
     except DgnError as error:
         raise DgnError(f"{error} (what the search found is kept: go on with out={state.parent})") from error
 

@@ -16,7 +16,7 @@ from dgn.errors import DgnError, nearest
 from dgn.files.storage import write_atomic
 from dgn.report.figure import WIDTHS, render
 from dgn.runs.run import now
-from dgn.units.units import file_name
+from dgn.units.unit import file_name
 
 
 def run(config: Any) -> None:

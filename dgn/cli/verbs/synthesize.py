@@ -23,9 +23,11 @@ from dgn.cli.objective import check_objective, summarise
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import ending, open_job, say_continuing
 from dgn.cli.tracking import Tracker
+from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
 from dgn.images.fit import Sight
+from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
@@ -34,7 +36,7 @@ from dgn.report.grid import Cell, grid
 from dgn.report.table import MOST_CELLS, grid_cells, result_rows
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
-from dgn.runs.run import Run, now, to_image
+from dgn.runs.run import Run, now
 from dgn.runs.writer import Writer
 from dgn.synthesis import Plan, as_begun, plan
 from dgn.units.selection import select_units, take_shard
@@ -59,7 +61,7 @@ def run(config: Any) -> float:
         The job's objective, for sweepers that optimise.
     """
     network, device = open_network(config)
-    units = take_shard(select_units(plain(config)["units"], network), config.shard)
+    units = take_shard(select_units(build_units(plain(config)["units"], trust=config.trust), network), config.shard)
     check_objective(str(config.objective), units)
     seeds = choose_seeds(config)
     chosen_priors = choose_priors(config, network)

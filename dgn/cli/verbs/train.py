@@ -16,7 +16,8 @@ from dgn.errors import DgnError
 from dgn.images.reading import list_images
 from dgn.runs.run import now
 from dgn.runs.surroundings import surroundings
-from dgn.training.settings import FlowSettings, TrainSettings
+from dgn.training.recipes import settings_of
+from dgn.training.settings import TrainSettings
 from dgn.training.trainer import train
 
 
@@ -25,24 +26,11 @@ def run(config: Any) -> None:
     check_mode(str(config.tracking.mode))
     values = plain(config)
     device = choose_device(config.device, config.threads)
-    chosen = {key: value for key, value in values["training"].items() if value is not None}
-    chosen = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()}
     told = [name for name, value in {"weights": config.network.weights, **network_facts(config.network)}.items()
             if value is not None]  # fmt: skip
     if told:
         raise DgnError(f"a generator's encoder is known by its name alone: leave out network.{told[0]}")
-    kind = FlowSettings if "prior" in chosen else TrainSettings
-    stray = [key for key in chosen if key not in kind.__dataclass_fields__]
-    if stray:
-        what = "a flow (training.prior=...)" if kind is FlowSettings else "a generator (no training.prior)"
-        raise DgnError(f"training.{stray[0]} is no key of the training of {what}")
-    if kind is TrainSettings:
-        if str(config.network.name).endswith(".pt2"):
-            raise DgnError(
-                "a generator's encoder shows its layers, a .pt2 file its output alone: give network=efficientnet_lite0"
-            )
-        chosen["network"] = config.network.name
-    settings = kind(seed=config.seed, **chosen)
+    settings = settings_of(values["training"], config.network.name, config.seed)
     settings.check()
     data = Path(config.data.root)
     for line in list_images(data).warnings:
