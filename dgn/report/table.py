@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from dgn.images.pictures import to_image
+from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
 from dgn.report.grid import Cell
 from dgn.runs.run import Run
-from dgn.synthesis import Synthesis, in_batches
+from dgn.synthesis.result import Synthesis
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.runs.batches import fingerprint
 from dgn.runs.run import Run
-from dgn.synthesis import as_begun, plan
+from dgn.synthesis.plan import as_begun, plan
 from dgn.units.unit import Unit
 
 FORMAT = "dgn-evaluation-1"

@@ -30,7 +30,8 @@ from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
 from dgn.runs.run import now
-from dgn.synthesis import join, plan
+from dgn.synthesis.plan import plan
+from dgn.synthesis.result import join
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
