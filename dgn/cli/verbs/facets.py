@@ -72,7 +72,7 @@ def run(config: Any) -> None:
             new = result_rows(result, network, time.perf_counter() - started, config.batch)
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
-                row["unit"] = f"{unit.name}, facet {facet + 1}"
+                row["facet"] = facet + 1
             keep_images(folder, result, new, 1)
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
