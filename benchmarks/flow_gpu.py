@@ -70,7 +70,7 @@ def main() -> None:
     training.settings = replace(settings, steps=ENDLESS)
     for batch in training.batches():
         share = (time.monotonic() - started) / left
-        if share >= 1:
+        if share >= 1 and training.step:
             break
         training.settings = at(share, settings)
         losses = training.update(batch)

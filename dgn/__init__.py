@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from dgn.network.network import Network
     from dgn.network.sources import load_network
     from dgn.priors import Prior, load_prior
-    from dgn.synthesis import Synthesis, pieces, synthesize
+    from dgn.synthesis.main import pieces, synthesize
+    from dgn.synthesis.result import Synthesis
     from dgn.training.trainer import train
     from dgn.units.selection import select_units
     from dgn.units.unit import Unit
@@ -64,7 +65,7 @@ _HOMES = {
     "Facets": "analysis.facets",
     "Network": "network.network",
     "Prior": "priors",
-    "Synthesis": "synthesis",
+    "Synthesis": "synthesis.result",
     "Unit": "units.unit",
     "ablate": "analysis.ablation.ablation",
     "direction": "units.units",
@@ -75,9 +76,9 @@ _HOMES = {
     "load_network": "network.sources",
     "load_prior": "priors",
     "parse_units": "units.units",
-    "pieces": "synthesis",
+    "pieces": "synthesis.main",
     "select_units": "units.selection",
-    "synthesize": "synthesis",
+    "synthesize": "synthesis.main",
     "train": "training.trainer",
     "unit": "units.units",
 }

@@ -56,7 +56,7 @@ class Frames:
 
 @dataclass
 class Outcome:
-    """What became of one batch; as in :class:`dgn.synthesis.Synthesis`."""
+    """What became of one batch; as in :class:`dgn.synthesis.result.Synthesis`."""
 
     images: Tensor
     activations: Tensor

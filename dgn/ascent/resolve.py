@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dgn.ascent.own import BEAR_BF16, own_settings
+from dgn.ascent.presets import preset
 from dgn.ascent.rules import find_rule
-from dgn.ascent.settings import AscentSettings, preset
+from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.images.fit import written
 from dgn.network.fast.precision import choose

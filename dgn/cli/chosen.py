@@ -16,16 +16,16 @@ from omegaconf.errors import OmegaConfBaseException
 from dgn.ascent.resolve import choose_ascent
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.changes import stamp
+from dgn.cli.groups import PriorConfig
 from dgn.cli.manifest import plain
 from dgn.cli.network import load_chosen, network_key
-from dgn.cli.schema import PriorConfig
 from dgn.cli.tracking import check_mode
 from dgn.cli.trust import build_functions, build_module
 from dgn.errors import DgnError, nearest
 from dgn.images.fit import canvas_size, parse_size
 from dgn.network.network import Network
 from dgn.priors import CANVASES, Prior, load_prior
-from dgn.synthesis import default_batch
+from dgn.synthesis.plan import default_batch
 
 
 def choose_device(name: str, threads: int | None) -> str:

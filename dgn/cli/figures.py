@@ -25,7 +25,8 @@ from dgn.network.network import Network
 from dgn.report.ablation import curve_panels, overview
 from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix
 from dgn.report.table import result_rows
-from dgn.synthesis import Synthesis, join, plan
+from dgn.synthesis.plan import plan
+from dgn.synthesis.result import Synthesis, join
 from dgn.units.units import parse_units
 
 Rows = list[dict[str, Any]]

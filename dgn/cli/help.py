@@ -13,10 +13,12 @@ from typing import Any, NamedTuple, get_type_hints
 from omegaconf import OmegaConf
 
 from dgn.ascent.own import family_settings
-from dgn.ascent.settings import AscentSettings, preset
+from dgn.ascent.presets import preset
+from dgn.ascent.settings import AscentSettings
 from dgn.cli.compose import compose
+from dgn.cli.groups import AscentConfig, PriorConfig, TrainingConfig
 from dgn.cli.keys import KEPT, RUN
-from dgn.cli.schema import VERBS, AscentConfig, PriorConfig, TrainingConfig
+from dgn.cli.schema import VERBS
 from dgn.resources import prior_family, resource
 from dgn.training.settings import FlowSettings, TrainSettings
 

@@ -28,7 +28,8 @@ from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
-from dgn.synthesis import Plan, Synthesis, plan
+from dgn.synthesis.plan import Plan, plan
+from dgn.synthesis.result import Synthesis
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
@@ -161,7 +162,7 @@ def make(
 
     Args:
         job: of one prior.
-        pieces: of what is still to be made (:meth:`dgn.synthesis.Plan.pieces`).
+        pieces: of what is still to be made (:meth:`dgn.synthesis.plan.Plan.pieces`).
         begun: what is there.
         keep: called after each batch with all that is there then.
     """

@@ -5,7 +5,7 @@ Feature arguments are float tensors ``[N, D]``, one row an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Interval(NamedTuple):
-    """A figure with the lower and the upper end of its confidence interval."""
+    """A figure with the lower and the upper end of its 95 % confidence interval."""
 
     value: float
     low: float
@@ -78,8 +78,6 @@ def kid(
     groups: Sequence[str] | None = None,
     *,
     resamples: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
 ) -> Interval:
     """Kernel inception distance between two sets of features, unbiased, with the cubic kernel ``(x.y / D + 1)^3``.
 
@@ -89,7 +87,7 @@ def kid(
     Args:
         x, y: ``[N, D]``, ``[M, D]``, at least two rows each.
         groups: of each row of x (its unit): groups are drawn, then rows within them. None: rows are drawn.
-        resamples, level, seed: of the bootstrap.
+        resamples: of the bootstrap.
     """
     kxx, kyy, kxy = _cubic(x, x), _cubic(y, y), _cubic(x, y)
     kxx.fill_diagonal_(0)
@@ -102,11 +100,10 @@ def kid(
         return within_x + within_y - 2 * ((w @ kxy) * v).sum(1) / (w.sum(1) * v.sum(1))
 
     one = [torch.ones(1, len(rows), dtype=torch.float64) for rows in (x, y)]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found = estimate(_drawn(groups or range(len(x)), resamples, generator), _counts(len(y), resamples, generator))
     found = found[found.isfinite()]  # of very few images, a resample may hold one alone, which has no pairs
-    low, high = _ends(found, level) if len(found) else (torch.nan, torch.nan)
-    return Interval(float(estimate(*one)), low, high)
+    return Interval(float(estimate(*one)), *(_ends(found) if len(found) else (torch.nan, torch.nan)))
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:
@@ -131,34 +128,22 @@ def code_ranks(codes: Tensor, again: Tensor) -> Tensor:
     return (distance < distance.diagonal()[:, None]).sum(1) + 1
 
 
-def mean_interval(
-    values: Tensor,
-    groups: Sequence[str] | None = None,
-    *,
-    resamples: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-    of: Callable[[Tensor], Tensor] | None = None,
-) -> Interval:
+def mean_interval(values: Tensor, groups: Sequence[str] | None = None, *, resamples: int = 2000) -> Interval:
     """Mean with its bootstrapped confidence interval.
 
     Args:
         values: ``[N]``; entries that are not finite are left out.
         groups: of each value (its unit): groups are drawn, then values within them, so that several seeds of one unit
             don't count as so many units.
-        resamples, level, seed: of the bootstrap.
-        of: applied to the mean and to the ends of the interval.
+        resamples: of the bootstrap.
     """
     kept = values.double().isfinite()
     if not bool(kept.any()):
-        return Interval(*(float("nan"),) * 3)
+        return Interval(*(torch.nan,) * 3)
     names = [name for name, keep in zip(groups or range(len(values)), kept.tolist(), strict=True) if keep]
     values = values.double()[kept]
-    weights = _drawn(names, resamples, torch.Generator().manual_seed(seed))
-    low, high = _ends((weights @ values) / weights.sum(1), level)
-    found = torch.tensor([float(values.mean()), low, high], dtype=torch.float64)
-    found = found if of is None else of(found)
-    return Interval(*found.tolist())
+    weights = _drawn(names, resamples, torch.Generator().manual_seed(0))
+    return Interval(float(values.mean()), *_ends((weights @ values) / weights.sum(1)))
 
 
 def _drawn(names: Sequence[object], resamples: int, generator: torch.Generator) -> Tensor:
@@ -180,7 +165,8 @@ def _counts(rows: int, resamples: int, generator: torch.Generator) -> Tensor:
     return torch.zeros(resamples, rows, dtype=torch.float64).scatter_add_(1, draws, ones)
 
 
-def _ends(estimates: Tensor, level: float) -> tuple[float, float]:
-    edge = (1 - level) / 2
+def _ends(estimates: Tensor) -> tuple[float, float]:
+    """Between which 95 % of them lie."""
+    edge = (1 - 0.95) / 2
     low, high = torch.quantile(estimates.double(), torch.tensor([edge, 1 - edge], dtype=torch.float64)).tolist()
     return low, high

@@ -16,6 +16,7 @@ from PIL import Image
 from dgn.errors import DgnError
 from dgn.files.pages import seal
 from dgn.files.storage import write_atomic
+from dgn.runs.run import row_name
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def page(runs: Sequence[Mapping[str, Any]], title: str, command: Command) -> str
             strip = file.parent.parent / "trajectory" / file.name
             if strip.is_file():
                 cell["t"] = _uri(strip, shrink=True)
-            units.setdefault(row["unit"], []).append(cell)
+            units.setdefault(row_name(row), []).append(cell)
     if not units:
         raise DgnError("the runs hold no image; let them finish first")
     heads = [prior if len(runs) == 1 else f"{names[number]} · {prior}" for number, prior in methods]

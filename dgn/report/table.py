@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from dgn.images.pictures import to_image
+from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
 from dgn.report.grid import Cell
-from dgn.runs.run import Run
-from dgn.synthesis import Synthesis, in_batches
+from dgn.runs.run import Run, row_name
+from dgn.synthesis.result import Synthesis
 
 
 @torch.no_grad()
@@ -35,6 +36,7 @@ def result_rows(result: Synthesis, network: Network, seconds: float, batch: int 
             lambda images: network(images.to(network.device)).float().cpu(), result.images,
             steadiness(network, [OUTPUT]).batch(batch or len(classes)),
         )  # fmt: skip
+    steps = sum(stage.steps for _, stage in result.settings.stages())
     rows = []
     for index, (unit, seed, target) in enumerate(zip(result.units, result.seeds, classes, strict=True)):
         probability: float | str = ""
@@ -48,7 +50,7 @@ def result_rows(result: Synthesis, network: Network, seconds: float, batch: int 
         rows.append({
             "unit": unit.name, "prior": result.prior, "seed": seed,
             "activation": round(float(result.activations[index]), 5), "probability": probability, "rank": rank,
-            "steps": result.history.shape[0], "frozen_at": "" if frozen < 0 else frozen,
+            "steps": steps, "frozen_at": "" if frozen < 0 else frozen,
             "seconds": round(seconds / len(result.units), 3),
             "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png", "log_probability": log_probability,
         })  # fmt: skip
@@ -81,5 +83,5 @@ def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suff
         if row["probability"] not in ("", None):
             caption += f"   p {float(row['probability']):.2f}"
         label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
-        cells.append(Cell(str(row["unit"]), label + suffix, folder / str(row["image"]), caption))
+        cells.append(Cell(row_name(row), label + suffix, folder / str(row["image"]), caption))
     return cells

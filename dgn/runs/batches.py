@@ -20,7 +20,8 @@ from dgn.files.storage import digest
 from dgn.files.tensors import load_tensors, save_tensors
 from dgn.images.pictures import to_bytes
 from dgn.network.facts import told
-from dgn.synthesis import Plan, Synthesis
+from dgn.synthesis.plan import Plan
+from dgn.synthesis.result import Synthesis
 
 FOLDER, FORMAT = "parts", "dgn-part-2"
 
@@ -35,7 +36,7 @@ class Part:
         rows: those of the table.
         warnings: a line each.
         coordinates: of the codes.
-        frame_steps: see :class:`dgn.synthesis.Synthesis`.
+        frame_steps: see :class:`dgn.synthesis.result.Synthesis`.
     """
 
     path: Path

@@ -27,11 +27,18 @@ COLUMNS = (
     "unit", "prior", "seed", "activation", "probability", "rank", "steps", "frozen_at", "seconds", "image",
 )  # fmt: skip
 """Columns of ``results.csv``: one row a unit x prior x seed. ``probability`` and ``rank`` (1: the network's first
-choice) are the network's own, for units of its output; empty for others."""
+choice) are the network's own, for units of its output; empty for others. ``steps`` are those that were asked for."""
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """What a row of a table is called: the unit, with the facet that it is of."""
+    return f"{row['unit']}, facet {row['facet']}" if row.get("facet") else str(row["unit"])
 
 
 def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> bytes:
-    """A table as CSV; what a row holds besides the columns is left out."""
+    """A table as CSV, with facets where there are some; what a row holds besides the columns is left out."""
+    if any(row.get("facet") for row in rows):
+        columns = [columns[0], "facet", *columns[1:]]
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -24,7 +24,7 @@ from dgn.priors.checkpoint import load_flow, save_flow
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.flow import Flow, FlowConfig
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
-from dgn.synthesis import synthesize
+from dgn.synthesis.main import synthesize
 from dgn.training.codes import Codes
 from dgn.training.data import order, split
 from dgn.training.settings import FlowSettings

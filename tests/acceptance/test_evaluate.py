@@ -194,11 +194,12 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path) -> None:
             time.sleep(0.001)
         os.kill(os.getpid(), signal.SIGINT)
 
-    short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds="))]
-    for name, kept in (("images/pixel.safetensors", True), ("manifest.json", False)):
+    short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds=", "ascent.steps="))]
+    for name, steps, kept in (("images/pixel.safetensors", 2, True), ("manifest.json", 2000, False)):
         out = work / f"stopped_at_{Path(name).stem}"
         threading.Thread(target=interrupt, args=[out / name], daemon=True).start()
-        assert main(["evaluate", *short, "prior=pixel", "prior.pixel.size=64", "seeds=1", f"out={out}"]) == 130
+        more = ["prior=pixel", "prior.pixel.size=64", "seeds=1", f"ascent.steps={steps}", f"out={out}"]
+        assert main(["evaluate", *short, *more]) == 130
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
 
 

@@ -21,7 +21,7 @@ from dgn.priors.checkpoint import load_components, load_generator
 from dgn.priors.fourier import read_statistics
 from dgn.resources import resource
 from dgn.runs.batches import Parts
-from dgn.synthesis import plan
+from dgn.synthesis.plan import plan
 from dgn.training.decoder import GeneratorTraining
 from dgn.training.settings import TrainSettings
 from dgn.training.trainer import train

@@ -19,7 +19,7 @@ from dgn.cli.main import main
 from dgn.files.storage import lock
 from dgn.images.pictures import to_image
 from dgn.priors import load_prior
-from dgn.synthesis import default_batch
+from dgn.synthesis.plan import default_batch
 
 TINY = [
     "prior=[pixel,fourier]", "prior.pixel.size=16", "prior.fourier.size=16", "tracking=off", "progress=false",

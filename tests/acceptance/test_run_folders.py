@@ -20,7 +20,7 @@ from dgn.cli.main import main
 from dgn.files.folders import new_folder
 from dgn.files.storage import lock
 from dgn.runs.run import Run
-from dgn.synthesis import Plan
+from dgn.synthesis.plan import Plan
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyP
         patch.setattr("dgn.cli.verbs.evaluate.assess", interrupt)
         assert main(command) == 130
     assert status("run") == "interrupted" and Path("run/images/pixel.safetensors").is_file()
-    monkeypatch.setattr("dgn.synthesis.Plan.climb", interrupt)  # nothing is left to climb
+    monkeypatch.setattr("dgn.synthesis.plan.Plan.climb", interrupt)  # nothing is left to climb
     assert main(command) == 0 and status("run") == "done"
 
 

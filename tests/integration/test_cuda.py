@@ -27,7 +27,8 @@ from dgn.network.sources import load_network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.synthesis import join, plan
+from dgn.synthesis.plan import plan
+from dgn.synthesis.result import join
 from dgn.units.unit import layers_of
 from dgn.units.units import parse_units
 

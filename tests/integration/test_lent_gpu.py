@@ -32,9 +32,8 @@ def test_a_rehearsal_brings_a_prior_back(kind: str, tmp_path: Path) -> None:
         Image.fromarray(pixels).resize((200, 180)).save(tmp_path / "train" / "a" / f"{index}.png")
     run("pack", "pack", tmp_path / "train", tmp_path / "packed", "--size", "144")
     run("pack", "unpack", tmp_path / "packed", tmp_path / "images")
-    run(
-        "flow_gpu", tmp_path / "images", tmp_path / "out", "--kind", kind, "--minutes", "0", "--device", "cpu", "--tiny"
-    )
+    words = ("--kind", kind, "--minutes", "0", "--device", "cpu", "--tiny")
+    run("flow_gpu", tmp_path / "images", tmp_path / "out", *words)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["step"] >= 1 and report["held_out"].keys() >= {"error_1" if kind == "flow" else "psnr"}
     made = load_prior(tmp_path / "out")

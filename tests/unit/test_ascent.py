@@ -11,15 +11,16 @@ from conftest import SmallCNN, small_generator
 from torch import Tensor, nn
 
 import dgn
+from dgn.ascent.presets import NGUYEN2016
 from dgn.ascent.rules import RULES, State, adam
-from dgn.ascent.settings import NGUYEN2016, AscentSettings
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import Draws, add_noise, shift_and_zoom
 from dgn.network.network import Network
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.generator import Components, Generator, GeneratorConfig
 from dgn.priors.pixel import PixelPrior
-from dgn.synthesis import synthesize
+from dgn.synthesis.main import synthesize
 
 FP32 = {"precision": "fp32"}
 STEPS = 6

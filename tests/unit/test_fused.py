@@ -155,7 +155,7 @@ def test_values_and_gradients_of_every_geometry(geometry: dict[str, Any], act: n
 @pytest.mark.parametrize("padding", [0, 1, (0, 1)])
 @pytest.mark.parametrize("size", [13, 14, 16])
 def test_strides_on_images(kernel: Any, padding: Any, size: int) -> None:
-    """The first layer's gradient, which is taken in four phases."""
+    """The first layer's gradient."""
     torch.manual_seed(3)
     kernels = (kernel, kernel) if isinstance(kernel, int) else kernel
     module = nn.Sequential(nn.Conv2d(3, 5, kernels, stride=2, padding=padding), nn.BatchNorm2d(5), nn.ReLU())

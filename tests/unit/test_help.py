@@ -9,10 +9,10 @@ import sys
 import pytest
 
 from dgn.ascent.own import OWN
+from dgn.cli.groups import AscentConfig
 from dgn.cli.help import brief, described, help_of
 from dgn.cli.main import VERBS
 from dgn.cli.schema import VERBS as SCHEMAS
-from dgn.cli.schema import AscentConfig
 from dgn.errors import DgnError
 from dgn.training.settings import FlowSettings, TrainSettings
 

@@ -22,7 +22,10 @@ from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
 from dgn.report.table import result_rows
 from dgn.runs.writer import Writer
-from dgn.synthesis import join, out_of_memory, pieces, plan, synthesize
+from dgn.synthesis import out_of_memory
+from dgn.synthesis.main import pieces, synthesize
+from dgn.synthesis.plan import plan
+from dgn.synthesis.result import join
 
 FP32 = {"precision": "fp32", "steps": 4}
 

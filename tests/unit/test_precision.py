@@ -22,7 +22,7 @@ from dgn.network.network import Network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.synthesis import Plan, plan
+from dgn.synthesis.plan import Plan, plan
 from dgn.units.units import parse_units
 
 CPU = torch.device("cpu")

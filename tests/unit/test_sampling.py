@@ -18,7 +18,8 @@ from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.gaussian import GaussianPrior
 from dgn.priors.generator import Components
-from dgn.synthesis import plan, synthesize
+from dgn.synthesis.main import synthesize
+from dgn.synthesis.plan import plan
 
 SIZE = 64  # numbers of a code 4 x 4 x 4
 SETTINGS = AscentSettings(rule="sample", steps=40, inner=1, pull=1e9, temperature=0.5, churn=0.0)

@@ -21,7 +21,8 @@ from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.generator import Components
 from dgn.priors.pixel import PixelPrior
-from dgn.synthesis import plan, synthesize
+from dgn.synthesis.main import synthesize
+from dgn.synthesis.plan import plan
 from dgn.units.units import parse_units
 
 FP32 = {"precision": "fp32"}

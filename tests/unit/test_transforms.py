@@ -12,7 +12,8 @@ import dgn
 from dgn.ascent.loop import operate
 from dgn.ascent.operators import OPERATORS, centre_mask, denoise_tv
 from dgn.ascent.penalties import PENALTIES, penalise
-from dgn.ascent.settings import AscentSettings, preset
+from dgn.ascent.presets import preset
+from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, _warp, gaussian, transform
 from dgn.errors import DgnError
 from dgn.priors.deep import GeneratorPrior

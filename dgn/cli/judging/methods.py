@@ -26,7 +26,7 @@ from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.runs.batches import fingerprint
 from dgn.runs.run import Run
-from dgn.synthesis import as_begun, plan
+from dgn.synthesis.plan import as_begun, plan
 from dgn.units.unit import Unit
 
 FORMAT = "dgn-evaluation-1"
@@ -120,9 +120,7 @@ def read_past(folder: Path) -> PastRun:
         )
     with (folder / "results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    config = OmegaConf.load(folder / "config.yaml")
-    if OmegaConf.select(config, "verb") == "facets":
-        for row in rows:
-            row["seed"] = str(int(row["unit"].rpartition(" ")[2]) - 1)
-            row["unit"] = str(OmegaConf.select(config, "unit"))
-    return PastRun(folder, rows, config.network)
+    for row in rows:
+        if row.get("facet"):
+            row["seed"] = str(int(row["facet"]) - 1)
+    return PastRun(folder, rows, OmegaConf.load(folder / "config.yaml").network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,7 +126,7 @@ def _units_of_run(folder: Path) -> dict[Path, str]:
         return {}
     with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
-    return {folder / row["image"]: re.sub(r", facet \d+$", "", row["unit"]) for row in rows}
+    return {folder / row["image"]: row["unit"] for row in rows}
 
 
 def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:

@@ -30,7 +30,8 @@ from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
 from dgn.runs.run import now
-from dgn.synthesis import join, plan
+from dgn.synthesis.plan import plan
+from dgn.synthesis.result import join
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
@@ -71,7 +72,7 @@ def run(config: Any) -> None:
             new = result_rows(result, network, time.perf_counter() - started, config.batch)
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
-                row["unit"] = f"{unit.name}, facet {facet + 1}"
+                row["facet"] = facet + 1
             keep_images(folder, result, new, 1)
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates

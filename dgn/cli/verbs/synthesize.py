@@ -38,7 +38,7 @@ from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
 from dgn.runs.run import Run, now
 from dgn.runs.writer import Writer
-from dgn.synthesis import Plan, as_begun, plan
+from dgn.synthesis.plan import Plan, as_begun, plan
 from dgn.units.selection import select_units, take_shard
 
 FEW = 32

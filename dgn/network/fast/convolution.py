@@ -56,7 +56,6 @@ class _Plan(NamedTuple):
     bounds: tuple[float, ...]
     padding: list[int]
     back_padding: list[int]
-    phases: Tensor | None
 
 
 class Convolution(nn.Module):
@@ -160,49 +159,16 @@ class Convolution(nn.Module):
             kernel = torch.ops.mkldnn._reorder_convolution_weight(
                 weight, padding, self.stride, self.dilation, self.groups, list(x.shape)
             )
-            phases = None
-            if self.groups == 1 and self.stride == (2, 2) and self.dilation == (1, 1) and weight.shape[1] <= 4:
-                phases = _phases(weight)
             if self.stride != (1, 1) and weight.shape[1] == 1 < self.groups:
                 # In bf16 oneDNN's gradient of a strided depthwise convolution takes 12 to 100 times as long.
                 weight = weight.float()
             bias = None if self.bias is None else self.bias.to(x.dtype)
             # As the output has them: what was clipped to a rounded bound gets no gradient.
             bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
-            self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding, phases)
+            self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding)
             while len(self._plans) > MOST_PLANS:
                 del self._plans[next(iter(self._plans))]  # the oldest
         return self._plans[key]
-
-
-def _phases(weight: Tensor) -> Tensor:
-    """Weights whose convolution of a gradient gives the four pixels of each 2 x 2 square as channels.
-
-    The gradient of a convolution with stride 2 at pixel ``2 a + r`` is a convolution with every other weight; images of
-    three channels fill a kernel's vectors only in all four phases at once (counted up to a multiple of 8).
-    """
-    out, inputs, height, width = weight.shape
-    reach = (-(-height // 2), -(-width // 2))
-    even = F.pad(weight, [0, 2 * reach[1] - width, 0, 2 * reach[0] - height])
-    split = even.view(out, inputs, reach[0], 2, reach[1], 2).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
-    flat = split.reshape(4 * inputs, out, *reach)
-    return F.pad(flat, [0] * 7 + [-len(flat) % 8]).contiguous(memory_format=_LAST)
-
-
-def _from_phases(g: Tensor, plan: _Plan, shape: torch.Size) -> Tensor:
-    """The gradient with respect to an image of that shape."""
-    assert plan.phases is not None
-    edge = [side - 1 for side in plan.phases.shape[2:]]
-    squares: Tensor = torch.ops.mkldnn._convolution_pointwise(
-        g, plan.phases, None, edge, [1, 1], [1, 1], 1, "none", [], ""
-    )
-    count, _, high, wide = squares.shape
-    parts = squares[:, : 4 * shape[1]].unflatten(1, (shape[1], 2, 2))
-    whole = parts.permute(0, 1, 4, 2, 5, 3).reshape(count, shape[1], 2 * high, 2 * wide)
-    top, left = plan.padding
-    whole = whole[:, :, top : top + shape[2], left : left + shape[3]]
-    # Rows and columns that no kernel reached have no gradient.
-    return F.pad(whole, [0, shape[3] - whole.shape[3], 0, shape[2] - whole.shape[2]])
 
 
 class _Native(torch.autograd.Function):
@@ -234,8 +200,6 @@ class _Native(torch.autograd.Function):
                 g, plan.back, None, plan.back_padding, [1, 1], own.dilation, 1, "none", [], ""
             )
             return back, None, None
-        if plan.phases is not None:
-            return _from_phases(g, plan, ctx.shape), None, None
         like = torch.empty(ctx.shape, dtype=plan.weight.dtype, memory_format=_LAST)  # its shape alone is asked for
         whole = g.to(plan.weight.dtype)
         back = torch.ops.aten.convolution_backward(

@@ -1,9 +1,9 @@
-"""The main job: units in, preferred images out."""
+"""A job that was checked and is ready to climb, and its batches."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,103 +19,17 @@ from dgn.ascent.rules import written_for
 from dgn.ascent.sampling import Deviations
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, Screening, as_start, given_start, random_starts
-from dgn.errors import DgnError, first_line
+from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import canvas_size, central
-from dgn.images.pictures import to_image
 from dgn.memory import free_memory, out_of_memory
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.priors import CANVASES, Prior, load_prior
 from dgn.priors.deep import GeneratorPrior
-from dgn.report.grid import Cell
-from dgn.report.show import Shown
+from dgn.synthesis.result import Synthesis
 from dgn.units.unit import Unit, layers_of
 from dgn.units.units import parse_units
-
-
-@dataclass
-class Synthesis(Shown):
-    """What an ascent found; row ``i`` of everything is one unit with one seed.
-
-    Attributes:
-        images: float32 ``[N, C, H, W]`` in [0, 1].
-        activations: float32 ``[N]``, of the returned images, without transformations, at the network's input size.
-        codes: the codes of the returned images, ``[N, ...]``: where the prior has a finer code or the rule climbs the
-            encoder's own, these are in that code.
-        history: float32 ``[steps, N]``, activations during the ascent, transformations included; of several starts,
-            those of the one that went on.
-        units, seeds: of each row.
-        frozen_at: ``[N]``, step at which a row stopped because its gradient was zero or not finite; -1 where it didn't.
-        prior: name of the prior.
-        settings: of the ascent.
-        coordinates: what the codes are written in; see :meth:`dgn.priors.base.Prior.convert`.
-        notes: what a reader of the images should know, a line each.
-        frames, frame_steps: float32 ``[F, N, C, H, W]``, images on the way, and the rows of ``history`` they belong to;
-            empty where none were asked for.
-        frame_activations: float32 ``[F, N]``, of the frames, read as ``activations`` are: only these two can be
-            compared between priors, whose loops see images at sizes and with transformations of their own.
-    """
-
-    images: Tensor
-    activations: Tensor
-    codes: Tensor
-    history: Tensor
-    units: list[Unit]
-    seeds: list[int]
-    frozen_at: Tensor
-    prior: str
-    settings: AscentSettings
-    frames: Tensor = field(default_factory=lambda: torch.zeros(0))
-    frame_steps: list[int] = field(default_factory=list)
-    frame_activations: Tensor = field(default_factory=lambda: torch.zeros(0))
-    coordinates: str = "own"
-    notes: list[str] = field(default_factory=list)
-
-    title = "What units want to see; below each image its activation"
-
-    def cells(self) -> list[Cell]:
-        several = len(set(self.seeds)) > 1
-        return [
-            Cell(
-                str(row["unit"]), f"{self.prior} s{row['seed']}" if several else self.prior, to_image(image),
-                f"{row['activation']:.1f}",
-            )
-            for row, image in zip(self.rows(), self.images, strict=True)
-        ]  # fmt: skip
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A row an image: unit, prior, seed, activation, and the step at which it froze, -1 where it didn't."""
-        columns = zip(self.units, self.seeds, self.activations.tolist(), self.frozen_at.tolist(), strict=True)
-        return [
-            {"unit": unit.name, "prior": self.prior, "seed": seed, "activation": activation, "frozen_at": step}
-            for unit, seed, activation, step in columns
-        ]
-
-    @property
-    def warnings(self) -> list[str]:
-        """One line for each row that stopped moving, or that nothing moved, and what might help."""
-        lines = list(self.notes)
-        # Of a row that never changes, penalties or an encoder may have moved the code nevertheless.
-        still = (self.history == self.history[:1]).all(0).tolist()
-        for unit, seed, step, same in zip(self.units, self.seeds, self.frozen_at.tolist(), still, strict=True):
-            who = f"{unit.name} (seed {seed}, {self.prior})"
-            if step >= 0:
-                line = f"{who} froze at step {step}: its gradient was zero or not finite"
-                lines.append(line + (SILENT if step <= 1 else ""))
-            elif same and len(self.history) > (ROUNDED if self.settings.precision == "bf16" else 1):
-                lines.append(f"{who} never changed in {len(self.history)} steps{SILENT}")
-        return lines
-
-
-ROUNDED = 20
-"""Steps in which a unit that climbs may stay the same bf16 number: a logit of 20 rises by eighths."""
-
-SILENT = (
-    "; it may be dead, or silent at this start: try seeds=8, start=IMAGE, the layer before its activation function, or "
-    "dgn examples to see whether any real image excites it"
-)
-"""What to say of a unit that does not answer."""
 
 
 @dataclass(frozen=True)
@@ -321,129 +235,6 @@ def _checked_start(prior: Prior, start: Tensor | np.ndarray, count: int, fit: st
         given_start(prior, start[:1], 1, fit)
         return start
     return given_start(prior, start, count, fit)  # says what is wrong
-
-
-@guest
-def synthesize(
-    network: Network,
-    units: str | int | Unit | Iterable[str | int | Unit],
-    prior: str | Path | Prior = "dgn",
-    *,
-    ascent: str | AscentSettings | None = None,
-    seed: int = 0,
-    seeds: int | Sequence[int] | None = None,
-    batch: int | None = None,
-    start: Tensor | np.ndarray | None = None,
-    frames: int = 0,
-    on_step: OnStep | None = None,
-    **changes: Any,
-) -> Synthesis:
-    """Images that units of a network prefer, found by ascent through a prior (Nguyen et al. 2016, arXiv 1605.09304).
-
-    All units x seeds climb in one batch (cut into pieces of ``batch`` samples, or of fewer where memory does not hold
-    them); rows come unit by unit.
-
-    Args:
-        network: under study.
-        units: see :func:`dgn.parse_units`.
-        prior: a name, a path or a :class:`Prior`.
-        ascent: ``"nguyen2016"``, settings of one's own, or None for those the prior climbs well with.
-        seed, seeds: of the start code and the transformations; ``seeds`` (a list, or how many from ``seed``
-            on) gives several images a unit.
-        batch: samples that climb together; None for :func:`default_batch`. A row's result does not depend on it beyond
-            float error, which rules that cross a code's whole range in one step (``nguyen2016`` at its own rate) can
-            amplify over many steps.
-        start: where to begin: an image ``[C, H, W]`` in [0, 1] (or uint8), which the prior encodes, a code of the
-            prior, or one of these for each row, ``[N, ...]``; None for random codes. A given start runs no races.
-        frames: images to keep on the way of the main ascent, evenly spaced, first and last included.
-        on_step: called after every forward pass with (step, steps in all, activations of the piece, its images).
-        changes: single ascent settings, e.g. ``steps=200``, ``lr=0.05``, ``keep="best"``.
-
-    Returns:
-        A :class:`Synthesis`; the same arguments on the same CPU give the same bits.
-
-    Raises:
-        DgnError: unknown unit, prior or setting; a prior whose images have other channels than the network takes; a
-            single sample that does not fit into memory.
-    """
-    job = plan(
-        network, units, prior, ascent=ascent, seed=seed, seeds=seeds, batch=batch, start=start, frames=frames, **changes
-    )
-    return join(list(job.pieces(on_step=on_step)))
-
-
-def pieces(
-    network: Network,
-    units: str | int | Unit | Iterable[str | int | Unit],
-    prior: str | Path | Prior = "dgn",
-    *,
-    on_step: OnStep | None = None,
-    **more: Any,
-) -> Iterator[Synthesis]:
-    """:func:`synthesize` batch by batch, for more units than memory holds images of: one :class:`Synthesis` a batch.
-
-    Args:
-        network, units, prior, on_step: see :func:`synthesize`.
-        more: its other arguments.
-
-    Raises:
-        DgnError: see :func:`synthesize`.
-    """
-    return plan(network, units, prior, **more).pieces(on_step=on_step)
-
-
-def join(parts: Sequence[Synthesis]) -> Synthesis:
-    """Batches of one job as one."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0]
-    return replace(
-        first,
-        images=torch.cat([part.images for part in parts]),
-        activations=torch.cat([part.activations for part in parts]),
-        codes=torch.cat([part.codes for part in parts]),
-        history=torch.cat([part.history for part in parts], 1),
-        units=[unit for part in parts for unit in part.units],
-        seeds=[seed for part in parts for seed in part.seeds],
-        frozen_at=torch.cat([part.frozen_at for part in parts]),
-        frames=torch.cat([part.frames for part in parts], 1) if first.frame_steps else first.frames,
-        frame_activations=(
-            torch.cat([part.frame_activations for part in parts], 1) if first.frame_steps else first.frame_activations
-        ),
-    )
-
-
-def in_batches(look: Callable[[Tensor], Tensor], images: Tensor, batch: int) -> Tensor:
-    """What a function makes of images, a batch after the other; one that does not fit into memory is halved, and so are
-    those after it.
-
-    Args:
-        look: takes ``[N, ...]``, gives a tensor with as many rows.
-        images: all of them.
-        batch: images at first.
-
-    Raises:
-        DgnError: a single one does not fit.
-    """
-    found: list[Tensor] = []
-    first, batch = 0, min(batch, len(images))
-    while first < len(images):
-        piece, full = None, ""
-        try:
-            piece = look(images[first : first + batch])
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            full = first_line(error)
-        if piece is None:  # outside of the handler, as above
-            free_memory()
-            if batch == 1:
-                raise DgnError(f"one image does not fit into this memory: give network.input_size=PIXELS ({full})")
-            batch //= 2
-            continue
-        found.append(piece)
-        first += len(piece)
-    return torch.cat(found)
 
 
 def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[str]:

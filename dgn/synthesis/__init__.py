@@ -1,0 +1,1 @@
+"""The main job: units x seeds through a prior."""
