@@ -376,9 +376,9 @@ def test_an_unfinished_run_of_an_earlier_version_continues(
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
     """Ctrl-C in the batch behind so many."""
-    import dgn.synthesis
+    import dgn.synthesis.plan
 
-    real, calls = dgn.synthesis.climb_batch, []
+    real, calls = dgn.synthesis.plan.climb_batch, []
 
     def climb(*given: Any) -> Any:
         calls.append(None)
@@ -386,7 +386,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
             raise KeyboardInterrupt
         return real(*given)
 
-    monkeypatch.setattr(dgn.synthesis, "climb_batch", climb)
+    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", climb)
 
 
 class Dead(BaseException):

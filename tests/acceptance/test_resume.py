@@ -125,9 +125,9 @@ def test_memory_that_is_full_halves_the_batch(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cut is remembered: a continued job climbs in the batches of the one that was not interrupted."""
-    import dgn.synthesis
+    import dgn.synthesis.plan
 
-    real, sizes = dgn.synthesis.climb_batch, []
+    real, sizes = dgn.synthesis.plan.climb_batch, []
 
     def small(network: object, rows: list, *more: object) -> object:
         if len(rows) > 2:
@@ -137,7 +137,7 @@ def test_memory_that_is_full_halves_the_batch(
             raise KeyboardInterrupt
         return real(network, rows, *more)
 
-    monkeypatch.setattr(dgn.synthesis, "climb_batch", small)
+    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", small)
     stop = 0
     job = [*one(exported), "seeds=5", "batch=8", "prior=pixel"]
     job = [word for word in job if not word.startswith(("batch=1", "prior=[", "prior.fourier"))]
@@ -156,7 +156,7 @@ def test_memory_that_is_full_halves_the_batch(
     def nothing(*_: object) -> object:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(dgn.synthesis, "climb_batch", nothing)
+    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", nothing)
     capsys.readouterr()
     assert main([*job, f"out={tmp_path}/none"]) == 2
     assert "one sample of prior 'pixel' can't climb in this memory" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from conftest import lay_out, small_generator
 from PIL import Image
 from safetensors.torch import load_file
 
-import dgn.synthesis
+import dgn.synthesis.plan
 from dgn.cli.main import main
 from dgn.priors.checkpoint import save_components, save_generator
 from dgn.priors.generator import Components
@@ -54,7 +54,7 @@ def test_a_job_that_was_stopped_ends_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(*BESIDE, "frames=3", "out=whole")) == 0, capsys.readouterr().err
-    real, calls = dgn.synthesis.climb_batch, []
+    real, calls = dgn.synthesis.plan.climb_batch, []
 
     def stop(*given: object) -> object:
         calls.append(None)
@@ -63,7 +63,7 @@ def test_a_job_that_was_stopped_ends_with_the_same_bits(
         return real(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dgn.synthesis, "climb_batch", stop)
+        patch.setattr(dgn.synthesis.plan, "climb_batch", stop)
         assert main(command(*BESIDE, "frames=3", "out=run")) == 130
     capsys.readouterr()
     assert main(command(*BESIDE, "frames=3", "out=run")) == 0

@@ -15,14 +15,14 @@ import pytest
 import torch
 from conftest import ALONE
 
-import dgn.synthesis
+import dgn.synthesis.plan
 from dgn.errors import DgnError
 from dgn.files.storage import join_tensors, lock, write_atomic
+from dgn.memory import out_of_memory
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
 from dgn.report.table import result_rows
 from dgn.runs.writer import Writer
-from dgn.synthesis import out_of_memory
 from dgn.synthesis.main import pieces, synthesize
 from dgn.synthesis.plan import plan
 from dgn.synthesis.result import join
@@ -53,7 +53,7 @@ def test_starts_of_each_row_go_to_their_piece(network: Network) -> None:
 
 @pytest.mark.slow
 def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, tried, cuts = dgn.synthesis.climb_batch, [], []
+    real, tried, cuts = dgn.synthesis.plan.climb_batch, [], []
 
     def limited(network: Network, rows: list, *more: object) -> object:
         tried.append(len(rows))
@@ -61,7 +61,7 @@ def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pyt
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
         return real(network, rows, *more)
 
-    monkeypatch.setattr(dgn.synthesis, "climb_batch", limited)
+    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", limited)
     limit = 3
     job = plan(network, "late:3", PixelPrior(16), seeds=range(8), **FP32)
     result = join(list(job.pieces(on_cut=cuts.append)))
@@ -107,7 +107,7 @@ def test_other_errors_are_not_of_memory(network: Network, monkeypatch: pytest.Mo
     def broken(*_: object) -> object:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(dgn.synthesis, "climb_batch", broken)
+    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", broken)
     with pytest.raises(RuntimeError, match="shapes"):
         synthesize(network, "ant", PixelPrior(16), **FP32)
 
