@@ -44,7 +44,7 @@ LABELS = {
     # The field of a feature of the stem is 3 px: it stands below the image.
     "examples": ({"ant: best", "stem:2: best", "stem:2: best, receptive field"}, {"1", "2", "3"}, 9),
     "facets": (None, {"1", "2", "3", "mean"}, 8),
-    "ablation": ({"ant"}, {"image", "drop when covered"}, 2),
+    "ablation": ({"ant"}, {"image", "when covered"}, 2),
 }
 
 

@@ -69,7 +69,7 @@ class Ablation(Shown):
         drop = f"largest drop {float(self.drops.max()):.1f}"
         return [
             Cell("image", self.unit.name, to_image(self.image), f"activation {self.activation:.1f}"),
-            Cell("drop when covered", self.unit.name, overlay(self.image, self.heat), drop),
+            Cell("when covered", self.unit.name, overlay(self.image, self.heat), drop),
         ]
 
     def rows(self) -> list[dict[str, Any]]:
