@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.ascent.loop import climb
+from dgn.ascent.loop import Ascent
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import TRANSFORMS
 from dgn.network.layout.survey import OUTPUT
@@ -43,7 +43,7 @@ def own(network: Network, layer: str, units: list[int], prior: str = "fourier", 
 
     def run(steps: int) -> Tensor:
         settings = AscentSettings(steps=steps, lr=RATE, lr_end=RATE, transforms=CHAIN, precision=precision)
-        found = climb(network, parsed, written, written.start(len(seeds), seeds), settings, seeds)
+        found = Ascent(network, parsed, written, settings, seeds).climb(written.start(len(seeds), seeds))
         return written.decode(found.code).cpu()
 
     return run

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dgn.ascent.loop import Climb, OnStep, climb
+from dgn.ascent.loop import Ascent, Climb, OnStep
 from dgn.ascent.settings import AscentSettings
 from dgn.network.network import Network
 from dgn.priors import Prior
@@ -32,9 +32,15 @@ def at_size(prior: Prior, size: int) -> Prior:
 
 
 class Frames:
-    """Images on the way, evenly spaced over the main ascent and the refinement."""
+    """Images on the way, evenly spaced over the main ascent and the refinement.
 
-    def __init__(self, count: int, settings: AscentSettings) -> None:
+    Args:
+        count: how many.
+        settings: of the ascent.
+        on_step: hears of every forward pass.
+    """
+
+    def __init__(self, count: int, settings: AscentSettings, on_step: OnStep | None = None) -> None:
         behind = settings.race_steps if settings.starts > 1 else 0
         """Rows of the history that the winner's race takes up."""
         steps = settings.total_steps - settings.race_cost
@@ -42,8 +48,19 @@ class Frames:
         self._first, self._behind = settings.race_cost, behind
         self.steps = [behind + place for place in sorted(places)] if count else []
         self.images: list[Tensor] = []
+        self._total, self._on_step = settings.total_steps, on_step
 
-    def look(self, step: int, images: Tensor) -> None:
+    def behind(self, done: int) -> OnStep:
+        """What an ascent tells its steps to, when this many forward passes were made before it."""
+
+        def step(i: int, _steps: int, activations: Tensor, images: Tensor) -> None:
+            self._look(done + i, images)
+            if self._on_step is not None:
+                self._on_step(done + i, self._total, activations, images)
+
+        return step
+
+    def _look(self, step: int, images: Tensor) -> None:
         """A forward pass of the job, counted with all races."""
         if step >= self._first and step - self._first + self._behind in self.steps:
             self.images.append(images.float().cpu())
@@ -75,25 +92,14 @@ def climb_batch(
     settings: AscentSettings,
     starts: list[Tensor],
     frames: Frames,
-    on_step: OnStep | None,
     deviations: Tensor | None = None,
 ) -> Outcome:
     """One batch: races between start codes ``[N, ...]`` where there are several, the ascent's phases, its refinement
     where the prior has one, and the final look in float32."""
     units, seeds = [unit for unit, _ in rows], [seed for _, seed in rows]
-    total, offset = settings.total_steps, 0
+    offset = 0
     sizes = canvas_sizes(prior, settings)
     prior = at_size(prior, sizes[0])
-
-    def shifted() -> OnStep:
-        done = offset
-
-        def step(i: int, _n: int, activations: Tensor, images: Tensor) -> None:
-            frames.look(done + i, images)
-            if on_step is not None:
-                on_step(done + i, total, activations, images)
-
-        return step
 
     stages: list[Climb] = []
     code = starts[0]
@@ -102,7 +108,7 @@ def climb_batch(
         short = replace(main, steps=settings.race_steps, lr_end=main.lr, reencode=0.0, keep="last")
         runners = []
         for start in starts:
-            runners.append(climb(network, units, prior, start, short, seeds, on_step=shifted()))
+            runners.append(Ascent(network, units, prior, short, seeds, on_step=frames.behind(offset)).climb(start))
             offset += short.steps
         stages.append(_winners(runners, _standing(network, units, prior, runners, settings)))
         code = stages[-1].code
@@ -110,7 +116,7 @@ def climb_batch(
         if size != prior.size[0]:
             larger = prior.resized(size)
             prior, code = larger, prior.carry(code, larger)
-        stages.append(climb(network, units, prior, code, phase, seeds, deviations=deviations, on_step=shifted()))
+        stages.append(Ascent(network, units, prior, phase, seeds, deviations, frames.behind(offset)).climb(code))
         code = stages[-1].code
         offset += phase.steps
     finer = prior.refine(code, settings.refine_radius) if settings.refine_steps else None
@@ -120,7 +126,7 @@ def climb_batch(
             settings, steps=settings.refine_steps, lr=settings.refine_lr, sigmas=None, reencode=0.0, phases=(),
             octaves=1,
         )  # fmt: skip
-        stages.append(climb(network, units, prior, code, second, seeds, on_step=shifted()))
+        stages.append(Ascent(network, units, prior, second, seeds, on_step=frames.behind(offset)).climb(code))
         code = stages[-1].code
     elif settings.rule == "cmaes" and (finer := prior.refine(code)) is not None:
         prior, code = finer  # a black box gives no gradient to refine by: the layout is only enlarged

@@ -82,10 +82,8 @@ class Plan:
             starts = self.screening.starts(rows, on_read)
         else:
             starts = random_starts(sized, [seed for _, seed in rows], self.settings)
-        frames = Frames(self.frames, self.settings)
-        found = climb_batch(
-            self.network, rows, self.prior, self.settings, starts, frames, on_step, self._deviations(rows)
-        )
+        frames = Frames(self.frames, self.settings, on_step)
+        found = climb_batch(self.network, rows, self.prior, self.settings, starts, frames, self._deviations(rows))
         return Synthesis(
             found.images, found.activations, found.codes, found.history, [unit for unit, _ in rows],
             [seed for _, seed in rows], found.frozen_at, self.prior.name, self.settings, found.frames, frames.steps,

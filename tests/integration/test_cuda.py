@@ -16,7 +16,7 @@ from conftest import SmallCNN, lay_out, small_generator
 from safetensors.torch import load_file
 
 import dgn
-from dgn.ascent.loop import climb
+from dgn.ascent.loop import Ascent
 from dgn.ascent.penalties import PENALTIES
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.transforms import TRANSFORMS
@@ -92,7 +92,7 @@ def test_no_step_waits_for_the_gpu(prior: str, rule: str) -> None:
         torch.cuda.set_sync_debug_mode("error" if 1 <= step < 3 else "default")
 
     try:
-        climb(network, units, place, code, settings, list(range(len(units))), on_step=note)
+        Ascent(network, units, place, settings, list(range(len(units))), on_step=note).climb(code)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert seen == [0, 1, 2, 3]

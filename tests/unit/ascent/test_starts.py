@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import dgn
-from dgn.ascent.loop import climb
+from dgn.ascent.loop import Ascent
 from dgn.ascent.own import own_settings
 from dgn.ascent.settings import AscentSettings
 from dgn.ascent.starts import SCREENED_TOGETHER, START_STRIDE, Screening
@@ -42,11 +42,11 @@ def test_of_several_starts_the_highest_goes_on(network: Network) -> None:
     distinct = set()
     for row, (unit, seed) in enumerate(zip(result.units, result.seeds, strict=True)):
         codes = [prior.start(1, [seed + lap * START_STRIDE]) for lap in range(3)]
-        runs = [climb(network, [unit], prior, code, short, [seed]) for code in codes]
+        runs = [Ascent(network, [unit], prior, short, [seed]).climb(code) for code in codes]
         lap = max(range(3), key=lambda lap: float(runs[lap].history[-1]))
         distinct.add(lap)
         torch.testing.assert_close(result.history[:4, row], runs[lap].history[:, 0], rtol=1e-3, atol=1e-4)
-        rest = climb(network, [unit], prior, runs[lap].code, settings, [seed])
+        rest = Ascent(network, [unit], prior, settings, [seed]).climb(runs[lap].code)
         torch.testing.assert_close(result.history[4:, row], rest.history[:, 0], rtol=1e-2, atol=1e-3)
     assert len(distinct) > 1
 

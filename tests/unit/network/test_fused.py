@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dgn
-from dgn.ascent.loop import climb
+from dgn.ascent.loop import Ascent
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.bar import Bar
 from dgn.cli.tracking import Tracker
@@ -300,9 +300,9 @@ def test_a_step_waits_for_nothing(prior: str, change: dict[str, Any], network: N
     settings = AscentSettings(steps=4).with_changes(change)
     seeds = range(len(units))
     start = written.start(len(units), list(seeds))
-    climb(network, units, written, start, settings, list(seeds))  # what is made once may look
+    Ascent(network, units, written, settings, list(seeds)).climb(start)  # what is made once may look
     with NoLooking():
-        climb(network, units, written, start, settings, list(seeds))
+        Ascent(network, units, written, settings, list(seeds)).climb(start)
 
 
 class Curves:
