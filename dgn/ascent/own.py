@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgn.ascent.named import Part
 from dgn.ascent.settings import AscentSettings
+from dgn.errors import DgnError
 
 if TYPE_CHECKING:  # the command line's help reads the tables without torch
     from dgn.priors.base import Prior
@@ -72,7 +73,12 @@ def own_settings(prior: Prior, rule: str | None = None) -> AscentSettings:
     Args:
         prior: its family's settings, changed by its own ``ascent``.
         rule: that was asked for; None for the prior's own.
+
+    Raises:
+        DgnError: the prior's ``ascent`` is no mapping, or holds no settings.
     """
+    if not isinstance(prior.ascent, Mapping):
+        raise DgnError(f"ascent of prior {prior.name!r} is {type(prior.ascent).__name__}, expected {{SETTING: VALUE}}")
     settings = family_settings(prior.family, prior.ascent, rule)
     if settings.reencode and not prior.encodes and "reencode" not in prior.ascent:
         settings = replace(settings, reencode=0.0)

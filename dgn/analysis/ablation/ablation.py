@@ -102,7 +102,7 @@ class Curve:
 def ablate(
     network: Network,
     image: Tensor | np.ndarray | Image.Image | str | Path,
-    unit: str | int | Unit,
+    unit: str | int | Unit | None = None,
     *,
     size: int | tuple[int, int] | None = None,
     stride: int | tuple[int, int] | None = None,
@@ -119,7 +119,7 @@ def ablate(
         network: under study.
         image: ``[C, H, W]`` or ``[1, C, H, W]`` in [0, 1], or uint8; a picture of Pillow, or a file. It meets the
             network's input by its ``fit``.
-        unit: see :func:`dgn.parse_units`.
+        unit: see :func:`dgn.parse_units`; None: the class that the network chooses.
         size, stride: of the patch, in pixels of the network's input; None: see :func:`patch_sizes`.
         fill: one of :data:`FILLS`.
         seed: of the noise.
@@ -129,8 +129,8 @@ def ablate(
     Raises:
         DgnError: a patch larger than the image, a stride of 0 or beyond the patch, an unknown fill.
     """
-    (one,) = parse_units([unit], network)
     x = _seen(network, image)
+    one = first_choice(network, x) if unit is None else parse_units([unit], network)[0]
     height, width = x.shape[1:]
     size, stride = patch_sizes(size, stride, (height, width))
     if min(size) < 1 or size[0] > height or size[1] > width:
