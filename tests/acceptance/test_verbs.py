@@ -141,8 +141,8 @@ def test_facets(pictures: Path) -> None:
     arguments = ["facets", f"data.root={pictures}", "unit=zebra", "examples=8", "members=3", "prior=[dgn,pixel]"]
     assert main([*arguments, "facets=2", "out=f", *SHORT, *QUIET]) == 0
     rows = table(Path("f/results.csv"))
-    assert [(row["unit"], row["prior"]) for row in rows] == [
-        (f"zebra, facet {n}", prior) for prior in ("dgn", "pixel") for n in (1, 2)
+    assert [(row["unit"], row["facet"], row["prior"]) for row in rows] == [
+        ("zebra", f"{n}", prior) for prior in ("dgn", "pixel") for n in (1, 2)
     ]
     assert Path("f/facets.pdf").read_bytes().startswith(b"%PDF")
     with Image.open("f/facets.png") as picture:
