@@ -145,8 +145,9 @@ def climb_batch(
         kept = frames.stack(prior.size)
         on_the_way = torch.stack([look(frame) for frame in kept]) if len(kept) else kept
         return Outcome(
-            images.cpu(), look(images), code.cpu(), history.cpu(), frozen.cpu(), kept, on_the_way, prior.coordinates
-        )
+            images=images.cpu(), activations=look(images), codes=code.cpu(), history=history.cpu(),
+            frozen_at=frozen.cpu(), frames=kept, frame_activations=on_the_way, coordinates=prior.coordinates,
+        )  # fmt: skip
 
 
 RACE_SIZES = (0.6, 0.8, 1.0, 1.2, 1.4)

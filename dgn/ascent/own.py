@@ -52,7 +52,7 @@ BEAR_BF16 = frozenset({"pixel", "fourier", "maco"})
 
 
 def family_settings(family: str, changes: Mapping[str, Any], rule: str | None = None) -> AscentSettings:
-    """What a family does well with, and what one prior of it changes.
+    """A family's settings, with the changes of one prior.
 
     Args:
         family: key of :data:`OWN`; of any other, :data:`TRANSFORMED`.

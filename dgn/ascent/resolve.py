@@ -45,17 +45,14 @@ NOT_SAMPLED = {
 def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **changes: Any) -> AscentSettings:
     """Settings for a prior: its own, a preset's (``"nguyen2016"``) or given ones, with changes that are not None.
 
-    A change to the rule ``sample`` leaves a prior that has nothing to sample from its own rule.
-
     Raises:
         DgnError: unknown preset or rule; settings that ask of the prior, or of the rule, what it can't do.
     """
     if isinstance(ascent, str):
         ascent = preset(ascent)
-    if changes.get("rule") == "sample" and prior.sampled() is None:
-        changes["rule"] = None  # it keeps its own
-    settings = (ascent or own_settings(prior, changes.get("rule"))).with_changes(changes)
-    if settings.rule == "sample" and prior.sampled() is None:
+    base = ascent or own_settings(prior, changes.get("rule"))
+    settings = base.with_changes(changes)
+    if base.rule == "sample" and prior.sampled() is None:
         raise DgnError(f"prior {prior.name!r} has no distribution to sample from: use another ascent.rule")
     find_rule(settings.rule)
     _check_ability(prior, settings)
@@ -80,7 +77,7 @@ def _check_ability(prior: Prior, settings: AscentSettings) -> None:
 
 
 def _differing(settings: AscentSettings, how: str) -> list[str]:
-    """Settings that the sampler treats so and that are not as usual."""
+    """Settings of this kind that differ from their defaults."""
     usual = AscentSettings()
     return [name for name, kind in NOT_SAMPLED.items() if kind == how and vars(settings)[name] != vars(usual)[name]]
 
@@ -120,19 +117,21 @@ def resolve(
         nonlocal settings
         for name, value in values.items():
             if vars(settings)[name] != value:
-                changed[name] = f"{vars(asked)[name]}: {why}"
+                changed[name] = f"{vars(asked)[name]} was asked for; {why}"
         settings = replace(settings, **values)
 
+    if asked.rule == "sample" and prior.sampled() is None:  # one command line serves several priors
+        change("the prior has no distribution to sample from", rule=own_settings(prior).rule)
     refused = next((size for size in asked.input_sizes if not network.takes(size)), None)
     if refused is not None:
-        if asked.input_size != own_settings(prior, asked.rule).input_size:
+        if asked.input_size != own_settings(prior, settings.rule).input_size:
             raise DgnError(
                 f"network {network.name!r} can't see images of {refused} px; "
                 f"its own size is input_size={written(network.input_size)}"
             )
         change(f"the prior's own, but the network can't see images of {refused} px", input_size=None)
     # A search that ranks many nearly equal candidates goes astray where these are rounded, and some priors' ascents do.
-    exact = asked.precision == "auto" and (asked.rule == "cmaes" or prior.family not in BEAR_BF16)
+    exact = asked.precision == "auto" and (settings.rule == "cmaes" or prior.family not in BEAR_BF16)
     precision = "fp32" if exact else choose(network, layers, asked.precision)
     change("chosen for this rule, prior, network and processor", precision=precision)
     if not prior.refines:
@@ -144,7 +143,7 @@ def resolve(
             f"prior {prior.name!r} has {len(prior.centres)} centres for {settings.starts} starts: lower ascent.starts"
         )
     if settings.rule in ("cmaes", "sample"):
-        change(f"rule {settings.rule} knows none", starts=1, refine_steps=0)
+        change(f"not of rule {settings.rule}", starts=1, refine_steps=0, reencode=0.0)
     if started:
         change("a start is given", starts=1, screen=0)
         if settings.rule == "sample" and settings.start_time == 0:
@@ -153,13 +152,13 @@ def resolve(
             )
     elif settings.screen == 0 or settings.start_time == 0:
         change("it begins at noise", start_time=0.0, **({"screen": 0} if settings.rule == "sample" else {}))
-    return Resolution(settings, changed, _unread(asked, prior))
+    return Resolution(settings, changed, _unread(asked, prior) if settings.rule == "sample" else [])
 
 
 def _unread(settings: AscentSettings, prior: Prior) -> list[str]:
     """A line where settings were given that the sampler does not read. (The sampler's own are no mistake under another
     rule: one command line serves several priors.)"""
     names = ", ".join(f"ascent.{name}" for name in _differing(settings, UNREAD))
-    if settings.rule != "sample" or not names:
+    if not names:
         return []
     return [f"prior {prior.name!r} is sampled, which does not read {names}: give ascent.rule=adam to climb by it"]

@@ -26,8 +26,8 @@ class AscentSettings:
         rule: how the code moves: ``sample`` (guided denoising, of priors with a distribution), ``adam``,
             ``nguyen2016``, ``ppgn`` or ``cmaes`` (no gradients). Or a function of one's own, see
             :mod:`dgn.ascent.rules`, as in ``transforms``, ``penalties`` and ``between``.
-        steps: steps of the ascent; a step is one forward pass, of ``sample`` ``inner`` of them. The image of the last
-            one is returned.
+        steps: steps of the ascent, each one forward pass (rule=sample: ``inner`` passes). The image of the last one is
+            returned.
         temperature: of ``sample``: higher is more natural and weaker, in standard deviations of the unit's activation
             over real images. A tenth: as if the mean activation were to rise by ten of them.
         inner: of ``sample``: pulls a step.

@@ -64,7 +64,7 @@ class NetworkConfig:
         input_size: pixels, one number or ``[H, W]``. null: the network's own, as for all that follow.
         mean: of its normalisation, a number or one a channel.
         std: of its normalisation, a number or one a channel.
-        range: of the pixels that it takes, ``[0, 1]`` or ``[0, 255]``.
+        range: of the pixels that it takes, ``0..1`` or ``0..255``.
         classes: names of its outputs, a list or a file.
         fit: how images of other proportions meet its input: ``crop``, ``fit`` or ``stretch``.
         scores: what its outputs are: logits of one class (``softmax``) or of labels (``sigmoid``), ``probabilities``

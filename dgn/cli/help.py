@@ -27,6 +27,26 @@ HOW = {
     "size", "stride", "fill", "curve_steps", "curve_fill",
 }  # fmt: skip
 WHERE = RUN | KEPT
+OF_GROUPS = {
+    "figure": {
+        "name": "of its files", "kind": "how it is made: matrix, facets, ablation, convergence or start",
+        "title": "above it", "units": "its columns", "unit": "that it is about", "images": "that it is about, files",
+        "rows": "its rows, each with a prior, an ascent, a seed of its own, or real examples",
+        "points": "size of the letters", "transposed": "rows become columns where the page is wide enough",
+        "frames": "images on the way", "seeds": "of each unit", "panel": "title of the panel",
+        "examples": "real images that are grouped", "facets": "how many; null: as separate best",
+        "shown": "real images of each facet", "fill": "what covers", "size": "of the patch", "stride": "of the patch",
+        "curves": "the curves of insertion and deletion instead of the maps",
+    },
+    "launcher": {
+        "slots": "jobs at a time. null: one a GPU, or one", "threads": "of each job. null: the cores shared out",
+        "address": "of Ray's cluster", "gpus": "of each job", "cpus": "of each job", "init": "keywords of ray.init",
+        "partition": "of Slurm", "memory": "of each job, in GB", "minutes": "that a job may take",
+        "at_once": "jobs at a time",
+    },
+}  # fmt: skip
+"""Keys of groups that are no dataclasses."""
+
 SECTIONS = ("What", "How", "Where to, and what is kept")
 FLAGS = ("-h", "--help")
 
@@ -70,7 +90,7 @@ def help_of(verb: str, what: str, words: Sequence[str]) -> str:
         DgnError: Hydra can't compose them.
     """
     config = compose(verb, [word for word in words if word not in FLAGS])
-    rows = list(_rows(VERBS[verb], OmegaConf.to_container(config, throw_on_missing=False)))
+    rows = list(_rows(VERBS[verb], OmegaConf.to_container(config, throw_on_missing=False), _groups(verb)))
     lines = [f"dgn {verb}: {what}", "", f"usage: dgn {verb} [KEY=VALUE ...] [-m]", ""]
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     for title, kept in zip(SECTIONS, _grouped(rows, list(VERBS[verb].__annotations__)), strict=True):
@@ -95,15 +115,23 @@ def _group(row: Row) -> str:
     return row.key.split(".")[0].split("=")[0]
 
 
-def _rows(schema: type, values: Any, prefix: str = "") -> Iterator[Row]:
-    """The keys of a schema, with those inside of them."""
+def _groups(verb: str) -> list[str]:
+    """The groups of ``conf/`` that a verb composes."""
+    chosen: Any = OmegaConf.load(resource("conf") / f"{verb}.yaml")
+    return [str(next(iter(entry))) for entry in chosen.defaults if not isinstance(entry, str)]
+
+
+def _rows(schema: type, values: Any, groups: Sequence[str] = (), prefix: str = "") -> Iterator[Row]:
+    """The keys of a schema, with those inside of them; ``groups`` are those that can be chosen by name."""
     texts, hints = described(schema), get_type_hints(schema)
     for name in (item.name for item in fields(schema)):
         key, value, text = f"{prefix}{name}", values.get(name), brief(texts.get(name, ""))
         if name == "verb":
             continue
-        choices = sorted(path.stem for path in (resource("conf") / name).glob("*.yaml")) if not prefix else []
-        if choices:
+        choices = sorted(path.stem for path in (resource("conf") / name).glob("*.yaml")) if name in groups else []
+        if name == "launcher" and not choices:
+            continue  # of this verb's sweeps Hydra's own, hydra/launcher=NAME
+        if choices and name != "data":  # where each verb has its own
             yield Row(f"{name}=NAME", f"{text + ': ' if text else ''}{', '.join(choices)}")
         if hints[name] is AscentConfig:
             yield from _ascent(values, prefix)
@@ -115,9 +143,9 @@ def _rows(schema: type, values: Any, prefix: str = "") -> Iterator[Row]:
                 yield from (Row(f"prior.{prior}.{part}", brief(described(PriorConfig)[part]), _said(own))
                             for part, own in given.items())  # fmt: skip
         elif is_dataclass(hints[name]):
-            yield from _rows(hints[name], value, f"{key}.")  # type: ignore[arg-type]
+            yield from _rows(hints[name], value, prefix=f"{key}.")  # type: ignore[arg-type]
         elif isinstance(value, Mapping) and choices:
-            yield from (Row(f"{key}.{part}", "", _said(own)) for part, own in value.items())
+            yield from (Row(f"{key}.{part}", OF_GROUPS[name].get(part, ""), _said(own)) for part, own in value.items())
         else:
             yield Row(key, text, _said(value))
 
@@ -129,6 +157,8 @@ def _ascent(values: Mapping[str, Any], prefix: str) -> Iterator[Row]:
     yield Row("ascent.preset", "a named set of settings, which ascent=NAME chooses", name or "")
     used: dict[str, AscentSettings] = {}
     for prior, entry in values.get("prior", {}).items():
+        if entry.get("module"):  # whose class may have settings of its own, and is not asked
+            continue
         family = prior_family(str(entry["path"]), str(entry.get("space", "auto")))
         own = family_settings(family, entry.get("ascent") or {}, given["rule"])
         used[prior] = (preset(name) if name else own).with_changes(given)

@@ -14,7 +14,8 @@ from dgn.errors import DgnError
 
 
 class Prior(ABC):
-    """How images are written down. It knows nothing of networks, units or rules.
+    """How images are written down. It knows nothing of networks, units or rules; where it can't do what is asked of it,
+    its errors name the settings that ask for less.
 
     Attributes:
         name: in tables and file names.

@@ -83,11 +83,10 @@ class Plan:
         else:
             starts = random_starts(sized, [seed for _, seed in rows], self.settings)
         frames = Frames(self.frames, self.settings, on_step)
-        found = climb_batch(self.network, rows, self.prior, self.settings, starts, frames, self._deviations(rows))
+        outcome = climb_batch(self.network, rows, self.prior, self.settings, starts, frames, self._deviations(rows))
         return Synthesis(
-            found.images, found.activations, found.codes, found.history, [unit for unit, _ in rows],
-            [seed for _, seed in rows], found.frozen_at, self.prior.name, self.settings, found.frames, frames.steps,
-            found.frame_activations, found.coordinates, self.notes,
+            **vars(outcome), units=[unit for unit, _ in rows], seeds=[seed for _, seed in rows], prior=self.prior.name,
+            settings=self.settings, frame_steps=frames.steps, notes=self.notes,
         )  # fmt: skip
 
     def _deviations(self, rows: list[tuple[Unit, int]]) -> Tensor | None:
@@ -150,7 +149,7 @@ class Plan:
 
 
 def default_batch(device: torch.device) -> int:
-    """Samples that climb together: 32; on a GPU, which is then busy with computing and not with being told to, 256."""
+    """Samples that climb together: 32; on a GPU 256, so that starting its kernels is not what takes the time."""
     return 256 if device.type == "cuda" else 32
 
 
@@ -210,8 +209,8 @@ def plan(
     screening = Screening(network, prior, parsed, settings) if settings.screen else None
     deviations = Deviations(network, prior, parsed, settings) if settings.rule == "sample" else None
     return Plan(
-        network, prior, settings, rows, group, batch, start, screening, deviations, frames, notes, asked,
-        resolution.changed,
+        network, prior, settings, rows, group=group, batch=batch, start=start, screening=screening,
+        deviations=deviations, frames=frames, notes=notes, asked=asked, changed=resolution.changed,
     )  # fmt: skip
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dgn.ascent.own import OWN
 from dgn.cli.groups import AscentConfig
-from dgn.cli.help import brief, described, help_of
+from dgn.cli.help import OF_GROUPS, brief, described, help_of
 from dgn.cli.main import VERBS
 from dgn.cli.schema import VERBS as SCHEMAS
 from dgn.errors import DgnError
@@ -27,7 +28,22 @@ def test_every_key_has_a_line(verb: str) -> None:
     texts = described(SCHEMAS[verb])
     names = set(SCHEMAS[verb].__dataclass_fields__) - {"verb"}
     assert not [name for name in names if not brief(texts.get(name, ""))]
-    assert names <= {key.split(".")[0] for key in shown(verb)}
+    keys = {key.split(".")[0] for key in shown(verb)}
+    own = {"launcher", "prior"} if verb == "figure" else {"launcher"}  # the rows of a figure have priors
+    assert names - keys <= own and ("launcher" in keys) == (verb == "synthesize")
+
+
+def test_every_key_of_a_group_has_a_line() -> None:
+    """Those of figures and launchers, which are no dataclasses."""
+    for verb, name in (("figure", "figure"), ("synthesize", "launcher")):
+        for file in (Path(__file__).parents[3] / "conf" / name).glob("*.yaml"):
+            keys = [key for key in shown(verb, f"{name}={file.stem}") if key.startswith(f"{name}.")]
+            assert {key.split(".")[1] for key in keys} <= set(OF_GROUPS[name]), file
+
+
+def test_a_prior_of_ones_own_is_not_guessed_at() -> None:
+    own = ["prior=[]", "+prior.mine.path=module", "+prior.mine.module._target_=somewhere.Mine"]
+    assert shown("synthesize", *own)["ascent.steps"] == ""
 
 
 def test_values_are_those_that_will_be_used() -> None:
