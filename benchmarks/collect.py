@@ -72,23 +72,23 @@ def _cell(row: dict[str, str] | None, metric: str) -> str:
 
 
 def strip(results: Path, evaluated: Path, method: str, every: int) -> None:
-    """Every so manieth image of a method side by side, as ``METHOD.png``."""
+    """Every so manieth image of a method side by side, as ``METHOD.webp``."""
     images = load_file(evaluated / "images" / f"{method}.safetensors")["images"][::every].float() / 255
     side = images.shape[3]
     sheet = Image.new("RGB", (side * len(images), side))
     for place, image in enumerate(images):
         sheet.paste(to_image(image).convert("RGB"), (place * side, 0))
-    sheet.save(results / f"{method}.png", optimize=True)
+    sheet.save(results / f"{method}.webp", quality=80, method=6)
 
 
 def compose(results: Path, methods: dict[str, str], columns: list[str], title: str) -> None:
     """The strips of several methods below each other, each with what it is called, as ``figure.webp``."""
     from dgn.report.figure import Matrix, draw_matrix, render
 
-    shown = [method for method in methods if (results / f"{method}.png").exists()]
+    shown = [method for method in methods if (results / f"{method}.webp").exists()]
     matrix = Matrix([methods[method] for method in shown], columns)
     for row, method in enumerate(shown):
-        with Image.open(results / f"{method}.png") as sheet:
+        with Image.open(results / f"{method}.webp") as sheet:
             side = sheet.height
             for column in range(min(len(columns), sheet.width // side)):
                 matrix.pictures[row, column] = sheet.crop((column * side, 0, (column + 1) * side, side))

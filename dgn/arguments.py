@@ -112,7 +112,7 @@ def class_list(given: Any) -> tuple[str, ...]:
 
 
 def seed_list(seed: Any, seeds: Any) -> list[int]:
-    """Seeds of a unit: those given; of a number, so many from ``seed`` on; ``seed`` alone for None.
+    """Seeds of a unit: those given; a number n means ``seed`` ... ``seed + n - 1``; None means ``seed`` alone.
 
     Raises:
         DgnError: not whole numbers, or none.

@@ -51,7 +51,7 @@ class Frames:
         self._total, self._on_step = settings.total_steps, on_step
 
     def behind(self, done: int) -> OnStep:
-        """What an ascent tells its steps to, when this many forward passes were made before it."""
+        """A callback for one ascent that adds ``done``, the forward passes made before it, to its step numbers."""
 
         def step(i: int, _steps: int, activations: Tensor, images: Tensor) -> None:
             self._look(done + i, images)

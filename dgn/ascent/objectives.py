@@ -86,7 +86,7 @@ class Objective:
 
 
 def _with_a_map(network: Network, layer: str) -> str:
-    """A layer itself; for one without positions the last that has some: logits are alike whatever the image shows."""
+    """The layer, or, if it has no map, the last layer that has one: logits are alike whatever the image shows."""
     if len(network.layer_shape(layer)) > 1:
         return layer
     for name, shape in reversed(network.layers.items()):

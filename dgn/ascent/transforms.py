@@ -83,7 +83,7 @@ def pad(images: Tensor, draws: Draws, by: float = 0.07, value: float = 0.5) -> T
 
 
 def trim(images: Tensor, draws: Draws, by: float = 0.0625) -> Tensor:
-    """The edges off, ``by`` of the side each: what ``pad`` has added and the moves between them have mixed in."""
+    """Cut ``by`` of the side off each edge: the border that ``pad`` added."""
     edge = round(by * images.shape[3])
     return images[..., edge : images.shape[2] - edge, edge : images.shape[3] - edge]
 

@@ -13,7 +13,7 @@ OBJECTIVES = ("activation", "log_probability", "probability")
 
 
 def check_objective(name: str, units: Sequence[Unit]) -> None:
-    """Raise :class:`DgnError` for an unknown one, and for one of classes where no unit is a class."""
+    """Raise :class:`DgnError` for an unknown objective, or a class objective without a class unit."""
     if name not in OBJECTIVES:
         raise DgnError(f"no objective {name!r}{nearest(name, OBJECTIVES) or '; expected ' + ', '.join(OBJECTIVES)}")
     if name != "activation" and all(unit.class_index is None for unit in units):

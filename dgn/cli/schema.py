@@ -76,7 +76,7 @@ class FacetsConfig(AscentJobConfig):
         facets: how many kinds. null: as many, from 2 to ``most``, as separate best (silhouette).
         most: facets, at most.
         examples: images that excite the unit most, which are grouped.
-        members: of them those nearest to a facet's centre, whose mean begins its synthesis.
+        members: images nearest a facet's centre; its synthesis starts at their mean.
         components: principal components in which they are grouped.
         tsne: group in two dimensions of t-SNE, as Nguyen et al. 2016b.
         layer: whose features are grouped. null: the last before the output.

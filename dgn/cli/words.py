@@ -24,8 +24,10 @@ TAKE_A_WORD = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "
 
 
 def positional(verb: str, words: list[str]) -> list[str]:
-    """Run folders and a figure's name in their plain form, as overrides; ``-m`` in front, wherever it stood: argparse
-    takes no overrides behind it once there were some before."""
+    """Run folders and a figure's name in their plain form, as overrides.
+
+    Moves ``-m`` to the front: argparse rejects overrides after it where others stand before it.
+    """
     for flag in ("-m", "--multirun"):
         if flag in words:
             words = [flag, *(word for word in words if word != flag)]
@@ -103,7 +105,7 @@ def texts_in(word: str) -> Iterator[str]:
 
 
 def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
-    """Refuse what can't be meant, before Hydra composes anything.
+    """Refuse overrides that are always mistakes, before Hydra composes anything.
 
     Args:
         verb, words: the command line; the plain forms of folders and names have their keys already.

@@ -120,8 +120,8 @@ def _run(training: GeneratorTraining | FlowTraining, checkpoint_minutes: float, 
                 values = {name: float(value) for name, value in losses.items()} | {"images_per_second": speed}
                 if not torch.tensor(list(values.values())).isfinite().all():  # nothing of it is saved
                     raise DgnError(
-                        f"the losses are no longer finite at step {training.step}; give a lower lr and another out=, "
-                        "training.init= goes on from the weights that are there"
+                        f"the losses are no longer finite at step {training.step}; lower training.lr and give "
+                        "another out=; training.init=FOLDER starts from the weights saved there"
                     )
                 bar.set_postfix({name: f"{values[name]:.3f}" for name in training.shown})
                 values |= training.measure() if due else {}

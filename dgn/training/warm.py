@@ -12,7 +12,7 @@ from dgn.priors.generator import Generator
 
 
 def warm_start(generator: Generator, path: Path, out: Path) -> None:
-    """Take the weights of an earlier generator; with ``code_size`` its codes, too, and what is known of them.
+    """Take the weights of an earlier generator; with ``code_size`` also its code statistics.
 
     Args:
         generator: in training; with ``code_size`` it may have further stages, which stay as they are.

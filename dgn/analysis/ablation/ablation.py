@@ -168,8 +168,8 @@ def first_choice(network: Network, image: torch.Tensor) -> Unit:
 def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
     """Height and width of the patches, and their strides, for an input of ``seen`` pixels.
 
-    Those that are not given are 48 and 16; for inputs below 96 pixels in the proportion that these have to 224, and
-    small patches a third of them apart.
+    By default 48 and 16. For inputs below 96 pixels the patch keeps its proportion to 224 pixels; patches below 16
+    pixels have a stride of a third of the patch.
 
     Raises:
         DgnError: neither a number of pixels nor two.

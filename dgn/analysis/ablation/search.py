@@ -20,7 +20,7 @@ MOST = 40
 
 
 def find_cuts(network: Network, layers: Sequence[str]) -> tuple[list[Cut], float]:
-    """The cuts of a network in order, the image first, and what lies behind the last of them costs.
+    """The network's cuts in order, the image first, and the cost of the layers after the last.
 
     Nothing is assumed of the module: not-a-number tells who reads what, as in :mod:`dgn.analysis.receptive`.
 
@@ -113,7 +113,7 @@ def _in_a_row(root: nn.Module, name: str) -> bool:
 
 
 def _ends(modules: dict[str, nn.Module], name: str, then: str) -> bool:
-    """Whether a layer is followed by one that looks around; before another, a cut there is as good and comes later."""
+    """Whether a spatial layer follows, or the layer has parts or is the last; otherwise a later cut is as good."""
     return bool(list(modules[name].children())) or not then or hasattr(modules[then], "kernel_size")
 
 

@@ -1,4 +1,4 @@
-"""The images that ``dgn evaluate`` judges: made now, taken up, or those of a past run."""
+"""The images that ``dgn evaluate`` judges: made now, resumed, or read from an earlier run."""
 
 from __future__ import annotations
 

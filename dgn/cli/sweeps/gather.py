@@ -154,7 +154,7 @@ def _drawn(folder: Path, merged: list[dict[str, Any]], rows: list[dict[str, Any]
 
 
 def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What sets each run apart from the others: the overrides that not all have; its name where those don't."""
+    """A label a run: overrides that differ between runs, and the run's name where these don't tell it apart."""
     variants = []
     for one in runs:
         words = [str(word) for word in one["manifest"].get("overrides", [])]

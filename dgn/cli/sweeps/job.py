@@ -104,8 +104,7 @@ class Task:
 
 
 def told(value: float | None, hydra: Any) -> float | None:
-    """The value of a job as its sweeper can take it: a job that failed has NaN, at which Optuna would end the sweep, so
-    that Optuna is given None.
+    """The value of a job for its sweeper: NaN for a failed job; None for Optuna, which NaN would stop.
 
     Args:
         value: what the job returned; NaN where it failed.

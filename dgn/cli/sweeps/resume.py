@@ -158,8 +158,8 @@ def _locked(folder: Path, verb: str, name: str = "") -> tuple[Run, IO[bytes]]:
 
 
 def _begin(run: Run, config: Any, manifest: dict[str, Any]) -> None:
-    """The first files of a job, the manifest before all others: what has none is somebody else's. What is only assumed
-    of the network is said aloud."""
+    """Write a job's first files, the manifest before all others: a folder without one counts as the user's. What is
+    only assumed of the network is printed."""
     run.write_manifest(manifest)
     _configure(run, config)
     for line in manifest.get("assumed", []):

@@ -152,7 +152,7 @@ class Layout:
 
 
 def _moved(position: tuple[int, ...] | Literal["center"], own: Sequence[int], now: Sequence[int]) -> tuple[int, ...]:
-    """A position among axes of sizes ``own``, among axes of sizes ``now``: the cell over the same part of the image."""
+    """Map a position from axes of size ``own`` to axes of size ``now``: the cell over the same part of the image."""
     if position == "center":
         return tuple(size // 2 for size in now)
     axes = zip(position, own, now, strict=True)

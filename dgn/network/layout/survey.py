@@ -205,7 +205,7 @@ def _compared(source: Source, shape: tuple[int, ...], other: tuple[int, ...]) ->
 def _name(known: Survey, module: str, call: int, tensors: list[Seen], modules: Mapping[str, nn.Module]) -> None:
     """A layer's names: its module's for a single tensor of the first call, others for what there is besides.
 
-    ``output`` is the whole's, so that the first call of a module that is called so has its number, too.
+    ``output`` is the network's own; a module named ``output`` is therefore listed as ``output.call1``.
     """
     name = module if call == 1 and module != OUTPUT else _free(f"{module}.call{call}", modules)
     if len(tensors) == 1:
