@@ -89,3 +89,8 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(f"dgn.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'dgn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, for completion, without importing them."""
+    return sorted(__all__)

@@ -29,7 +29,7 @@ from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
 
-@dataclass
+@dataclass(repr=False)
 class Facets(Shown):
     """Clusters of a unit's top-activating images.
 

@@ -76,7 +76,7 @@ class UnitExamples:
             raise DgnError(str(self.warning))
 
 
-@dataclass
+@dataclass(repr=False)
 class Examples(Shown):
     """Examples of several units; unpacks as ``units, data, broken``.
 

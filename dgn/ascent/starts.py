@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -127,6 +128,8 @@ def as_start(prior: Prior, start: Tensor | np.ndarray) -> Tensor:
     Raises:
         DgnError: images with values outside of [0, 1].
     """
+    if isinstance(start, (str, Path)):
+        raise DgnError(f"start is the name {str(start)!r}, expected an image or a code as a tensor or array")
     given = torch.as_tensor(start)
     shape = tuple(prior.start(1).shape[1:])
     codes = tuple(given.shape) == shape or tuple(given.shape[1:]) == shape
@@ -166,5 +169,7 @@ def given_start(prior: Prior, start: Tensor | np.ndarray, count: int, fit: str =
             f"{prior.name!r}, {list(shape)} each"
         )
     if len(code) not in (1, count):
-        raise DgnError(f"{len(code)} start codes for {count} samples: give one for all, or one each")
+        raise DgnError(
+            f"{len(code)} start codes for {count} samples: give one for all (of a file: start=FILE@ROW), or one each"
+        )
     return prior.project(code.expand(count, *code.shape[1:]).clone())

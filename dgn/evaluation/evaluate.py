@@ -34,7 +34,7 @@ from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
 
-@dataclass
+@dataclass(repr=False)
 class Evaluation(Shown):
     """How good the images of several methods are.
 

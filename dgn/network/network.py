@@ -80,6 +80,9 @@ class Network(FrozenModule):
         self._fused = FusedCopies()
         self._original: Network | None = None
 
+    def __repr__(self) -> str:
+        return f"Network({self.name!r}, input_size={self.input_size}, {len(self.class_names)} classes)"
+
     @guest
     def to(self, device: torch.device | str) -> Network:
         """Move the weights, in the channels-last layout that convolutions like; returns itself."""

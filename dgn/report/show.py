@@ -49,6 +49,13 @@ class Shown(ABC):
             cells += [Cell(cell.unit, names[cell.row], cell.image, cell.caption) for cell in own]
         return grid(cells, self.title if title is None else title, tile=tile, columns=columns)
 
+    def __repr__(self) -> str:
+        """The title and the first rows of the table."""
+        rows = self.rows()
+        lines = ["  " + ", ".join(f"{key}={value}" for key, value in row.items()) for row in rows[:6]]
+        more = [f"  and {len(rows) - 6} more"] if len(rows) > 6 else []
+        return "\n".join([f"{type(self).__name__}: {self.title}", *lines, *more])
+
     def _repr_html_(self) -> str:
         """The grid, inline: what a notebook shows of a result in a cell's last line."""
         data = base64.b64encode(png(self.grid(tile=128, columns=6))).decode()

@@ -16,7 +16,7 @@ from dgn.report.show import Shown
 from dgn.units.unit import Unit
 
 
-@dataclass
+@dataclass(repr=False)
 class Synthesis(Shown):
     """What an ascent found; row ``i`` of everything is one unit with one seed.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 
 from torch import Tensor
@@ -47,6 +48,12 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
     """
     if isinstance(specs, (str, int, Unit)):
         specs = [specs]
+    if not isinstance(specs, Iterable):
+        raise DgnError(f"units is {specs!r}, expected a name, an index, a unit, or a list of these")
+    specs = list(specs)
+    for spec in specs:
+        if not isinstance(spec, (str, Integral, Unit)):
+            raise DgnError(f"{spec!r} is no unit, expected a name, an index, or a unit")
     units = [spec if isinstance(spec, Unit) else _parse_unit(str(spec).strip(), network) for spec in specs]
     if not units:
         raise DgnError("no unit given; try units=[goldfish]")

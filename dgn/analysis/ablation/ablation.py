@@ -35,7 +35,7 @@ FILLS = ("grey", "mean", "blur", "noise")
 """What a patch is covered with: mid-grey, the image's mean colour, the image blurred, seeded noise."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Ablation(Shown):
     """How one unit's activation falls when parts of an image are covered.
 
