@@ -50,10 +50,7 @@ def choose_ascent(prior: Prior, ascent: str | AscentSettings | None = None, **ch
     """
     if isinstance(ascent, str):
         ascent = preset(ascent)
-    base = ascent or own_settings(prior, changes.get("rule"))
-    settings = base.with_changes(changes)
-    if base.rule == "sample" and prior.sampled() is None:
-        raise DgnError(f"prior {prior.name!r} has no distribution to sample from: use another ascent.rule")
+    settings = (ascent or own_settings(prior, changes.get("rule"))).with_changes(changes)
     find_rule(settings.rule)
     _check_ability(prior, settings)
     return settings
@@ -111,7 +108,7 @@ def resolve(
     Raises:
         DgnError: an input size that the network can't see, too few centres, a start at pure noise.
     """
-    settings, changed = asked, dict[str, str]()
+    settings, changed, notes = asked, dict[str, str](), list[str]()
 
     def change(why: str, **values: Any) -> None:
         nonlocal settings
@@ -122,6 +119,7 @@ def resolve(
 
     if asked.rule == "sample" and prior.sampled() is None:  # one command line serves several priors
         change("the prior has no distribution to sample from", rule=own_settings(prior).rule)
+        notes.append(f"prior {prior.name!r} has no distribution to sample from: it climbs by {settings.rule}")
     refused = next((size for size in asked.input_sizes if not network.takes(size)), None)
     if refused is not None:
         if asked.input_size != own_settings(prior, settings.rule).input_size:
@@ -152,7 +150,9 @@ def resolve(
             )
     elif settings.screen == 0 or settings.start_time == 0:
         change("it begins at noise", start_time=0.0, **({"screen": 0} if settings.rule == "sample" else {}))
-    return Resolution(settings, changed, _unread(asked, prior) if settings.rule == "sample" else [])
+    if settings.rule == "sample":
+        notes += _unread(asked, prior)
+    return Resolution(settings, changed, notes)
 
 
 def _unread(settings: AscentSettings, prior: Prior) -> list[str]:

@@ -164,9 +164,10 @@ def test_no_start_is_chosen_for_time_zero(network: Network, components: Componen
 
 
 def test_priors_without_a_distribution_keep_their_rule(network: Network) -> None:
-    assert plan(network, "ant", "pixel", rule="sample", steps=2).settings.rule == "adam"
-    with pytest.raises(DgnError, match="no distribution to sample from"):
-        plan(network, "ant", "pixel", ascent=SETTINGS)
+    for job in (plan(network, "ant", "pixel", rule="sample", steps=2), plan(network, "ant", "pixel", ascent=SETTINGS)):
+        assert job.settings.rule == "adam" and job.asked.rule == "sample"
+        assert job.changed["rule"].startswith("sample was asked for; the prior has no distribution")
+        assert any("it climbs by adam" in note for note in job.notes)
 
 
 def test_settings_that_do_nothing_are_said(network: Network, whole: ComponentsPrior) -> None:
