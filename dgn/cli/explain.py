@@ -39,7 +39,11 @@ def explain(error: Exception, verb: str, words: Sequence[str] = ()) -> str:
             return "Slurm's launchers need a plugin: pip install 'dgn[slurm]'"
         options = [line.strip() for line in text.split("Available options", 1)[-1].splitlines()[1:] if line.strip()]
         options = [option for option in options if re.fullmatch(r"[\w.-]+", option)]
-        return f"no {found[1]} {found[2]!r}{nearest(found[2], options)}; expected one of: {', '.join(options)}"
+        return _no_such(found[1], found[2], options)
+    found = re.search(r"Could not load '([^'/]+)/([^']+)'", text)  # one of several
+    if found:
+        options = sorted(path.stem for path in (resource("conf") / found[1]).glob("*.yaml"))
+        return _no_such(found[1], found[2], options)
     found = re.search(r"Missing mandatory value: (\S+)", text)
     if found:
         full = re.search(r"full_key: (\S+)", text)
@@ -56,6 +60,11 @@ def explain(error: Exception, verb: str, words: Sequence[str] = ()) -> str:
     if value:
         return f"{full[1] if full else lines[0]}: {value}"
     return lines[0] if lines else type(error).__name__
+
+
+def _no_such(group: str, name: str, options: Sequence[str]) -> str:
+    hint = nearest(name, options)
+    return f"no {group} {name!r}{hint}{' Expected' if hint else '; expected'} one of: {', '.join(options)}"
 
 
 @cache

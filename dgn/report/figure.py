@@ -15,6 +15,9 @@ WIDTHS = {"column": 3.4, "page": 7.0}
 """Inches: of one column, and of a page of two."""
 
 
+WIDEST = 2.2
+"""Inches of a picture, at most: a matrix of few columns is narrower than its page."""
+
 SMALLEST = 5.0
 """Points: letters shrink to this size where a word is wider than its picture; a wider one is broken."""
 
@@ -61,7 +64,7 @@ def draw_matrix(matrix: Matrix, *, width: float = 7.0, title: str = "", points: 
 
     Args:
         matrix: what to show.
-        width: inches of the figure.
+        width: inches of the figure, at most.
         title: above it.
         points: size of the letters.
     """
@@ -69,7 +72,8 @@ def draw_matrix(matrix: Matrix, *, width: float = 7.0, title: str = "", points: 
 
     size, labels = _fit(matrix.rows, 0.2 * width, points)
     left = 0.1 + max((_inches(line, size) for lines in labels for line in lines), default=0.0)
-    tile = (width - left) / max(1, len(matrix.columns))
+    tile = min(WIDEST, (width - left) / max(1, len(matrix.columns)))
+    width = max(min(width, WIDTHS["column"]), left + tile * max(1, len(matrix.columns)))
     small, captions = _fit(list(matrix.captions.values()), tile - 0.04, points - 1)
     over, texts = _fit([*matrix.columns, *matrix.names.values()], tile - 0.04, points)
     heads, names = texts[: len(matrix.columns)], dict(zip(matrix.names, texts[len(matrix.columns) :], strict=True))
