@@ -31,9 +31,8 @@ def unset(name: str, *settings: type, without: Sequence[str] = (), **more: type)
     hints = dict(more)
     for kind in settings:
         hints |= get_type_hints(kind)
-    return make_dataclass(
-        name, [(key, _optional(hints[key]), field(default=None)) for key in hints if key not in without]
-    )
+    keys = [(key, _optional(hints[key]), field(default=None)) for key in hints if key not in without]
+    return make_dataclass(name, keys, namespace={"__module__": __name__})  # launchers pickle configurations
 
 
 def _optional(hint: Any) -> Any:

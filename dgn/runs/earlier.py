@@ -61,7 +61,7 @@ def _rows(path: Path, verb: str) -> list[dict[str, str]] | None:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             table = csv.DictReader(file, restval="")
-            if ",".join(table.fieldnames or ()) != HEADERS.get(verb):
+            if ",".join(name for name in table.fieldnames or () if name != "facet") != HEADERS.get(verb):
                 return None
             return list(table)
     except (OSError, ValueError, csv.Error):

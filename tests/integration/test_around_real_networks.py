@@ -157,13 +157,22 @@ def test_regularisers_act_on_the_shipped_generator(name: str, network: Network, 
     assert measure(regularised(network, settings)) < 0.97 * measure(unregularised)
 
 
+def border(result: dgn.Synthesis) -> float:
+    """How far the border has moved, as a multiple of the centre; mean over the samples."""
+    moved = (result.frames[-1] - result.frames[0]).abs().mean(1)
+    return float(
+        (torch.cat([moved[:, :16], moved[:, -16:]], 1).mean((1, 2)) / moved[:, 48:80, 48:80].mean((1, 2))).mean()
+    )
+
+
 @pytest.mark.slow
 def test_centre_mask_on_the_shipped_generator(network: Network) -> None:
     """With a rule that keeps the sizes of gradients, as Adam does not."""
     free, masked = (
-        regularised(network, {"rule": "nguyen2016", "lr": 0.3, "centre_mask": width}) for width in (0.0, 0.1)
+        regularised(network, {"rule": "nguyen2016", "lr": 0.3, "centre_mask": width, "seeds": 4})
+        for width in (0.0, 0.1)
     )  # fmt: skip
-    assert edge(masked) < 0.7 * edge(free)
+    assert border(masked) < 0.6 * border(free)
 
 
 @pytest.mark.needs("skimage")
