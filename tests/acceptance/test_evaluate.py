@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
-import threading
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,25 +184,25 @@ def test_python_gives_the_same_figures(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_made_is_kept_when_a_job_ends_early(work: Path) -> None:
-    """Ctrl+C behind the first climb, and before anything has climbed."""
+def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One Ctrl+C behind the first climb, and one before anything has climbed."""
+    import dgn.cli.judging.methods as methods
+    import dgn.synthesis.plan as planned
 
-    def interrupt(path: Path, ended: threading.Event, again: bool) -> None:
-        while not path.exists():
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-        while again and not ended.wait(0.5):  # a library's callback may have swallowed it: as one would, once more
-            os.kill(os.getpid(), signal.SIGINT)
+    def then_interrupted(function: Any) -> Any:
+        def call(*given: Any, **more: Any) -> Any:
+            function(*given, **more)
+            signal.raise_signal(signal.SIGINT)
+
+        return call
 
     short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds=", "ascent.steps="))]
-    for name, steps, kept in (("images/pixel.safetensors", 2, True), ("manifest.json", 2000, False)):
-        out = work / f"stopped_at_{Path(name).stem}"
-        ended = threading.Event()
-        threading.Thread(target=interrupt, args=[out / name, ended, kept], daemon=True).start()
-        more = ["prior=pixel", "prior.pixel.size=64", "seeds=1", f"ascent.steps={steps}", f"out={out}"]
-        code = main(["evaluate", *short, *more])
-        ended.set()
-        assert code == 130
+    for module, name, kept in ((methods, "save_tensors", True), (planned, "random_starts", False)):
+        out = work / f"stopped_at_{name}"
+        more = ["prior=pixel", "prior.pixel.size=64", "seeds=1", "ascent.steps=2", f"out={out}"]
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, then_interrupted(getattr(module, name)))
+            assert main(["evaluate", *short, *more]) == 130
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
 
 
