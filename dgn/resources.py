@@ -52,4 +52,6 @@ def prior_family(name: str, space: str = "auto") -> str:
     folder = path if path.is_dir() else path.parent
     if space == "code" or not (folder / "components.safetensors").is_file():
         return "code"
+    if space == "noise":
+        return "noise"
     return "flow" if (folder / "flow.safetensors").is_file() else "components"

@@ -27,6 +27,11 @@ COMPONENTS = AscentSettings(
     refine_lr=0.04, reencode=0.5,
 )  # fmt: skip
 
+NOISE = AscentSettings(
+    rule="adam", steps=60, lr=0.05, jitter=0.08, scale=0.15, noise=0.03, input_size=160, starts=4, race_steps=8,
+)  # fmt: skip
+"""In the noise of a distribution's codes."""
+
 TRANSFORMED = AscentSettings(rule="adam", steps=200, lr=0.05, jitter=0.04, scale=0.1, noise=0.02)
 """Of a generator of which nothing is known."""
 
@@ -42,6 +47,7 @@ OWN: dict[str, tuple[AscentSettings, ...]] = {
     "code": (replace(TRANSFORMED, steps=150, input_size=128, sigmas=2.0),),
     "components": (SAMPLER, COMPONENTS),
     "flow": (FLOW_SAMPLER, COMPONENTS),
+    "noise": (NOISE, FLOW_SAMPLER),
     "deepsim": (AscentSettings(rule="nguyen2016", steps=200, lr=8.0, lr_end=1e-10, decay=0.99, fit="crop"),),
     "biggan": (replace(TRANSFORMED, steps=150, lr=0.02, starts=4, race_steps=15),),
 }  # fmt: skip

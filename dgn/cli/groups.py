@@ -90,7 +90,7 @@ class PriorConfig:
     Attributes:
         path: ``dgn``, ``pixel``, ``fourier``, ``maco``, or a checkpoint of one's own or its folder.
         size: of the images in pixels, one number or ``[H, W]``.
-        space: of a generator: ``components``, ``code`` or ``auto``.
+        space: of a generator: ``components``, ``code``, ``noise`` or ``auto``.
         weights: file or folder of somebody else's generator.
         options: keywords of its loader.
         module: with ``_target_``: built by Hydra, with ``trust=true``.

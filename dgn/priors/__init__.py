@@ -37,7 +37,7 @@ def load_prior(
             ``"deepsim"``, ``"biggan"``, ``"autoencoder"``, ``"exported"``, ``"module"`` (see :mod:`dgn.priors.hub`).
         size: height and width in pixels of the images, of pixels and spectra also ``(H, W)``; None for the prior's own
             (128).
-        space: of a generator, ``"components"``, ``"code"`` or ``"auto"``.
+        space: of a generator, ``"components"``, ``"code"``, ``"noise"`` or ``"auto"``.
         channels: of a pixel or Fourier prior's images.
         weights, options, module: of somebody else's generator: its file or folder, its loader's keywords, or itself.
         trust: whether a file of ``"exported"`` may be opened, which is a program that can do anything.

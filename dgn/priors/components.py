@@ -19,6 +19,7 @@ from dgn.priors.deep import GeneratorPrior
 from dgn.priors.flow import Flow
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 from dgn.priors.generator import Components, Generator
+from dgn.priors.noise import NoisePrior
 
 
 class ComponentsPrior(Prior):
@@ -149,6 +150,10 @@ class ComponentsPrior(Prior):
         return self
 
 
+SPACES = ("auto", "components", "code", "noise")
+"""What a generator's code may be written in."""
+
+
 def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name: str = "dgn") -> Prior:
     """A generator prior from a checkpoint, or from the folder that holds one.
 
@@ -157,7 +162,8 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
             for beside it.
         size: pixels of the images (default: for a spatial code with components twice those whose code fits them, else
             the training size).
-        space: ``"components"``, ``"code"``, or ``"auto"`` (components where the checkpoint has them).
+        space: ``"components"``, ``"code"``, ``"noise"`` (see :class:`dgn.priors.noise.NoisePrior`), or ``"auto"``
+            (components where the checkpoint has them).
     """
     file = path / "generator.safetensors" if path.is_dir() else path
     generator, _ = load_generator(file)
@@ -165,9 +171,9 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     with suppress(DgnError):  # weights that this machine doesn't have: the prior then can't re-encode
         encoder = load_network(generator.config.network)
     beside = file.with_name("components.safetensors")
-    if space not in ("auto", "components", "code"):
-        raise DgnError(f"unknown space {space!r} of a generator's code, expected 'auto', 'components' or 'code'")
-    if space == "components" and not beside.is_file():
+    if space not in SPACES:
+        raise DgnError(f"unknown space {space!r} of a generator's code, expected one of {', '.join(SPACES)}")
+    if space in ("components", "noise") and not beside.is_file():
         raise DgnError(f"no principal components beside {str(file)!r}; use space=code")
     if space == "code" or not beside.is_file():
         return GeneratorPrior(generator, size, name=name, encoder=encoder)
@@ -176,4 +182,5 @@ def load_deep(path: Path, size: int | None = None, space: str = "auto", *, name:
     size = size or config.image_size * (1 if config.code_size else 2)
     learned = file.with_name("flow.safetensors")
     flow = load_flow(learned, components)[0] if learned.is_file() else None
-    return ComponentsPrior(generator, components, size, name=name, encoder=encoder, flow=flow)
+    prior = ComponentsPrior(generator, components, size, name=name, encoder=encoder, flow=flow)
+    return NoisePrior(prior.sampled()) if space == "noise" else prior

@@ -52,16 +52,15 @@ class GaussianPrior(Prior):
         return self.layout.start(n, seeds)
 
     def denoise(self, code: Tensor, t: float | Tensor) -> Tensor:
-        mean = self.components.mean.view(self.components.shape)
         row, one = (t.view(-1, 1), t.view(-1, 1, 1, 1)) if isinstance(t, Tensor) else (t, t)
-        return mean + self._along(code - one * mean, lambda v: row * v / (row * row * v + (1 - row) ** 2))
+        return self.mean + self.along(code - one * self.mean, lambda v: row * v / (row * row * v + (1 - row) ** 2))
 
     def covary(self, direction: Tensor, t: float) -> Tensor:
-        return self._along(direction, lambda v: v * (1 - t) ** 2 / (t * t * v + (1 - t) ** 2))
+        return self.along(direction, lambda v: v * (1 - t) ** 2 / (t * t * v + (1 - t) ** 2))
 
     def within(self, code: Tensor, reach: float) -> Tensor:
         parts = self.components
-        mean, others = parts.mean.view(parts.shape), len(parts.mean) - len(parts.scale)
+        mean, others = self.mean, len(parts.mean) - len(parts.scale)
         typical = (parts.scale.square().sum() + parts.rest * others).sqrt()
         distance = (code - mean).flatten(1).norm(dim=1).clamp(min=1e-12)
         return mean + (code - mean) * (reach * typical / distance).clamp(max=1).view(-1, 1, 1, 1)
@@ -78,7 +77,12 @@ class GaussianPrior(Prior):
         rest = rest * parts.rest**0.5
         return parts.to_code(white) + rest - self._within(rest)
 
-    def _along(self, code: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
+    @property
+    def mean(self) -> Tensor:
+        """The mean code, ``[C, h, w]``."""
+        return self.components.mean.view(self.components.shape)
+
+    def along(self, code: Tensor, factor: Callable[[Tensor], Tensor]) -> Tensor:
         """A matrix that has the covariance's eigenvectors, times a code ``[n, C, h, w]``.
 
         Args:
