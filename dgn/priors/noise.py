@@ -32,7 +32,7 @@ class NoisePrior(Prior):
     coordinates = "noise"
 
     def __init__(self, space: GaussianPrior, steps: int = STEPS) -> None:
-        self.space, self.steps = space, steps
+        self.space, self.steps, self.layout = space, steps, space.layout
         self.name, self.channels, self.size, self.encodes = space.name, space.channels, space.size, space.encodes
 
     # --- from noise to code, and back --------------------------------------------------------------------------
