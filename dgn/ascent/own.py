@@ -28,7 +28,7 @@ COMPONENTS = AscentSettings(
 )  # fmt: skip
 
 NOISE = AscentSettings(
-    rule="adam", steps=60, lr=0.05, jitter=0.08, scale=0.15, noise=0.03, input_size=160, starts=4, race_steps=8,
+    rule="adam", steps=60, lr=0.05, jitter=0.08, scale=0.15, noise=0.03, input_size=160, screen=512,
 )  # fmt: skip
 """In the noise of a distribution's codes."""
 

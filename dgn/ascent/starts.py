@@ -76,7 +76,11 @@ class Screening:
             column = values[:, self._column[unit]].nan_to_num(-torch.inf, -torch.inf, -torch.inf)
             order = column.argsort(descending=True, stable=True)[: self.settings.starts]
             best.append(self.centres[indices[order].to(self.centres.device)])
-        return [_scaled(self.prior, torch.stack(codes), self.settings) for codes in zip(*best, strict=True)]
+        seeds = [seed for _, seed in rows]
+        return [
+            _scaled(self.prior, self.prior.at_centres(torch.stack(codes), seeds), self.settings)
+            for codes in zip(*best, strict=True)
+        ]
 
     def deviations(self, rows: Sequence[tuple[Unit, int]]) -> Tensor:
         """Standard deviation of each sample's unit over the centres that its seed reads, ``[N]``."""
@@ -107,7 +111,7 @@ class Screening:
     @torch.no_grad()
     def _look(self, first: int) -> Tensor:
         if first not in self._values:
-            images = self.prior.decode(self.centres[first : first + SCREENED_TOGETHER])
+            images = self.prior.decode_centres(self.centres[first : first + SCREENED_TOGETHER])
             self._values[first] = self._read(images)[0].cpu()
         return self._values[first]
 

@@ -57,6 +57,14 @@ class Prior(ABC):
     def decode(self, code: Tensor) -> Tensor:
         """Differentiable: codes ``[n, ...]`` -> images ``[n, channels, *size]`` in [0, 1]."""
 
+    def decode_centres(self, centres: Tensor) -> Tensor:
+        """The images of some of :attr:`centres`."""
+        return self.decode(centres)
+
+    def at_centres(self, centres: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Start codes at some of :attr:`centres`, one a seed."""
+        return centres
+
     def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
         """The code moved back into the prior's range.
 

@@ -19,6 +19,8 @@ from dgn.priors.generator import Components, Generator, GeneratorConfig
 FORMAT = "dgn-generator-1"
 COMPONENTS_FORMAT = "dgn-components-1"
 FLOW_FORMAT = "dgn-flow-1"
+RANGES = (".low", ".high")
+"""What a generator's channels keep within; not in the files of those that have no bounds."""
 
 
 def save_generator(
@@ -27,7 +29,7 @@ def save_generator(
     """Write a generator; its floating-point tensors but the code's statistics are stored as ``dtype``."""
     tensors = {}
     for name, tensor in generator.state_dict().items():
-        keep = name.startswith("code_") or not tensor.is_floating_point()
+        keep = name.startswith("code_") or name.endswith(RANGES) or not tensor.is_floating_point()
         tensors[name] = tensor if keep else tensor.to(dtype)
     save_tensors(path, tensors, {**meta, "generator": generator.config.to_dict()}, FORMAT)
 
@@ -37,7 +39,8 @@ def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
     tensors, meta = load_tensors(path, FORMAT)
     with _fitting(path):
         generator = Generator(GeneratorConfig.from_dict(meta["generator"]))
-        generator.load_state_dict(tensors)
+        unbounded = {name: bound for name, bound in generator.state_dict().items() if name.endswith(RANGES)}
+        generator.load_state_dict(unbounded | tensors)
     return generator.eval().requires_grad_(False), meta
 
 

@@ -76,7 +76,14 @@ class GeneratorConfig:
 
 
 class _Stage(nn.Module):
-    """Optional doubling of the resolution, then 3x3 convolutions; those that keep their width are residual."""
+    """Optional doubling of the resolution, then 3x3 convolutions; those that keep their width are residual.
+
+    ``low`` and ``high``, ``[depth, width, 1, 1]``, bound each channel behind its convolution: a code that is none of an
+    image's may drive a channel to fifty times what any image does, and all that follows it.
+    """
+
+    low: Tensor
+    high: Tensor
 
     def __init__(self, inputs: int, width: int, depth: int, upsample: bool) -> None:
         super().__init__()
@@ -84,12 +91,17 @@ class _Stage(nn.Module):
         widths = [inputs] + [width] * depth
         self.convs = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(depth))
+        self.register_buffer("low", torch.full((depth, width, 1, 1), -torch.inf))
+        self.register_buffer("high", torch.full((depth, width, 1, 1), torch.inf))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.upsample:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            y = F.leaky_relu(norm(conv(x)), 0.2)
+        for conv, norm, low, high in zip(self.convs, self.norms, self.low, self.high, strict=True):
+            y = norm(conv(x))
+            if not self.training:
+                y = y.clamp(low, high)
+            y = F.leaky_relu(y, 0.2)
             x = x + y if y.shape[1] == x.shape[1] else y
         return x
 

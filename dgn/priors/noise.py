@@ -11,8 +11,11 @@ from torch import Tensor
 from dgn.priors.base import Prior
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 
-STEPS = 6
+STEPS = 4
 """From noise to code: docs/results/flow.md."""
+
+BEGIN = 0.3
+"""How far on the way to a code an ascent begins at it."""
 
 
 class NoisePrior(Prior):
@@ -52,16 +55,18 @@ class NoisePrior(Prior):
         return x
 
     @torch.no_grad()
-    def to_noise(self, code: Tensor, steps: int = 24, rounds: int = 3) -> Tensor:
+    def to_noise(self, code: Tensor, steps: int = 24, rounds: int = 3, until: float = 1.0) -> Tensor:
         """Noise of normalised codes ``[n, C, h, w]``, about: the same way back, in finer steps.
 
         Args:
             code: of images.
             steps: of the way, with a learned flow.
             rounds: in which each step is solved for the place that it came from.
+            until: time of the codes: below 1 they are still mixed with noise.
         """
         space, x = self.space, code
-        for t, after in reversed(list(pairwise(self._times(steps)))):
+        times = [t for t in self._times(steps) if t < until]
+        for t, after in reversed(list(pairwise([*times, until]))):
             moved, x = x - after * space.mean, t * space.mean + space.along(x - after * space.mean, carried(after, t))
             for _ in range(rounds if isinstance(space, FlowPrior) else 0):
                 own = moved - space.along(self._told(x, t), self._added(t, after))
@@ -98,8 +103,21 @@ class NoisePrior(Prior):
     def start(self, n: int, seeds: Sequence[int] | None = None) -> Tensor:
         return self.project(self.space.start(n, seeds))
 
+    @property
+    def centres(self) -> Tensor | None:  # type: ignore[override]
+        """Codes between those of real images, as the distribution's own."""
+        return self.space.centres
+
+    def decode_centres(self, centres: Tensor) -> Tensor:
+        return self.space.decode(centres)
+
+    def at_centres(self, centres: Tensor, seeds: Sequence[int]) -> Tensor:
+        """The noise that leads past a centre, seen from so much noise (:data:`BEGIN`) that much of it is still open."""
+        mixed = BEGIN * centres + (1 - BEGIN) * self.space.start(len(centres), seeds)
+        return self.project(self.to_noise(mixed, until=BEGIN))
+
     def decode(self, code: Tensor) -> Tensor:
-        return self.space.decode(self.to_code(code))
+        return self.space.decode(self.space.project(self.to_code(code)))
 
     def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
         """Onto the shell of radius ``sqrt(D)`` on which noise lies; with ``sigmas``, no element further out before."""

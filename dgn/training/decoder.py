@@ -23,7 +23,7 @@ from dgn.training.encoding import Encoding
 from dgn.training.losses import Discriminator, blend, feature_distance, hinge_discriminator, hinge_generator
 from dgn.training.settings import TrainSettings
 from dgn.training.state import Machine, Training, follow, part, tiled
-from dgn.training.statistics import measure_centres, measure_code, measure_components
+from dgn.training.statistics import measure_centres, measure_code, measure_components, measure_ranges
 from dgn.training.warm import warm_start
 
 
@@ -246,9 +246,13 @@ class GeneratorTraining(Training[TrainSettings]):
         return {name: value / len(images) for name, value in totals.items()}
 
     def report(self) -> dict[str, Any]:
-        """Losses on held-out images; and the components of the codes, measured here unless codes moved in them or they
-        came with ``init``."""
+        """Losses on held-out images, channels kept within real images' ranges; and the components of the codes,
+        measured here unless codes moved in them or they came with ``init``."""
         settings = self.settings
+        with self._autocast():
+            count = min(settings.statistics_images, len(self.entries))
+            measure_ranges((self.encoding.code(x) for x in self._real(count, 105, "ranges")), self.average)
+        self.publish()
         report: dict[str, Any] = {"held_out": self.held_out_losses()}
         if settings.components and self.encoding.config.code == "spatial":
             kept = self.pool or (settings.code_size and settings.init)

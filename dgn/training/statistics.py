@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dgn.priors.generator import Components, Generator
 
@@ -29,6 +30,36 @@ def measure_code(codes: Iterator[Tensor], generator: Generator) -> None:
     generator.code_std.copy_(std[:, None, None].clamp(min=1e-4 * max(float(std.max()), 1e-12)))
     generator.code_min.copy_(low)
     generator.code_max.copy_(high)
+
+
+BEYOND = 0.005
+"""Share of real images whose extremes lie outside of a channel's range: of a few, too, a channel goes wild."""
+
+
+@torch.no_grad()
+def measure_ranges(codes: Iterator[Tensor], generator: Generator) -> None:
+    """Bound each channel of a generator in eval mode by what it reaches on real images, raw codes ``[N, C, h, w]``."""
+    stages: list[Any] = list(generator.stages)
+    for stage in stages:
+        stage.low.fill_(-torch.inf)
+        stage.high.fill_(torch.inf)
+    seen: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {norm: [] for stage in stages for norm in stage.norms}
+
+    def note(norm: nn.Module, _given: Any, output: Tensor) -> None:
+        seen[norm].append((output.float().amin((2, 3)), output.float().amax((2, 3))))
+
+    hooks = [norm.register_forward_hook(note) for norm in seen]
+    try:
+        for code in codes:
+            generator(generator.normalise(code.float()))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for stage in stages:
+        for norm, low, high in zip(stage.norms, stage.low, stage.high, strict=True):
+            lowest, highest = (torch.cat(part) for part in zip(*seen[norm], strict=True))
+            low.copy_(lowest.quantile(BEYOND, 0).view_as(low))
+            high.copy_(highest.quantile(1 - BEYOND, 0).view_as(high))
 
 
 @torch.no_grad()

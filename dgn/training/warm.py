@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dgn.errors import DgnError
 from dgn.files.storage import write_atomic
-from dgn.priors.checkpoint import load_generator
+from dgn.priors.checkpoint import RANGES, load_generator
 from dgn.priors.generator import Generator
 
 
@@ -37,7 +37,10 @@ def warm_start(generator: Generator, path: Path, out: Path) -> None:
         field = next(name for name, value in mine.to_dict().items() if longer.to_dict()[name] != value)
         raise DgnError(f"init={str(path)!r} has {field}={getattr(theirs, field)}, this training {getattr(mine, field)}")
     own = ("head.",) * grows + ("code_",) * (not mine.code_size)  # the latter are the statistics just measured
-    kept = {name: value for name, value in earlier.state_dict().items() if not name.startswith(own)}
+    kept = {
+        name: value for name, value in earlier.state_dict().items()
+        if not (name.startswith(own) or name.endswith(RANGES))
+    }  # fmt: skip
     generator.load_state_dict(kept, strict=False)
     for name in ("components.safetensors", "flow.safetensors") if mine.code_size else ():
         if file.with_name(name).is_file():
