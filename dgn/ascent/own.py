@@ -28,9 +28,10 @@ COMPONENTS = AscentSettings(
 )  # fmt: skip
 
 NOISE = AscentSettings(
-    rule="adam", steps=60, lr=0.05, jitter=0.08, scale=0.15, noise=0.03, input_size=160, screen=512,
+    rule="adam", steps=45, lr=0.1, jitter=0.08, scale=0.15, noise=0.03, input_size=160, screen=512, starts=3,
+    race_steps=8,
 )  # fmt: skip
-"""In the noise of a distribution's codes."""
+"""In the noise of a distribution's codes: docs/results/flow.md."""
 
 TRANSFORMED = AscentSettings(rule="adam", steps=200, lr=0.05, jitter=0.04, scale=0.1, noise=0.02)
 """Of a generator of which nothing is known."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from dgn.priors.base import Prior
 from dgn.priors.gaussian import FlowPrior, GaussianPrior
 
-STEPS = 4
+STEPS = 3
 """From noise to code: docs/results/flow.md."""
 
-BEGIN = 0.3
+BEGIN = 0.4
 """How far on the way to a code an ascent begins at it."""
 
 
