@@ -134,7 +134,7 @@ def count_units(network: Network, layer: str) -> int:
 
 
 @guest
-def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
+def find_classes(network: Network, text: str) -> list[tuple[int, str]]:
     """Classes whose name contains ``text`` (any case), as (index, name)."""
     if not network.class_names:
         raise DgnError(f"network {network.name!r} names no classes; write them by index")

@@ -252,7 +252,7 @@ def test_the_first_who_comes_sets_and_the_last_who_goes_puts_back() -> None:
         lambda n: dgn.synthesize(n, [1]), lambda n: dgn.pieces(n, [1]), lambda n: dgn.parse_units([1], n),
         lambda n: dgn.select_units([1], n), lambda n: find_examples(n, [], [(IMAGES[0], 0)]),
         lambda n: ablate(n, IMAGES[0], 1), lambda n: late_features(n, IMAGES), lambda n: ReceptiveFields(n),
-        lambda n: dgn.direction(n, "conv", [1.0] * 8), lambda n: dgn.find_classes("cat", n),
+        lambda n: dgn.direction(n, "conv", [1.0] * 8), lambda n: dgn.find_classes(n, "cat"),
         lambda n: dgn.synthesize(units=[1], network=n),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ def run(config: Any) -> None:
     """Print layers, or with ``find=TEXT`` the classes whose name contains it."""
     network = load_chosen(config.network, trust=config.trust)
     if config.find is not None:
-        found = find_classes(str(config.find), network)
+        found = find_classes(network, str(config.find))
         if not found:
             raise DgnError(f"no class of {network.name!r} contains {str(config.find)!r}")
         for index, name in found:
