@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dgn.analysis.ablation.ablation import Ablation as Ablation
-    from dgn.analysis.ablation.ablation import ablate as ablate
+    from dgn.analysis.ablation import Ablation as Ablation
+    from dgn.analysis.ablation import ablate as ablate
     from dgn.analysis.examples import find_examples as find_examples
     from dgn.analysis.facets import Facets as Facets
     from dgn.analysis.facets import find_facets as find_facets
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dgn.units.units import unit as unit
 
 _HOMES = {
-    "analysis.ablation.ablation": ("Ablation", "ablate"),
+    "analysis.ablation": ("Ablation", "ablate"),
     "analysis.examples": ("find_examples",),
     "analysis.facets": ("Facets", "find_facets"),
     "analysis.results": ("Examples",),

@@ -23,7 +23,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.ablation import ablate, curves
 from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import cluster, late_features, mean_codes
 from dgn.analysis.receptive import ReceptiveFields

@@ -14,7 +14,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import dgn
-from dgn.analysis.ablation.ablation import curves
+from dgn.analysis.ablation import curves
 from dgn.cli.schema import register
 from dgn.errors import DgnError
 from dgn.files.storage import digest

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import FILLS, ablate, curves
+from dgn.analysis.ablation import FILLS, ablate, curves
 from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import cluster, late_features, mean_codes, mean_images
 from dgn.analysis.receptive import ReceptiveFields

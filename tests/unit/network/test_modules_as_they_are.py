@@ -15,7 +15,7 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.ablation import ablate, curves
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.errors import DgnError
 from dgn.network.network import Network

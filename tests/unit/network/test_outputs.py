@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.ablation import ablate
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior

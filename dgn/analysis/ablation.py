@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dgn.analysis.ablation.patches import PatchReader
 from dgn.ascent.transforms import gaussian
 from dgn.errors import DgnError, nearest
 from dgn.guest import guest
@@ -21,6 +20,7 @@ from dgn.images.given import as_images
 from dgn.images.items import seen_item
 from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
+from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
@@ -47,7 +47,6 @@ class Ablation(Shown):
         image: ``[C, H, W]``, the image as the network saw it.
         size, stride: of the patches in pixels of the input, ``(height, width)``.
         fill: what they were covered with.
-        how: ``"crops"``: only what a patch can change was computed; or ``"whole images"``.
     """
 
     unit: Unit
@@ -58,7 +57,6 @@ class Ablation(Shown):
     size: tuple[int, int]
     stride: tuple[int, int]
     fill: str
-    how: str
 
     @property
     def title(self) -> str:
@@ -142,21 +140,24 @@ def ablate(
     cover = filling(x, fill, seed)
     tops = [i * stride[0] for i in range(math.ceil((height - size[0]) / stride[0]) + 1)]
     lefts = [i * stride[1] for i in range(math.ceil((width - size[1]) / stride[1]) + 1)]
-    places = [(top, left) for top in tops for left in lefts]
+    patches = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top in tops for left in lefts]
     batch = steadiness(network, one.layers).batch(batch)
-    reader = PatchReader(network, one.layers, x, cover, places, size)
-    whole = float(Reader(network, [one], x.device)(reader.clean)[0])
-
-    def value(features: dict[str, Tensor], count: int) -> Tensor:
-        return Reader(network, [one] * count, x.device)(features)
-
-    drops = whole - reader.read(value, batch, (lambda done: note(done, len(places))) if note else None)
-    heat, count = torch.zeros(height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
-    for (top, left), drop in zip(places, drops.tolist(), strict=True):
-        heat[top : top + size[0], left : left + size[1]] += drop
-        count[top : top + size[0], left : left + size[1]] += 1
+    activations: list[float] = []
+    for start in range(0, len(patches), batch):
+        images = x.repeat(len(patches[start : start + batch]), 1, 1, 1)
+        for covered, patch in zip(images, patches[start:], strict=False):
+            covered[patch] = cover[patch]
+        activations += _activations(network, one, images)
+        if note:
+            note(len(activations), len(patches))
+    (whole,) = _activations(network, one, x[None])
+    drops = whole - torch.tensor(activations)
+    heat, count = torch.zeros(2, height, width, dtype=torch.float64)
+    for patch, drop in zip(patches, drops.tolist(), strict=True):
+        heat[patch] += drop
+        count[patch] += 1
     heat = (heat / count.clamp(min=1)).float()
-    return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill, reader.how)
+    return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill)
 
 
 @torch.no_grad()
@@ -215,9 +216,7 @@ def curves(
         probabilities: list[float] = []
         for start in range(0, len(shares), batch):
             images = torch.stack([torch.where(share < s, second, first) for s in shares[start : start + batch]])
-            activations += _read(network, [found.unit] * len(images), images).tolist()
-            if found.unit.class_index is not None:
-                probabilities += _probabilities(network, found.unit.class_index, images)
+            activations += _activations(network, found.unit, images, probabilities)
         scale = found.activation if found.activation else 1.0
         area = float(torch.trapezoid(torch.tensor(activations), torch.tensor(shares))) / scale
         result.append(Curve(kind, shares, activations, probabilities, area))
@@ -250,14 +249,12 @@ def _seen(network: Network, given: Tensor | np.ndarray | Image.Image | str | Pat
 
 
 @torch.no_grad()
-def _probabilities(network: Network, index: int, images: Tensor) -> list[float]:
-    """Of an output unit; none where the outputs are no scores of classes."""
-    if network.scores == "none":
-        return []
-    return log_probabilities(network(images), network.scores, 1)[:, index].exp().tolist()
-
-
-@torch.no_grad()
-def _read(network: Network, units: list[Unit], images: Tensor) -> Tensor:
-    read = Reader(network, units, images.device)
-    return read(network.features(images, read.layers)).float().cpu()
+def _activations(network: Network, unit: Unit, images: Tensor, probabilities: list[float] | None = None) -> list[float]:
+    """A unit's activation of each image. An output unit's probabilities are added to a list, where outputs are scores
+    of classes.
+    """
+    read = network.fast(unit.layers).features(images, unit.layers)
+    if probabilities is not None and unit.class_index is not None and network.scores != "none":
+        logs = log_probabilities(network.canonical(OUTPUT, read[OUTPUT], len(images)), network.scores, 1)
+        probabilities += logs[:, unit.class_index].exp().tolist()
+    return Reader(network, [unit] * len(images))(read).tolist()
