@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ class Squares(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self._items) if self._entries is None else len(self._entries)
 
-    def only(self, wanted: Callable[[Entry], bool]) -> Squares:
-        """Those images of a folder or of tar files that are wanted."""
+    def only(self, wanted: Callable[[Sequence[Entry]], Iterable[bool]]) -> Squares:
+        """Those images of a folder or of tar files of which the function says so."""
         if self._entries is None:
             raise DgnError("images can be chosen in folders and tar files, not in a data set of torchvision")
         kept = copy.copy(self)
-        kept._entries = [entry for entry in self._entries if wanted(entry)]
+        kept._entries = list(compress(self._entries, wanted(self._entries)))
         return kept
 
     def name(self, index: int) -> str:
