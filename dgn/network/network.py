@@ -21,7 +21,7 @@ from dgn.network.layout.layout import Layout
 from dgn.network.layout.layouts import Layouts
 from dgn.network.layout.survey import OUTPUT, Source, Survey, survey
 from dgn.network.scores import check_scores, find_scores
-from dgn.network.turns import Known, kept
+from dgn.network.turns import kept
 
 
 class Network(FrozenModule):
@@ -76,7 +76,6 @@ class Network(FrozenModule):
                  "classes": self.class_names or None}  # fmt: skip
         self.origins = dict.fromkeys((fact for fact, value in facts.items() if value is not None), "given")
         """What is ``given`` by the user or ``known`` from a library; all else is ``assumed``."""
-        self.known = Known()
         self._fused = FusedCopies()
         self._original: Network | None = None
 
@@ -116,7 +115,7 @@ class Network(FrozenModule):
     def _view(self, **changes: Any) -> Network:
         """The same network with these attributes changed."""
         view = copy.copy(self)
-        vars(view).update(known=Known(), _original=self._root, **changes)
+        vars(view).update(_original=self._root, **changes)
         if "module" in changes:
             vars(view).pop("_modules", None)
         return view

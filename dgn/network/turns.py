@@ -33,13 +33,6 @@ class Turn:
         return Turn, ()
 
 
-class Known(dict[Any, Any]):
-    """What was found out about a network, kept as long as the network; its copies and pickles begin with nothing."""
-
-    def __reduce__(self) -> tuple[type[Known], tuple[()]]:
-        return Known, ()
-
-
 class _PlainCheckpoints:
     """Stands in for PyTorch's ``CheckpointFunction`` while any thread has a turn; other threads don't notice."""
 

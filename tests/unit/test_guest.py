@@ -333,7 +333,7 @@ def test_kernels_are_kept_for_the_last_sizes_only(network: Network) -> None:
     fast = network.fast(["output"])
     for size in range(20, 20 + MOST_PLANS + 9):
         fast.module(torch.rand(1, 3, size, size))
-    plans = [part._plans for part in fast.module.modules() if type(part).__name__ == "Convolution"]
+    plans = [part.plans for part in fast.module.modules() if type(part).__name__ == "Convolution"]
     assert plans and all(0 < len(part) <= MOST_PLANS for part in plans)
     torch.testing.assert_close(fast(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
 
@@ -354,18 +354,16 @@ def test_nothing_keeps_a_dead_network_that_can_not_be_fused() -> None:
     assert network.fast(["output"]) is network
     choose(network, ["output"])
     ablate(network, IMAGES[0], 1, size=8, stride=4)
-    network.known["self"] = network  # what is known of it may even be itself
     gone = [weakref.ref(network), weakref.ref(network.module)]
     del network
     gc.collect()
     assert [ref() for ref in gone] == [None] * 2
 
 
-def test_networks_can_be_copied_and_pickled_with_what_is_known(network: Network) -> None:
+def test_networks_can_be_copied_and_pickled(network: Network) -> None:
     expected = ablate(network, IMAGES[0], 1, size=8, stride=4).drops
-    assert network.known
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert not other.known and other.turn is not network.turn and other.module is not network.module
+        assert other.turn is not network.turn and other.module is not network.module
         assert torch.equal(ablate(other, IMAGES[0], 1, size=8, stride=4).drops, expected)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +60,14 @@ def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> 
         return chosen
     if network.dtype != torch.float32:  # autocast leaves double alone, and half is less than half as exact as it is
         return "fp32"
-    key = ("bears bf16", network.device.type, network.input_size, tuple(layers))
-    if key not in network.known:
-        network.known[key] = _bears(network.fast(layers), layers)
-    return chosen if network.known[key] else "fp32"
+    answers, key = _answers.setdefault(network.module, {}), (network.device.type, network.input_size, tuple(layers))
+    if key not in answers:
+        answers[key] = _bears(network.fast(layers), layers)
+    return chosen if answers[key] else "fp32"
+
+
+_answers: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+"""By module: found out once."""
 
 
 @torch.inference_mode(False)
