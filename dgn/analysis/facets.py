@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from dgn.analysis.squares import Squares
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import resized
-from dgn.images.given import as_images
 from dgn.images.pictures import to_image
 from dgn.network.layers import feature_layer
+from dgn.network.means import layer_means
 from dgn.network.network import Network
-from dgn.network.steady import steadiness
 from dgn.priors.base import Prior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
@@ -229,28 +228,10 @@ def check_facets(
 
 
 @guest
-@torch.no_grad()
-def late_features(
-    network: Network,
-    images: Tensor,
-    layer: str | None = None,
-    *,
-    batch: int = 32,
-    note: Callable[[int], object] | None = None,
-) -> Tensor:
+def late_features(network: Network, images: Tensor, layer: str | None = None) -> Tensor:
     """A late layer's spatial mean for each image, ``[N, D]``; by default the classifier's penultimate features."""
     layer = layer or feature_layer(network)
-    network.layer_shape(layer)
-    images = as_images(images, "the images", network.channels).float()
-    batch = steadiness(network, [layer]).batch(batch)
-    parts = []
-    for piece in images.split(batch):
-        value = network.features(piece.to(network.device), [layer])[layer].float()
-        maps = network.canonical(layer, value, len(piece))
-        parts.append((maps.flatten(2).mean(2) if maps.dim() > 2 else maps).cpu())
-        if note:
-            note(len(piece))
-    return torch.cat(parts)
+    return layer_means(network, images, [layer])[layer]
 
 
 def mean_images(images: Tensor, facets: Facets) -> Tensor:
