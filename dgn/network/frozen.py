@@ -42,7 +42,6 @@ class FrozenModule:
         self._manner = Manner.of(self.module)
         self._fast = False
         self._uploaded: dict[Any, tuple[Tensor, Tensor]] = {}
-        adapt.fill_lazy(self.module, lambda: self.prepare(self._grey(1)), f"network {name!r}")
 
     @property
     def channels(self) -> int:

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import dgn
@@ -33,7 +32,7 @@ from dgn.network.fast.fused import MOST_COPIES
 from dgn.network.fast.precision import choose
 from dgn.network.network import Network
 from dgn.network.sources import load_network
-from dgn.network.turns import Turn, kept
+from dgn.network.turns import kept
 from dgn.priors import load_prior
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -95,7 +94,6 @@ def state() -> tuple[Any, ...]:
         torch.is_deterministic_algorithms_warn_only_enabled(), torch.is_anomaly_enabled(), torch.get_num_threads(),
         torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
         torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32,
-        torch.utils.checkpoint.CheckpointFunction,
     )  # fmt: skip
 
 
@@ -481,27 +479,6 @@ def test_unknown_layers_in_one_thread_while_another_lists_them() -> None:
             return "wrong"
 
         assert in_threads([wrong, lambda network=network: "conv" in network.layers]) == ["wrong", True]
-
-
-def test_reentrant_checkpoints_stay_as_they_are_in_other_threads() -> None:
-    original = torch.utils.checkpoint.CheckpointFunction
-    turn, seen = Turn(), []
-
-    def square(x: Tensor) -> Tensor:
-        seen.append(torch.is_grad_enabled())
-        return x * x
-
-    def run() -> Tensor:
-        x = torch.full((2,), 3.0, requires_grad=True)
-        torch.utils.checkpoint.checkpoint(square, x, use_reentrant=True).sum().backward()
-        assert x.grad is not None
-        return x.grad
-
-    with turn, turn:
-        assert in_threads([run])[0].tolist() == [6, 6] and seen == [False, True]
-        assert run().tolist() == [6, 6] and seen == [False, True, True]
-    assert torch.utils.checkpoint.CheckpointFunction is original
-    assert isinstance(pickle.loads(pickle.dumps(turn)), Turn)
 
 
 def test_a_kept_property_is_computed_once() -> None:
