@@ -124,16 +124,6 @@ def unit(function: Callable[..., Tensor], layers: str | Sequence[str], name: str
 
 
 @guest
-def count_units(network: Network, layer: str) -> int:
-    """How many units a layer has.
-
-    Raises:
-        DgnError: unknown layer, or one whose features can't be told from its positions.
-    """
-    return network.layout(layer).count
-
-
-@guest
 def find_classes(network: Network, text: str) -> list[tuple[int, str]]:
     """Classes whose name contains ``text`` (any case), as (index, name)."""
     if not network.class_names:
