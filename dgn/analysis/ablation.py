@@ -16,6 +16,7 @@ from torch import Tensor
 from dgn.ascent.transforms import gaussian
 from dgn.errors import DgnError, nearest
 from dgn.guest import guest
+from dgn.images.fit import Size, parse_size
 from dgn.images.given import as_images
 from dgn.images.items import seen_item
 from dgn.images.pictures import to_image
@@ -131,9 +132,9 @@ def ablate(
     one = first_choice(network, x) if unit is None else parse_units([unit], network)[0]
     height, width = x.shape[1:]
     size, stride = patch_sizes(size, stride, (height, width))
-    if min(size) < 1 or size[0] > height or size[1] > width:
+    if size[0] > height or size[1] > width:
         raise DgnError(f"a patch of {size[0]} x {size[1]} px doesn't fit an image of {height} x {width}: give size=32")
-    if min(stride) < 1 or stride[0] > size[0] or stride[1] > size[1]:
+    if stride[0] > size[0] or stride[1] > size[1]:
         raise DgnError(f"stride is {stride[0]} x {stride[1]} px, expected 1 to {min(size)}, the side of the patch")
     if batch < 1:
         raise DgnError(f"batch is {batch}, expected a whole number above 0")
@@ -166,7 +167,7 @@ def first_choice(network: Network, image: torch.Tensor) -> Unit:
     return parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
 
 
-def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def patch_sizes(size: Any, stride: Any, seen: Size) -> tuple[Size, Size]:
     """Height and width of the patches, and their strides, for an input of ``seen`` pixels.
 
     By default 48 and 16. For inputs below 96 pixels the patch keeps its proportion to 224 pixels; patches below 16
@@ -176,16 +177,9 @@ def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[tuple[in
         DgnError: neither a number of pixels nor two.
     """
     short = min(seen)
-    chosen = _pair((48 if short >= 96 else max(1, short * 3 // 14)) if size is None else size)
-    smaller = min(chosen)
-    return chosen, _pair((16 if smaller >= 16 else max(1, smaller // 3)) if stride is None else stride)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    try:
-        return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
-    except (ValueError, TypeError, IndexError, OverflowError):
-        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
+    patch = parse_size((48 if short >= 96 else max(1, short * 3 // 14)) if size is None else size)
+    smaller = min(patch)
+    return patch, parse_size((16 if smaller >= 16 else max(1, smaller // 3)) if stride is None else stride, "stride")
 
 
 @guest

@@ -307,7 +307,7 @@ def test_ablation_finds_the_planted_spot() -> None:
     [
         ({"size": 17}, "doesn't fit"),
         ({"size": 4, "stride": 5}, "expected 1 to 4"),
-        ({"size": 4, "stride": 0}, "expected 1 to 4"),
+        ({"size": 4, "stride": 0}, "stride is 0, expected pixels above 0"),
         ({"size": 4, "stride": 2, "fill": "blurr"}, "did you mean 'blur'"),
     ],
 )
