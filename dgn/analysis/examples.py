@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.analysis.results import KINDS, Example, Examples, UnitExamples
 from dgn.analysis.squares import Squares, as_floats
 from dgn.arguments import check_workers
 from dgn.errors import DgnError
-from dgn.files.channel import ahead
 from dgn.files.listing import counted
 from dgn.files.storage import digest
 from dgn.files.tensors import load_tensors, save_tensors
@@ -190,18 +189,17 @@ def _search(
     """See the images that are left; how far it is after each batch."""
     layers = layers_of(units)
     read = BatchReader(network.fast(layers), units)
-    loader: DataLoader[Any] = DataLoader(
-        squares, batch_size=steadiness(network, layers).batch(batch), sampler=range(progress.seen, len(squares)),
-        num_workers=workers, pin_memory=network.device.type == "cuda", prefetch_factor=4 if workers else None,
+    batches = squares.batches(
+        steadiness(network, layers).batch(batch), first=progress.seen, workers=workers,
+        pinned=network.device.type == "cuda",
     )  # fmt: skip
-    for pixels, indices in ahead(loader):
-        kept = (indices >= 0).nonzero()[:, 0]
+    for pixels, indices, broken in batches:
         best = progress.best
-        if len(kept):
-            values, peaks = read(as_floats(pixels[kept].to(network.device, non_blocking=True)))
-            best = _better(best, values.T.cpu(), peaks.T.cpu(), indices[kept])
-        lost = (squares.name(progress.seen + at) for at in (indices < 0).nonzero()[:, 0].tolist())
-        progress = Progress(best, progress.seen + len(indices), (*progress.broken, *lost))
+        if len(indices):
+            values, peaks = read(as_floats(pixels.to(network.device, non_blocking=True)))
+            best = _better(best, values.T.cpu(), peaks.T.cpu(), indices)
+        seen = progress.seen + len(indices) + len(broken)
+        progress = Progress(best, seen, (*progress.broken, *broken))
         yield progress
 
 

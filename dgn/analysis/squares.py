@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dgn.errors import DgnError
+from dgn.files.channel import ahead
 from dgn.images.fit import Sight
 from dgn.images.items import seen_item
 from dgn.images.pictures import to_bytes
@@ -89,6 +90,25 @@ class Squares(Dataset[tuple[Tensor, int]]):
         except Exception as error:
             return reason(error)
         return ""
+
+    def batches(
+        self, batch: int, *, first: int = 0, workers: int = 0, pinned: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
+        """From an image on, decoded ahead: pixels of a batch's images that can be read, their indices, the others' names.
+
+        Args:
+            batch, first: images of a batch; where to begin.
+            workers: processes that decode; 0: a thread of this one.
+            pinned: in memory that a GPU reads.
+        """
+        loader: DataLoader[Any] = DataLoader(
+            self, batch_size=batch, sampler=range(first, len(self)), num_workers=workers, pin_memory=pinned,
+            prefetch_factor=4 if workers else None,
+        )  # fmt: skip
+        for pixels, indices in ahead(loader):
+            read = indices >= 0
+            yield pixels[read], indices[read], tuple(self.name(first + int(at)) for at in (~read).nonzero())
+            first += len(indices)
 
     def tensors(self, indices: Sequence[int]) -> Tensor:
         """Images ``[N, C, H, W]`` in [0, 1]."""
