@@ -94,7 +94,7 @@ class Squares(Dataset[tuple[Tensor, int]]):
     def batches(
         self, batch: int, *, first: int = 0, workers: int = 0, pinned: bool = False
     ) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
-        """From an image on, decoded ahead: pixels of a batch's images that can be read, their indices, the others' names.
+        """From an image on, decoded ahead: what can be read of a batch, its indices, and the names of the rest.
 
         Args:
             batch, first: images of a batch; where to begin.
