@@ -138,12 +138,7 @@ def facets_of(
     facets: int | None = None,
     **how: Any,
 ) -> Facets:
-    """The best examples of a unit, clustered.
-
-    Args:
-        network, found, data: whose, which, and where they are.
-        layer: see :func:`late_features`.
-        facets, how: see :func:`cluster`.
+    """The best examples of a unit, clustered; see :func:`late_features` and :func:`cluster`.
 
     Raises:
         DgnError: the unit is a number on none of them, or they are fewer than the facets.

@@ -136,13 +136,7 @@ def load_real(
 def real_images_of(
     units: Sequence[Unit], network: Network, root: Path, *, per_class: int, most: int, seed: int = 0
 ) -> RealImages:
-    """Real images of the units' classes, and of all classes where a hidden unit is among them.
-
-    Args:
-        units, network, root: of which units, as which network sees them, and where they are.
-        per_class, most: images of a class; of all classes.
-        seed: of the choice among more.
-    """
+    """Real images of the units' classes, ``per_class`` of each; and ``most`` of all classes where some unit is none."""
     classes = [unit.class_index for unit in units if unit.class_index is not None]
     names, sight = network.class_names, network.sight
     real = None

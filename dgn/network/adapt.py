@@ -33,11 +33,8 @@ class _CutOff(TorchFunctionMode):
 
 @torch.no_grad()
 def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy. What Python can't copy (locks, open files, generators) is shared.
-
-    Args:
-        module: any.
-        memo: objects that are not copied, by their ids, with what the copy has instead; see :func:`copy.deepcopy`.
+    """A deep copy, with a ``memo`` as of :func:`copy.deepcopy`. What Python can't copy (locks, open files, generators)
+    is shared.
     """
     shared = dict(memo or {})
     with _CutOff():
@@ -97,10 +94,6 @@ def unwrapped(module: nn.Module) -> nn.Module:
 
 def frozen(module: nn.Module, name: str) -> nn.Module:
     """A copy in evaluation mode without gradients and without changes in place; the caller's module stays as it is.
-
-    Args:
-        module: any.
-        name: of the network, for errors.
 
     Raises:
         DgnError: no module, one without numbers (lazy, or on the ``meta`` device), or one that can't be copied.

@@ -26,11 +26,6 @@ def watching(
 ) -> Iterator[Callable[[], None]]:
     """While entered, call ``note(name, call, output)`` after each call of these modules, counted from 1 on.
 
-    Args:
-        modules: by name.
-        note: keeps what it wants of an output.
-        notes: where it keeps it.
-
     Yields:
         A function to call before a forward pass is tried again: it empties the notes, and counting begins anew.
     """
@@ -109,14 +104,8 @@ def _dtypes(module: nn.Module) -> Iterator[torch.dtype]:
 def call(
     module: nn.Module, prepare: Callable[[], Tensor], manner: Manner, again: Callable[[], object], name: str
 ) -> Any:
-    """A module's output for images. Where it fails on them, other manners are tried, and the one that works is kept.
-
-    Args:
-        module: frozen.
-        prepare: makes the batch in the present manner.
-        manner: of the module; is changed.
-        again: called before each further try, to forget what hooks have read.
-        name: of the network, for errors.
+    """A module's output for images, which ``prepare`` makes in the present manner. Where it fails on them, others are
+    tried, and the one that works is kept; ``again`` is called before each, to forget what hooks have read.
     """
     try:
         return module(prepare())

@@ -71,11 +71,7 @@ def _read(path: Path) -> Any:
 
 
 def tell(network: Network, facts: Mapping[str, Any]) -> None:
-    """Replace what is known of a network by what the user says of it.
-
-    Args:
-        network: changed in place, before it is used.
-        facts: any of :data:`FACTS`; None: as it was.
+    """Replace what is known of a network, in place, by what the user says of it: any of :data:`FACTS`; None: as it was.
 
     Raises:
         DgnError: see the functions above; class names that are not as many as the outputs.

@@ -21,15 +21,8 @@ if TYPE_CHECKING:
 def read_layers(
     modules: Mapping[str, nn.Module], sources: Mapping[str, Source], run: Callable[[Callable[[], None]], Any]
 ) -> dict[str, Tensor]:
-    """The outputs of layers; nothing deeper than the deepest of them is computed.
-
-    Args:
-        modules: of the network, by name.
-        sources: of the layers, by name.
-        run: the forward pass; it calls its argument before it begins anew.
-
-    Returns:
-        The tensors by their layers' names, without those that the forward pass did not give.
+    """The outputs of layers by their names, without those that the forward pass did not give; nothing deeper than the
+    deepest of them is computed. ``run`` is the forward pass, which calls its argument before it begins anew.
     """
     tensors: dict[str, Tensor] = {}
     wanted: dict[tuple[str, int], dict[str, Source]] = defaultdict(dict)

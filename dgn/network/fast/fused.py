@@ -134,10 +134,8 @@ class _Watch(TorchFunctionMode):
 
 @torch.no_grad()
 def find_groups(module: nn.Module, image: Tensor) -> list[Group]:
-    """The module's convolutions with the BatchNorms and activation functions that can be made part of them.
-
-    Args:
-        module, image: see :meth:`FusedCopies.get`. A copy is run, so that a module with a memory keeps it.
+    """The module's convolutions with the BatchNorms and activation functions that can be made part of them. A copy is
+    run, so that a module with a memory keeps it.
     """
     try:
         module = _sharing(module)
