@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dgn.arguments import check_counts
 from dgn.ascent.transforms import gaussian
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError, one_of
 from dgn.guest import guest
 from dgn.images.fit import Size, parse_size
 from dgn.images.given import as_images
@@ -136,8 +137,7 @@ def ablate(
         raise DgnError(f"a patch of {size[0]} x {size[1]} px doesn't fit an image of {height} x {width}: give size=32")
     if stride[0] > size[0] or stride[1] > size[1]:
         raise DgnError(f"stride is {stride[0]} x {stride[1]} px, expected 1 to {min(size)}, the side of the patch")
-    if batch < 1:
-        raise DgnError(f"batch is {batch}, expected a whole number above 0")
+    check_counts(batch=batch)
     cover = filling(x, fill, seed)
     tops = [i * stride[0] for i in range(math.ceil((height - size[0]) / stride[0]) + 1)]
     lefts = [i * stride[1] for i in range(math.ceil((width - size[1]) / stride[1]) + 1)]
@@ -194,8 +194,7 @@ def curves(
         fill, seed: what covers them.
         batch: images a forward pass.
     """
-    if steps < 1:
-        raise DgnError(f"steps is {steps}, expected a whole number above 0")
+    check_counts(steps=steps)
     x = found.image.to(network.device)
     batch = steadiness(network, found.unit.layers).batch(batch)
     cover = filling(x, fill, seed)
@@ -225,9 +224,8 @@ def filling(x: Tensor, fill: str, seed: int = 0) -> Tensor:
         return x.mean((1, 2), keepdim=True).expand_as(x).clone()
     if fill == "blur":
         return gaussian(x[None], x.new_full((1,), x.shape[1] / 20))[0]
-    if fill == "noise":
-        return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    raise DgnError(f"no fill {fill!r}{nearest(fill, FILLS) or '; expected one of ' + ', '.join(FILLS)}")
+    one_of("fill", fill, FILLS)
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
 def _seen(network: Network, given: Tensor | np.ndarray | Image.Image | str | Path) -> Tensor:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.analysis.results import KINDS, Example, Examples, UnitExamples
 from dgn.analysis.squares import Squares, as_floats
-from dgn.arguments import check_workers
+from dgn.arguments import check_counts, check_workers
 from dgn.errors import DgnError
 from dgn.files.listing import counted
 from dgn.files.storage import digest
@@ -147,8 +147,7 @@ def find_examples(
         chosen = select_units(asked, network)
     squares = data if isinstance(data, Squares) else Squares(data, network.sight)
     check_workers(workers)
-    if k < 1 or batch < 1:
-        raise DgnError("k and batch are whole numbers above 0")
+    check_counts(k=k, batch=batch)
     key = _key(network, chosen, squares, k)
     progress = Progress.of(state, key, len(chosen), k)
     saved, when = progress.seen, time.monotonic()

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from dgn.analysis.examples import find_examples
 from dgn.analysis.results import UnitExamples
 from dgn.analysis.squares import Squares
+from dgn.arguments import check_counts
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import resized
@@ -213,11 +214,7 @@ def check_facets(
     images: int, count: int | None = None, *, members: int = 15, components: int = 50, most: int = 6
 ) -> None:
     """Raise :class:`DgnError` where so many images can't make these facets; see :func:`cluster`."""
-    if count is not None and count < 1:
-        raise DgnError(f"facets is {count}, expected a whole number above 0")
-    for name, value in (("members", members), ("components", components), ("most", most)):
-        if value < 1:
-            raise DgnError(f"{name} is {value}, expected a whole number above 0")
+    check_counts(facets=count, members=members, components=components, most=most)
     if images < max(1, count or 1):
         raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError
 
 FITS = ("crop", "fit", "stretch")
 """``crop``: the largest central part of the right shape (the short side fits, the long one is cut); ``fit``: the whole
@@ -20,14 +20,6 @@ image, with a border; ``stretch``: the whole image, out of proportion."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
-
-
-def check_fit(fit: str) -> str:
-    """The name of a rule; any other is a :class:`DgnError`."""
-    if fit not in FITS:
-        hint = nearest(str(fit), FITS) or "; expected one of " + ", ".join(FITS)
-        raise DgnError(f"no fit {fit!r}{hint}")
-    return fit
 
 
 def central(shape: Size, size: Size) -> tuple[int, int, int, int]:

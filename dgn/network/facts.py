@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgn.arguments import class_list, normalisation
-from dgn.errors import DgnError, first_line
-from dgn.images.fit import check_fit, parse_size
-from dgn.network.scores import check_scores
+from dgn.errors import DgnError, first_line, one_of
+from dgn.images.fit import FITS, parse_size
+from dgn.network.scores import SCORES
 
 if TYPE_CHECKING:
     from dgn.network.network import Network
@@ -88,12 +88,12 @@ def tell(network: Network, facts: Mapping[str, Any]) -> None:
         if "range" in given:
             network.origins |= {"mean": "given", "std": "given"}
     if "fit" in given:
-        network.fit = check_fit(str(given["fit"]))
+        network.fit = one_of("fit", given["fit"], FITS)
     if "axes" in given:
         network.axes = dict(given["axes"])
         network.forget()
     if "scores" in given:
-        network.told_scores = check_scores(str(given["scores"]))
+        network.told_scores = one_of("scores", given["scores"], SCORES)
     if "classes" in given:
         network.class_names, network.named_by_index = read_classes(given["classes"]), False
         check_classes(network)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dgn.arguments import input_shape, normalisation
-from dgn.errors import DgnError
-from dgn.images.fit import Sight, central_part, check_fit
+from dgn.errors import DgnError, one_of
+from dgn.images.fit import FITS, Sight, central_part
 from dgn.images.given import as_images
 from dgn.network import adapt
 from dgn.network.calling import Manner, call
@@ -37,7 +37,7 @@ class FrozenModule:
         self.module = adapt.frozen(module, name)
         self.input_size = (height, width)
         self.mean, self.std = normalisation(mean, std, channels, adapt.input_channels(self.module), range)
-        self.range, self.fit, self.name = range, check_fit(fit), name
+        self.range, self.fit, self.name = range, one_of("fit", fit, FITS), name
         self.turn = Turn()
         self._manner = Manner.of(self.module)
         self._fast = False
@@ -99,8 +99,7 @@ class FrozenModule:
             raise DgnError(f"network {self.name!r} takes images [N, {self.channels}, H, W], got {list(images.shape)}")
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        if fit not in ("resize", "crop"):
-            raise DgnError(f"unknown fit {fit!r}, expected 'resize' or 'crop'")
+        one_of("fit", fit, ("resize", "crop"))
         images = self.sight.tensors(images) if fit == "resize" else central_part(images, self.input_size)
         mean, std = self._normalisation(images)
         return ((images - mean) / std).to(self._manner.dtype).contiguous(memory_format=self.memory_format)

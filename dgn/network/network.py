@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dgn.arguments import class_list
-from dgn.errors import DgnError, first_line
+from dgn.errors import DgnError, first_line, one_of
 from dgn.guest import guest
 from dgn.network import adapt
 from dgn.network.fast.fused import FusedCopies
@@ -20,7 +20,7 @@ from dgn.network.layers import read_layers, unread
 from dgn.network.layout.layout import Layout
 from dgn.network.layout.layouts import Layouts
 from dgn.network.layout.survey import OUTPUT, Source, Survey, survey
-from dgn.network.scores import check_scores, find_scores
+from dgn.network.scores import SCORES, find_scores
 from dgn.network.turns import kept
 
 
@@ -70,7 +70,7 @@ class Network(FrozenModule):
         super().__init__(module, input_size, mean, std, range=range, fit=fit, name=name)
         self.class_names = class_list(class_names)
         self.named_by_index = isinstance(class_names, Mapping)
-        self.told_scores = None if scores is None else check_scores(scores)
+        self.told_scores = None if scores is None else one_of("scores", scores, SCORES)
         self.axes = dict(axes or {})
         facts = {"input_size": input_size, "mean": mean, "std": std, "range": range, "scores": scores, "axes": axes,
                  "classes": self.class_names or None}  # fmt: skip
