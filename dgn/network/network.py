@@ -104,13 +104,9 @@ class Network(FrozenModule):
         if self.input_size == input_size:
             return self
         view = self._view(input_size=input_size)
-        view.forget()
+        for found_out in ("layers", "survey", "layouts"):
+            vars(view).pop(found_out, None)
         return view
-
-    def forget(self) -> None:
-        """Forget what was found out about its layers, for its input size or its axes have changed."""
-        for name in ("layers", "survey", "layouts"):
-            vars(self).pop(name, None)
 
     def _view(self, **changes: Any) -> Network:
         """The same network with these attributes changed."""
