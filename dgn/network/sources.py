@@ -66,21 +66,7 @@ def load_network(
     if isinstance(name, nn.Module):
         need_network(name)
     name, weights = str(name), None if weights is None else str(weights)
-    if name in _EFFICIENTNET_LITE:
-        module, known = efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
-    elif name.startswith("torchvision/"):
-        module, known = from_torchvision(name.split("/", 1)[1], weights=weights)
-    elif name.startswith("timm/"):
-        module, known = from_timm(name.split("/", 1)[1], weights=weights)
-    elif name.endswith(".pt2"):
-        if weights is not None:
-            raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
-        module, known = from_export(Path(name), trust=trust)
-    else:
-        near = nearest(name, _EFFICIENTNET_LITE) or "; expected " + ", ".join(
-            [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
-        )
-        raise DgnError(f"no network {name!r}{near}")
+    module, known = _known(name, weights, trust=trust)
     facts = {"input_size": input_size, "mean": mean, "std": std, "range": range, "classes": classes, "fit": fit,
              "scores": scores, "axes": axes}  # fmt: skip
     given = {fact: value for fact, value in facts.items() if value is not None}
@@ -109,6 +95,21 @@ def load_network(
 
 Known = tuple[nn.Module, dict[str, Any]]
 """A module, and what its library or file says: ``input_size`` as ``(C, H, W)``, ``classes``, ``mean`` and ``std``."""
+
+
+def _known(name: str, weights: str | None, *, trust: bool) -> Known:
+    if name in _EFFICIENTNET_LITE:
+        return efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
+    if name.startswith("torchvision/"):
+        return from_torchvision(name.split("/", 1)[1], weights=weights)
+    if name.startswith("timm/"):
+        return from_timm(name.split("/", 1)[1], weights=weights)
+    if not name.endswith(".pt2"):
+        choices = [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
+        raise DgnError(f"no network {name!r}{nearest(name, _EFFICIENTNET_LITE) or '; expected ' + ', '.join(choices)}")
+    if weights is not None:
+        raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
+    return from_export(Path(name), trust=trust)
 
 
 @cache
