@@ -19,7 +19,7 @@ from dgn.network.frozen import Fit, FrozenModule
 from dgn.network.layers import read_layers, unread
 from dgn.network.layout.layout import Layout
 from dgn.network.layout.layouts import Layouts
-from dgn.network.layout.survey import OUTPUT, Source, Survey, survey
+from dgn.network.layout.survey import OUTPUT, Seen, Survey, survey
 from dgn.network.scores import SCORES, find_scores
 from dgn.network.turns import kept
 
@@ -151,7 +151,7 @@ class Network(FrozenModule):
         BatchNorm and activation functions become part of the convolutions before them (:mod:`dgn.network.fast.fused`),
         so that layers other than those asked for may show something else. Itself where that can't be done.
         """
-        parts = [self.source(layer).module for layer in layers]
+        parts = [self.seen(layer).module for layer in layers]
         if not self._manner.last:
             return self  # convolutions that are done here give channels-last outputs
         with self.turn:
@@ -172,7 +172,7 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one that gave no tensor.
         """
-        sources = {layer: self.source(layer) for layer in layers}
+        sources = {layer: self.seen(layer) for layer in layers}
         with self.turn:
             tensors = read_layers(self._modules, sources, lambda again: self._run(images, fit, again))
         missing = [layer for layer in layers if layer not in tensors]
@@ -196,15 +196,14 @@ class Network(FrozenModule):
 
     def samples_first(self, layer: str, output: Tensor, samples: int) -> Tensor:
         """A layer's output ``[N, ...]`` in its own order but for the axis of the samples; see :meth:`canonical`."""
-        self.source(layer)
-        return self._root.survey.layers[layer].samples_first(output, samples)
+        return self.seen(layer).samples_first(output, samples)
 
     def __call__(self, images: Tensor, fit: Fit = "resize") -> Tensor:
         """The final output (logits, for a classifier) for images ``[N, C, H, W]`` in [0, 1], see :meth:`prepare`."""
         return self.features(self._checked(images), [OUTPUT], fit)[OUTPUT]
 
-    def source(self, layer: str) -> Source:
-        """Which module gives a layer's tensor, and when.
+    def seen(self, layer: str) -> Seen:
+        """Which module gives a layer's tensor and when, and the shape that it has at the network's own input size.
 
         Raises:
             DgnError: no such layer, with the nearest names; or it is several tensors, with theirs.
@@ -212,7 +211,7 @@ class Network(FrozenModule):
         known = self._root.survey
         if layer not in known.layers:
             raise DgnError(unread(layer, known, self.module, self.name))
-        return known.layers[layer].source
+        return known.layers[layer]
 
     @property
     def _root(self) -> Network:
@@ -258,7 +257,7 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one whose axes can't be found out.
         """
-        self.source(layer)
+        self.seen(layer)
         return self._root.layouts(layer)
 
     @kept
@@ -286,5 +285,5 @@ class Network(FrozenModule):
 
     def layer_shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer's output without the batch axis; an error with the nearest names for an unknown layer."""
-        self.source(layer)
+        self.seen(layer)
         return self.layers[layer]

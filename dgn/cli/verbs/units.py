@@ -38,8 +38,8 @@ def _kind(layer: str, network: Network) -> str:
         words = network.layout(layer).kind
     except DgnError:
         words = "its features can't be told from its places: give network.axes"
-    source = network.source(layer)
-    calls = network.survey.calls.get(source.module, 1)
-    if layer == OUTPUT and source.path:
-        words += f", = {OUTPUT}.{'.'.join(source.path)}"
-    return words + (f", call {source.call} of {calls}" if calls > 1 else "")
+    seen = network.seen(layer)
+    calls = network.survey.calls.get(seen.module, 1)
+    if layer == OUTPUT and seen.path:
+        words += f", = {OUTPUT}.{'.'.join(seen.path)}"
+    return words + (f", call {seen.call} of {calls}" if calls > 1 else "")
