@@ -247,6 +247,6 @@ def _activations(network: Network, unit: Unit, images: Tensor, probabilities: li
     """
     read = network.fast(unit.layers).features(images, unit.layers)
     if probabilities is not None and unit.class_index is not None and network.scores != "none":
-        logs = log_probabilities(network.canonical(OUTPUT, read[OUTPUT], len(images)), network.scores, 1)
+        logs = log_probabilities(network.layout(OUTPUT).canonical(read[OUTPUT], len(images)), network.scores, 1)
         probabilities += logs[:, unit.class_index].exp().tolist()
     return Reader(network, [unit] * len(images))(read).tolist()

@@ -180,23 +180,15 @@ class Network(FrozenModule):
             raise DgnError(f"layer {missing[0]!r} of network {self.name!r} gave no tensor in its forward pass")
         return tensors
 
-    def canonical(self, layer: str, output: Tensor, samples: int) -> Tensor:
-        """A layer's output for so many images, as :meth:`features` gives it, as ``[N, C, *places]``."""
-        return self.layout(layer).canonical(output, samples)
-
     def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """:meth:`features` in one order for all layers: ``[N, C, *places]``."""
         read = self.features(images, list(dict.fromkeys(layers)))
-        return {layer: self.canonical(layer, output, len(images)) for layer, output in read.items()}
+        return {layer: self.layout(layer).canonical(output, len(images)) for layer, output in read.items()}
 
     def map_shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer in :meth:`maps` at this input size, without the samples."""
         shape, axis = self.layer_shape(layer), self.layout(layer).features
         return (shape[axis], *shape[:axis], *shape[axis + 1 :]) if shape else (1,)
-
-    def samples_first(self, layer: str, output: Tensor, samples: int) -> Tensor:
-        """A layer's output ``[N, ...]`` in its own order but for the axis of the samples; see :meth:`canonical`."""
-        return self.seen(layer).samples_first(output, samples)
 
     def __call__(self, images: Tensor, fit: Fit = "resize") -> Tensor:
         """The final output (logits, for a classifier) for images ``[N, C, H, W]`` in [0, 1], see :meth:`prepare`."""

@@ -49,7 +49,7 @@ def find_scores(network: Network) -> str:
             with torch.no_grad():
                 output = network.features(images, [OUTPUT])[OUTPUT]
         last = _last_operation(output)
-        values = network.canonical(OUTPUT, output.detach().float(), len(images))
+        values = network.layout(OUTPUT).canonical(output.detach().float(), len(images))
         features = values.shape[1]
         near = (values.sum(1) - 1).abs() <= SUMS_TO_ONE if features > 1 else values.new_zeros(1).bool()
         sums = sums and bool(near.all()) and bool(((values >= 0) & (values <= 1)).all())

@@ -59,12 +59,14 @@ class Reader:
             value = _at_position(output[rows, indices], position, layout).float() * weights
             parts.append(value.new_zeros(self.count).index_add(0, rows, value))
         for (row, term, vector), at in zip(self._special, self._at, strict=True):
-            output = self.network.samples_first(term.layer, features[term.layer], self.count)[row]
+            output = self.network.seen(term.layer).samples_first(features[term.layer], self.count)[row]
             value = output.float().square().mean() if term.index == WHOLE else self._direction(output, term, vector)
             value = value * term.weight
             parts.append(value.new_zeros(self.count).index_add(0, at, value[None]))
         for own, rows in self._computed:
-            outputs = [self.network.samples_first(layer, features[layer], self.count).float() for layer in own.reads]
+            outputs = [
+                self.network.seen(layer).samples_first(features[layer], self.count).float() for layer in own.reads
+            ]
             if len(rows) < self.count:
                 outputs = [output[rows] for output in outputs]
             value = own.function.call("objective", *outputs, shape=(len(rows),)).float() * own.weight
