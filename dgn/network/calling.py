@@ -1,7 +1,8 @@
-"""How a module is called: in which numbers and which layout it takes its images."""
+"""How a module is called: by one thread at a time, in the numbers and the layout in which it takes its images."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +15,25 @@ from torch import Tensor, nn
 from dgn.errors import DgnError
 from dgn.memory import out_of_memory
 from dgn.network import adapt
+
+
+class Turn:
+    """While a thread has its turn, no other calls the module or what shares its layers: hooks then read one pass alone.
+
+    A thread that has its turn may enter again. A copied or unpickled turn is independent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
 
 
 class Reached(Exception):

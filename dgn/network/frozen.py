@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,27 @@ from dgn.errors import DgnError, one_of
 from dgn.images.fit import FITS, Sight, central_part
 from dgn.images.given import as_images
 from dgn.network import adapt
-from dgn.network.calling import Manner, call
-from dgn.network.turns import Turn
+from dgn.network.calling import Manner, Turn, call
 
 Fit = Literal["resize", "crop"]
+
+
+T = TypeVar("T")
+
+
+class kept(Generic[T]):  # a decorator, as property is
+    """A property that is computed once, as :class:`functools.cached_property`. Up to Python 3.11 that one has a single
+    lock for all instances: threads with different networks would wait for each other, and those with turns forever.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function, self.__doc__, self._name = function, function.__doc__, function.__name__
+
+    def __get__(self, instance: object | None, owner: type) -> T:
+        if instance is None:  # as help() asks it of the class
+            return self  # type: ignore[return-value]
+        value = instance.__dict__[self._name] = self._function(instance)
+        return value
 
 
 class FrozenModule:

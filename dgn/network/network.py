@@ -15,13 +15,12 @@ from dgn.errors import DgnError, first_line, one_of
 from dgn.guest import guest
 from dgn.network import adapt
 from dgn.network.fast.fused import FusedCopies
-from dgn.network.frozen import Fit, FrozenModule
+from dgn.network.frozen import Fit, FrozenModule, kept
 from dgn.network.layers import read_layers, unread
 from dgn.network.layout.layout import Layout
 from dgn.network.layout.layouts import Layouts
 from dgn.network.layout.survey import OUTPUT, Seen, Survey, survey
 from dgn.network.scores import SCORES, find_scores
-from dgn.network.turns import kept
 
 
 class Network(FrozenModule):

@@ -30,9 +30,8 @@ from dgn.guest import at_home, guest
 from dgn.network.fast.convolution import Convolution
 from dgn.network.fast.fused import MOST_COPIES
 from dgn.network.fast.precision import choose
-from dgn.network.network import Network
+from dgn.network.network import Network, kept
 from dgn.network.sources import load_network
-from dgn.network.turns import kept
 from dgn.priors import load_prior
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
