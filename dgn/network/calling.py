@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,18 +52,15 @@ def watching(
     """
     calls: Counter[str] = Counter()
 
-    def hook_of(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            calls[name] += 1
-            note(name, calls[name], output)
-
-        return hook
+    def ended(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        calls[name] += 1
+        note(name, calls[name], output)
 
     def again() -> None:
         notes.clear()
         calls.clear()
 
-    handles = [adapt.hook(module, hook_of(name)) for name, module in modules.items()]
+    handles = [adapt.hook(module, partial(ended, name)) for name, module in modules.items()]
     try:
         yield again
     finally:
