@@ -15,7 +15,7 @@ from captum.attr import Occlusion
 from machine import alternate, machine
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.ablation import ablate
 
 
 def main() -> None:
@@ -49,23 +49,20 @@ def main() -> None:
             for _ in range(count // batch):
                 network.module(images)
 
-    def mine(batch: int, forget: bool) -> None:
-        if forget:
-            network.known.clear()
-        ablate(network, image, 0, **settings, batch=batch)
-
     theirs = []
     calls = {
         "captum, default": lambda: theirs.append(Occlusion(network.module).attribute(prepared, **windows)),
         **{f"bare forward, batch {batch}": lambda batch=batch: bare(batch) for batch in options.bare},
-        **{f"dgn, batch {batch}": lambda batch=batch: mine(batch, False) for batch in options.batches},
-        "dgn, first image of a network": lambda: mine(options.batches[0], True),
+        **{
+            f"dgn, batch {batch}": lambda batch=batch: ablate(network, image, 0, **settings, batch=batch)
+            for batch in options.batches
+        },
     }
     seconds = alternate(calls, options.rounds, options.minutes)
     captum = seconds["captum, default"]
     fastest = min(value["wall"] for name, value in seconds.items() if name.startswith("bare"))
     result = {
-        "machine": machine(), "network": options.network, **settings, "patches": count, "how": first.how,
+        "machine": machine(), "network": options.network, **settings, "patches": count,
         "seconds": seconds,
         "largest difference from captum": float((first.heat - theirs[0][0, 0]).abs().max()),
         "times captum": {

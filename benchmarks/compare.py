@@ -175,7 +175,7 @@ def occlusion(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One image, windows of 32 px every 16 px: captum's Occlusion and ``dgn.ablate``."""
     from captum.attr import Occlusion
 
-    from dgn.analysis.ablation.ablation import ablate
+    from dgn.analysis.ablation import ablate
 
     rows = []
     for name in options.networks:

@@ -25,6 +25,13 @@ def input_shape(given: Any) -> tuple[int | None, int, int]:
     return (sides[0] if len(sides) == 3 else None), sides[-2], sides[-1]
 
 
+def check_counts(**counts: int | None) -> None:
+    """Raise :class:`DgnError` where one of these, by their names, is given and not above 0."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise DgnError(f"{name} is {count}, expected a whole number above 0")
+
+
 def check_workers(workers: int) -> int:
     """A number of processes that this machine can start.
 

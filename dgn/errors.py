@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 
@@ -25,6 +25,17 @@ def nearest(name: str, choices: Iterable[str], *, most: int = 3) -> str:
     if not near:
         return ""
     return "; did you mean " + ", ".join(repr(by_lower[choice]) for choice in near) + "?"
+
+
+def one_of(what: str, name: str, choices: Collection[str]) -> str:
+    """The name.
+
+    Raises:
+        DgnError: it is none of the choices; with the nearest ones, or all.
+    """
+    if name not in choices:
+        raise DgnError(f"no {what} {name!r}{nearest(str(name), choices) or '; expected one of ' + ', '.join(choices)}")
+    return name
 
 
 def first_line(error: BaseException) -> str:

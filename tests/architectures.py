@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.ablation import ablate
 from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import late_features
 from dgn.network.network import Network

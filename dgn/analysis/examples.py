@@ -5,21 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from dgn.analysis.receptive import ReceptiveFields
 from dgn.analysis.results import KINDS, Example, Examples, UnitExamples
 from dgn.analysis.squares import Squares, as_floats
-from dgn.arguments import check_workers
+from dgn.arguments import check_counts, check_workers
 from dgn.errors import DgnError
-from dgn.files.channel import ahead
 from dgn.files.listing import counted
 from dgn.files.storage import digest
 from dgn.files.tensors import load_tensors, save_tensors
@@ -42,46 +42,64 @@ def search_warnings(found: Sequence[UnitExamples], data: Squares, broken: Sequen
     return lines + [one.warning for one in found if one.warning]
 
 
-class _Lists:
-    """The best of each unit under several orders, kept while the data set goes by."""
+@dataclass(frozen=True)
+class Progress:
+    """How far a search is.
 
-    def __init__(self, units: int, k: int) -> None:
-        self.k = k
-        self.tensors: dict[str, Tensor] = {}
+    Attributes:
+        best: of each unit the ``k`` best of each kind, ``[U, k]``: ``KIND_key`` (by which they are sorted; -inf: none),
+            ``KIND_value``, ``KIND_index`` (of the image) and ``KIND_peak``; and sums over its images, ``[U]``.
+        seen: images that have gone by.
+        broken: names of those that could not be read.
+    """
+
+    best: dict[str, Tensor]
+    seen: int = 0
+    broken: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, file: Path | None, key: str, units: int, k: int) -> Progress:
+        """What a file says of the search of this key; the beginning where there is none."""
+        if file is not None and file.exists():
+            best, meta = load_tensors(file, FORMAT)
+            if meta["key"] != key:
+                raise DgnError(
+                    f"{str(file)!r} is of another search (of other units, images, weights); give another out="
+                )
+            return cls(best, int(meta["seen"]), tuple(meta["broken"]))
+        best = {name: torch.zeros(units, dtype=torch.float64) for name in ("sum", "square", "positive", "count")}
         for kind in KINDS:
-            self.tensors[f"{kind}_key"] = torch.full((units, k), -torch.inf)
-            self.tensors[f"{kind}_value"] = torch.zeros(units, k)
-            for name in ("index", "peak"):
-                self.tensors[f"{kind}_{name}"] = torch.full((units, k), -1, dtype=torch.long)
-        for name in ("sum", "square", "positive", "count"):
-            self.tensors[name] = torch.zeros(units, dtype=torch.float64)
+            best[f"{kind}_key"] = torch.full((units, k), -torch.inf)
+            best[f"{kind}_value"] = torch.zeros(units, k)
+            best |= {f"{kind}_{name}": torch.full((units, k), -1, dtype=torch.long) for name in ("index", "peak")}
+        return cls(best)
 
-    def add(self, values: Tensor, peaks: Tensor, indices: Tensor) -> None:
-        """A batch: activations and peaks ``[U, N]`` of the images ``indices`` ``[N]``."""
-        sound = values.isfinite()
-        low = torch.full_like(values, -torch.inf)
-        keys = {
-            "top": torch.where(sound, values, low),
-            "bottom": torch.where(sound, -values, low),
-            "random": torch.where(sound & (values > 0), _draws(indices).expand_as(values), low),
-        }
-        for kind, key in keys.items():
-            # Only units that this batch changes are sorted: soon few are.
-            rows = (key.amax(1) > self.tensors[f"{kind}_key"][:, -1]).nonzero()[:, 0]
-            if not len(rows):
-                continue
-            new = {"key": key, "value": values, "index": indices.expand_as(peaks), "peak": peaks}
-            both = {
-                name: torch.cat([self.tensors[f"{kind}_{name}"][rows], part[rows]], 1) for name, part in new.items()
-            }
-            order = both["key"].sort(dim=1, descending=True, stable=True).indices[:, : self.k]
-            for name, part in both.items():
-                self.tensors[f"{kind}_{name}"][rows] = part.gather(1, order)
-        kept = values.double().where(sound, torch.zeros(1, dtype=torch.float64))
-        self.tensors["sum"] += kept.sum(1)
-        self.tensors["square"] += kept.square().sum(1)
-        self.tensors["positive"] += (kept > 0).sum(1)
-        self.tensors["count"] += sound.sum(1)
+    def save(self, file: Path | None, key: str) -> None:
+        if file is not None:
+            save_tensors(file, self.best, {"key": key, "seen": self.seen, "broken": self.broken}, FORMAT)
+
+
+def _better(best: dict[str, Tensor], values: Tensor, peaks: Tensor, indices: Tensor) -> dict[str, Tensor]:
+    """What is best with a further batch: activations and peaks ``[U, N]`` of the images ``indices`` ``[N]``."""
+    best = dict(best)
+    sound = values.isfinite()
+    low = torch.full_like(values, -torch.inf)
+    keys = {
+        "top": torch.where(sound, values, low),
+        "bottom": torch.where(sound, -values, low),
+        "random": torch.where(sound & (values > 0), _draws(indices).expand_as(values), low),
+    }
+    for kind, key in keys.items():
+        # Only units that this batch changes are sorted: soon few are.
+        rows = (key.amax(1) > best[f"{kind}_key"][:, -1]).nonzero()[:, 0]
+        new = {"key": key, "value": values, "index": indices.expand_as(peaks), "peak": peaks}
+        both = {name: torch.cat([best[f"{kind}_{name}"][rows], part[rows]], 1) for name, part in new.items()}
+        order = both["key"].sort(dim=1, descending=True, stable=True).indices[:, : best[f"{kind}_key"].shape[1]]
+        for name, part in both.items():
+            best[f"{kind}_{name}"] = best[f"{kind}_{name}"].index_copy(0, rows, part.gather(1, order))
+    kept = values.double().where(sound, torch.zeros(1, dtype=torch.float64))
+    sums = {"sum": kept, "square": kept.square(), "positive": kept > 0, "count": sound}
+    return best | {name: best[name] + part.sum(1) for name, part in sums.items()}
 
 
 def _draws(indices: Tensor) -> Tensor:
@@ -129,80 +147,75 @@ def find_examples(
         chosen = select_units(asked, network)
     squares = data if isinstance(data, Squares) else Squares(data, network.sight)
     check_workers(workers)
-    if k < 1 or batch < 1:
-        raise DgnError("k and batch are whole numbers above 0")
-    lists = _Lists(len(chosen), k)
+    check_counts(k=k, batch=batch)
+    key = _key(network, chosen, squares, k)
+    progress = Progress.of(state, key, len(chosen), k)
+    saved, when = progress.seen, time.monotonic()
+    if note and saved:
+        note(saved, len(squares))
+    try:
+        for step in _search(network, chosen, squares, progress, batch, workers):
+            progress = step
+            if note:
+                note(progress.seen, len(squares))
+            if time.monotonic() - when > save_seconds:
+                progress.save(state, key)
+                saved, when = progress.seen, time.monotonic()
+    finally:
+        if progress.seen > saved:
+            progress.save(state, key)
+    if len(progress.broken) == len(squares):
+        raise DgnError(
+            f"none of the {len(squares)} images can be read; the first, {progress.broken[0]!r}: {squares.reason(0)}"
+        )
+    fields = ReceptiveFields(network) if boxes else None
+    found = [_collect(unit, row, progress.best, squares, network, fields) for row, unit in enumerate(chosen)]
+    return Examples(found, squares, list(progress.broken))
+
+
+def _key(network: Network, units: Sequence[Unit], squares: Squares, k: int) -> str:
+    """What tells one search from another."""
     identity = json.dumps([
-        repr([(unit.name, unit.terms) for unit in chosen]), digest(network.module.state_dict()), network.input_size,
+        repr([(unit.name, unit.terms) for unit in units]), digest(network.module.state_dict()), network.input_size,
         squares.fingerprint(), k, *([more] if (more := told(network)) else []),
     ])  # fmt: skip
-    key = hashlib.sha256(identity.encode()).hexdigest()
-    seen, broken, whole = 0, list[str](), True
-    if state is not None and state.exists():
-        tensors, meta = load_tensors(state, FORMAT)
-        if meta["key"] != key:
-            raise DgnError(f"{str(state)!r} is of another search (other units, images or weights); give another out=")
-        lists.tensors, seen, broken = tensors, int(meta["seen"]), list(meta["broken"])
+    return hashlib.sha256(identity.encode()).hexdigest()
 
-    def save() -> None:
-        if state is not None:
-            save_tensors(state, lists.tensors, {"key": key, "seen": seen, "broken": broken}, FORMAT)
 
-    layers = layers_of(chosen)
-    batch = steadiness(network, layers).batch(batch)
-    read = BatchReader(network.fast(layers), chosen)
-    total, saved = len(squares), time.monotonic()
-    loader: DataLoader[Any] = DataLoader(
-        squares, batch_size=batch, sampler=range(seen, total), num_workers=workers,
-        pin_memory=network.device.type == "cuda", prefetch_factor=4 if workers else None,
+def _search(
+    network: Network, units: Sequence[Unit], squares: Squares, progress: Progress, batch: int, workers: int
+) -> Iterator[Progress]:
+    """See the images that are left; how far it is after each batch."""
+    layers = layers_of(units)
+    read = BatchReader(network.fast(layers), units)
+    batches = squares.batches(
+        steadiness(network, layers).batch(batch), first=progress.seen, workers=workers,
+        pinned=network.device.type == "cuda",
     )  # fmt: skip
-    if note and seen:
-        note(seen, total)
-    taken_up = seen
-    try:
-        for pixels, indices in ahead(loader):
-            kept = (indices >= 0).nonzero()[:, 0]
-            if len(kept):
-                images = as_floats(pixels[kept].to(network.device, non_blocking=True))
-                values, peaks = read(images)
-            whole = False  # from here to the count an interruption leaves lists that can't be gone on with
-            if len(kept):
-                lists.add(values.T.cpu(), peaks.T.cpu(), indices[kept])
-            broken += [squares.name(seen + at) for at in (indices < 0).nonzero()[:, 0].tolist()]
-            seen += len(indices)
-            whole = True
-            if note:
-                note(seen, total)
-            if time.monotonic() - saved > save_seconds:
-                save()
-                saved = time.monotonic()
-    except BaseException:
-        if whole and seen > taken_up:
-            save()
-        raise
-    if len(broken) == total:
-        raise DgnError(f"none of the {total} images can be read; the first, {broken[0]!r}: {squares.reason(0)}")
-    save()
-    fields = ReceptiveFields(network) if boxes else None
-    found = [_collect(unit, row, lists, squares, network, fields) for row, unit in enumerate(chosen)]
-    return Examples(found, squares, broken)
+    for pixels, indices, broken in batches:
+        best = progress.best
+        if len(indices):
+            values, peaks = read(as_floats(pixels.to(network.device, non_blocking=True)))
+            best = _better(best, values.T.cpu(), peaks.T.cpu(), indices)
+        seen = progress.seen + len(indices) + len(broken)
+        progress = Progress(best, seen, (*progress.broken, *broken))
+        yield progress
 
 
 def _collect(
-    unit: Unit, row: int, lists: _Lists, squares: Squares, network: Network, fields: ReceptiveFields | None
+    unit: Unit, row: int, best: dict[str, Tensor], squares: Squares, network: Network, fields: ReceptiveFields | None
 ) -> UnitExamples:
-    tensors = lists.tensors
-    count = max(1.0, float(tensors["count"][row]))
-    mean = float(tensors["sum"][row]) / count
-    variance = max(0.0, float(tensors["square"][row]) / count - mean**2)
-    found = UnitExamples(unit, mean=mean, std=variance**0.5, positive=float(tensors["positive"][row]) / count)
+    count = max(1.0, float(best["count"][row]))
+    mean = float(best["sum"][row]) / count
+    variance = max(0.0, float(best["square"][row]) / count - mean**2)
+    found = UnitExamples(unit, mean=mean, std=variance**0.5, positive=float(best["positive"][row]) / count)
     if found.std < 1e-7 * max(1.0, abs(mean)):
         found.std = 0.0
     layer = unit.terms[0].layer
-    peaked = any(bool((tensors[f"{kind}_peak"][row] >= 0).any()) for kind in KINDS)
+    peaked = any(bool((best[f"{kind}_peak"][row] >= 0).any()) for kind in KINDS)
     grid = network.layout(layer).grid if peaked else None  # others' layers may have no order that is known
     for kind in KINDS:
-        rows = (tensors[f"{kind}_{name}"][row].tolist() for name in ("key", "index", "value", "peak"))
+        rows = (best[f"{kind}_{name}"][row].tolist() for name in ("key", "index", "value", "peak"))
         for key, index, value, peak in zip(*rows, strict=True):
             if key == -torch.inf:
                 continue

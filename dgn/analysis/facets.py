@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ from torch.utils.data import Dataset
 from dgn.analysis.examples import find_examples
 from dgn.analysis.results import UnitExamples
 from dgn.analysis.squares import Squares
+from dgn.arguments import check_counts
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import resized
-from dgn.images.given import as_images
 from dgn.images.pictures import to_image
 from dgn.network.layers import feature_layer
+from dgn.network.means import layer_means
 from dgn.network.network import Network
-from dgn.network.steady import steadiness
 from dgn.priors.base import Prior
 from dgn.report.grid import Cell
 from dgn.report.show import Shown
@@ -139,12 +139,7 @@ def facets_of(
     facets: int | None = None,
     **how: Any,
 ) -> Facets:
-    """The best examples of a unit, clustered.
-
-    Args:
-        network, found, data: whose, which, and where they are.
-        layer: see :func:`late_features`.
-        facets, how: see :func:`cluster`.
+    """The best examples of a unit, clustered; see :func:`late_features` and :func:`cluster`.
 
     Raises:
         DgnError: the unit is a number on none of them, or they are fewer than the facets.
@@ -219,38 +214,16 @@ def check_facets(
     images: int, count: int | None = None, *, members: int = 15, components: int = 50, most: int = 6
 ) -> None:
     """Raise :class:`DgnError` where so many images can't make these facets; see :func:`cluster`."""
-    if count is not None and count < 1:
-        raise DgnError(f"facets is {count}, expected a whole number above 0")
-    for name, value in (("members", members), ("components", components), ("most", most)):
-        if value < 1:
-            raise DgnError(f"{name} is {value}, expected a whole number above 0")
+    check_counts(facets=count, members=members, components=components, most=most)
     if images < max(1, count or 1):
         raise DgnError(f"{images} example images can't make {count or 1} facets: give more images, or fewer facets")
 
 
 @guest
-@torch.no_grad()
-def late_features(
-    network: Network,
-    images: Tensor,
-    layer: str | None = None,
-    *,
-    batch: int = 32,
-    note: Callable[[int], object] | None = None,
-) -> Tensor:
+def late_features(network: Network, images: Tensor, layer: str | None = None) -> Tensor:
     """A late layer's spatial mean for each image, ``[N, D]``; by default the classifier's penultimate features."""
     layer = layer or feature_layer(network)
-    network.layer_shape(layer)
-    images = as_images(images, "the images", network.channels).float()
-    batch = steadiness(network, [layer]).batch(batch)
-    parts = []
-    for piece in images.split(batch):
-        value = network.features(piece.to(network.device), [layer])[layer].float()
-        maps = network.canonical(layer, value, len(piece))
-        parts.append((maps.flatten(2).mean(2) if maps.dim() > 2 else maps).cpu())
-        if note:
-            note(len(piece))
-    return torch.cat(parts)
+    return layer_means(network, images, [layer])[layer]
 
 
 def mean_images(images: Tensor, facets: Facets) -> Tensor:

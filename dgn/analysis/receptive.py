@@ -70,7 +70,7 @@ class ReceptiveFields:
             else:
                 images[end, :, :, where] = torch.nan
         with without_cudnn():  # its fast convolutions carry not-a-number across whole tiles
-            maps = network.canonical(layer, network.features(images, [layer])[layer], len(images))
+            maps = network.maps(images, [layer])[layer]
         at: tuple[Any, ...] = (..., *network.layout(layer).where(position))
         values = maps[at]
         return [bool(row.isnan().any()) for row in values]

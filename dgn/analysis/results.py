@@ -139,14 +139,13 @@ def field_of(square: Tensor, example: Example, data: Squares) -> Image.Image | N
     size = data.sight.size
     if example.box is None or _area(example.box) >= size[0] * size[1]:
         return None
-    return to_image(crop_box(square, example.box, size))
-
-
-def crop_box(square: Tensor, box: Box, input_size: tuple[int, int]) -> Tensor:
-    """The part of an image ``[C, H, W]`` that a receptive field covers; fields are in pixels of the network's input."""
-    height, width = (side / full for side, full in zip(square.shape[1:], input_size, strict=True))
-    top, left, bottom, right = box
-    return square[:, round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+    height, width = (side / full for side, full in zip(square.shape[1:], size, strict=True))
+    top, left, bottom, right = example.box
+    rows, columns = (
+        slice(round(first * scale), round(last * scale))
+        for first, last, scale in ((top, bottom, height), (left, right, width))
+    )
+    return to_image(square[:, rows, columns])
 
 
 def _area(box: Box) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dgn.errors import DgnError
+from dgn.files.channel import ahead
 from dgn.images.fit import Sight
 from dgn.images.items import seen_item
 from dgn.images.pictures import to_bytes
@@ -56,12 +58,12 @@ class Squares(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self._items) if self._entries is None else len(self._entries)
 
-    def only(self, wanted: Callable[[Entry], bool]) -> Squares:
-        """Those images of a folder or of tar files that are wanted."""
+    def only(self, wanted: Callable[[Sequence[Entry]], Iterable[bool]]) -> Squares:
+        """Those images of a folder or of tar files of which the function says so."""
         if self._entries is None:
             raise DgnError("images can be chosen in folders and tar files, not in a data set of torchvision")
         kept = copy.copy(self)
-        kept._entries = [entry for entry in self._entries if wanted(entry)]
+        kept._entries = list(compress(self._entries, wanted(self._entries)))
         return kept
 
     def name(self, index: int) -> str:
@@ -88,6 +90,25 @@ class Squares(Dataset[tuple[Tensor, int]]):
         except Exception as error:
             return reason(error)
         return ""
+
+    def batches(
+        self, batch: int, *, first: int = 0, workers: int = 0, pinned: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, tuple[str, ...]]]:
+        """From an image on, decoded ahead: what can be read of a batch, its indices, and the names of the rest.
+
+        Args:
+            batch, first: images of a batch; where to begin.
+            workers: processes that decode; 0: a thread of this one.
+            pinned: in memory that a GPU reads.
+        """
+        loader: DataLoader[Any] = DataLoader(
+            self, batch_size=batch, sampler=range(first, len(self)), num_workers=workers, pin_memory=pinned,
+            prefetch_factor=4 if workers else None,
+        )  # fmt: skip
+        for pixels, indices in ahead(loader):
+            read = indices >= 0
+            yield pixels[read], indices[read], tuple(self.name(first + int(at)) for at in (~read).nonzero())
+            first += len(indices)
 
     def tensors(self, indices: Sequence[int]) -> Tensor:
         """Images ``[N, C, H, W]`` in [0, 1]."""

@@ -77,7 +77,7 @@ class Objective:
 
         Olah et al. 2017, "Feature Visualization", diversity term; for a layer ``[N, C]`` the features themselves.
         """
-        flat = self.network.canonical(self._layer, features, len(self._others)).float()
+        flat = self.network.layout(self._layer).canonical(features, len(self._others)).float()
         if flat.dim() > 2:
             maps = flat.flatten(2)
             flat = (maps @ maps.transpose(1, 2)).flatten(1)

@@ -49,7 +49,7 @@ def shift_and_zoom(images: Tensor, draws: Draws, jitter: float, scale: float) ->
     if jitter <= 0 and scale <= 0:
         return images
     zoom = 1 / (1 + scale * draws.uniform(1))
-    return _warp(images, zoom[:, 0], 2 * jitter * draws.uniform(2))
+    return warp(images, zoom[:, 0], 2 * jitter * draws.uniform(2))
 
 
 def add_noise(images: Tensor, draws: Draws, std: float) -> Tensor:
@@ -73,7 +73,7 @@ def rotate(images: Tensor, draws: Draws, degrees: float = 5.0) -> Tensor:
     """Turn by up to ``degrees`` either way, borders reflected."""
     angle = math.radians(degrees) * draws.uniform(1)[:, 0]
     one = torch.ones(len(images), device=images.device)
-    return _warp(images, one, torch.zeros(len(images), 2, device=images.device), angle)
+    return warp(images, one, torch.zeros(len(images), 2, device=images.device), angle)
 
 
 def pad(images: Tensor, draws: Draws, by: float = 0.07, value: float = 0.5) -> Tensor:
@@ -95,7 +95,7 @@ def crop(images: Tensor, draws: Draws, smallest: float = 0.4, largest: float = 0
     """
     side = (smallest + largest) / 2 + (largest - smallest) / 2 * draws.uniform(1)[:, 0]
     centre = (0.3 * draws.normal(2)).clamp(-1, 1) * (1 - side)[:, None]
-    return _warp(images, side, centre)
+    return warp(images, side, centre)
 
 
 def blur(images: Tensor, draws: Draws, sigma: float = 1.0) -> Tensor:
@@ -162,7 +162,7 @@ def gaussian(images: Tensor, sigma: Tensor, widest: float | None = None) -> Tens
     return flat.reshape(images.shape)
 
 
-def _warp(images: Tensor, zoom: Tensor, move: Tensor, angle: Tensor | None = None) -> Tensor:
+def warp(images: Tensor, zoom: Tensor, move: Tensor, angle: Tensor | None = None) -> Tensor:
     """Each sample seen through a window of ``zoom`` times the side, moved (in half sides) and turned (in radians)."""
     x, y = (
         (2 * torch.arange(side, device=images.device, dtype=torch.float32) + 1) / side - 1

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from dgn.analysis.ablation.ablation import Curve, ablate, curves, first_choice
+from dgn.analysis.ablation import Curve, ablate, curves, first_choice
 from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.facets import cluster, late_features, mean_codes, mean_images
 from dgn.ascent.rules import written_for

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from dgn.analysis.squares import Squares, as_floats
 from dgn.errors import DgnError
@@ -15,8 +14,8 @@ from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge
 from dgn.evaluation.metrics import cosine_distance, mean_interval
 from dgn.evaluation.reference import Made
-from dgn.files.channel import ahead
 from dgn.guest import guest
+from dgn.network.means import BATCH
 
 COPY = 0.01
 """Nearer to a training image than all but this share of real images that were not trained on: a copy."""
@@ -37,11 +36,7 @@ class Nearest:
 @guest
 @torch.no_grad()
 def nearest_images(
-    judge: Judge,
-    images: Sequence[Tensor],
-    training: Squares,
-    batch: int = 32,
-    note: Callable[[int], object] | None = None,
+    judge: Judge, images: Sequence[Tensor], training: Squares, note: Callable[[int], object] | None = None
 ) -> tuple[list[Nearest], list[str]]:
     """Of each image the nearest training image, by the cosine distance of the judge's features; one pass over the data.
     And the names of training images that could not be read.
@@ -50,7 +45,6 @@ def nearest_images(
         judge: in whose features.
         images: several sets ``[N, C, H, W]`` in [0, 1].
         training: seen at the judge's own input size.
-        batch: training images a forward pass.
         note: hears of each batch.
 
     Raises:
@@ -58,19 +52,17 @@ def nearest_images(
     """
     features = [judge.see(one).features for one in images]
     found = [Nearest(torch.full((len(one),), -1), torch.full((len(one),), torch.inf).double()) for one in images]
-    seen_so_far, broken = 0, list[str]()
-    for pixels, indices in ahead(DataLoader(training, batch_size=batch)):
-        kept = (indices >= 0).nonzero()[:, 0]
-        broken += [training.name(seen_so_far + at) for at in (indices < 0).nonzero()[:, 0].tolist()]
-        seen_so_far += len(indices)
-        if len(kept):
-            seen = judge.see(as_floats(pixels[kept])).features
+    broken: list[str] = []
+    for pixels, indices, lost in training.batches(BATCH):
+        broken += lost
+        if len(indices):
+            seen = judge.see(as_floats(pixels)).features
             for one, mine in zip(found, features, strict=True):
                 distance, place = cosine_distance(mine, seen).min(1)
                 closer = distance < one.distance
-                one.distance[closer], one.index[closer] = distance[closer], indices[kept][place[closer]]
+                one.distance[closer], one.index[closer] = distance[closer], indices[place[closer]]
         if note:
-            note(len(indices))
+            note(len(indices) + len(lost))
     if len(broken) == len(training):
         raise DgnError(f"none of the {len(training)} training images can be read, the first: {broken[0]!r}")
     return found, broken

@@ -29,13 +29,7 @@ def measured(
     clock: Callable[[], float] = time.perf_counter,
     process: Path = Path("/proc/self"),
 ) -> Iterator[Cost]:
-    """Time and peak memory of the block: of the device on CUDA, of the process on a CPU.
-
-    Args:
-        device: that computes.
-        clock: seconds.
-        process: where Linux says what the process holds.
-    """
+    """Time and peak memory of the block: of the device on CUDA; on a CPU of the process, where Linux says it."""
     cost, cuda = Cost(), torch.device(device).type == "cuda"
     if cuda:
         torch.cuda.synchronize(device)

@@ -158,13 +158,8 @@ class Begun:
 def make(
     job: Plan, pieces: Iterator[Synthesis], begun: Begun | None = None, keep: Callable[[Begun], object] | None = None
 ) -> Made:
-    """A method's images, as files hold them, and what they cost.
-
-    Args:
-        job: of one prior.
-        pieces: of what is still to be made (:meth:`dgn.synthesis.plan.Plan.pieces`).
-        begun: what is there.
-        keep: called after each batch with all that is there then.
+    """A method's images, as files hold them, and what they cost: those that are there (``begun``), and the ``pieces``
+    that are still to be made. ``keep`` is called after each with all that is there then.
     """
     begun = begun or Begun()
     while True:
@@ -186,13 +181,8 @@ def assess(
     network: Network, judges: list[Judge], reference: Reference, made: list[Made], photos: RealImages,
     priors: Iterable[Prior],
 ) -> Evaluation:  # fmt: skip
-    """All figures of methods whose images are there.
-
-    Args:
-        network, judges, reference: see :func:`dgn.evaluation.instrument.measure`.
-        made: the real images first.
-        photos: for the judges' own accuracy, and for what the priors' generators make of them.
-        priors: that took part.
+    """All figures of methods whose images are there, the real ones first. ``photos`` tell the judges' own accuracy, and
+    what the priors' generators make of photographs.
     """
     figures = [figure for one in made for figure in measure(one, network, judges, reference)]
     classes = [unit.class_index for unit in made[0].units if unit.class_index is not None]

@@ -64,11 +64,8 @@ METRICS: dict[str, Metric] = {
 
 
 def table(figures: Sequence[Figure], signed: bool = False) -> str:
-    """The figures as one Markdown table: a row a metric and judge, a column a method, intervals in brackets.
-
-    Args:
-        figures: of any methods.
-        signed: with a plus before what is above zero, for differences.
+    """The figures as one Markdown table: a row a metric and judge, a column a method, intervals in brackets; ``signed``
+    with a plus before what is above zero.
     """
     rows = sorted(
         {(figure.metric, figure.judge) for figure in figures}, key=lambda pair: (list(METRICS).index(pair[0]), pair[1])
@@ -99,13 +96,7 @@ def differences(first: Made, others: Sequence[Made]) -> list[Figure]:
     """How much higher one method's mean is than each other's, of every metric that both have for single images.
 
     Both methods climbed the same units, so that the interval is that of the units' own differences (seeds are averaged
-    first): narrower than what the intervals of both means tell.
-
-    Args:
-        first, others: after :func:`measure`.
-
-    Returns:
-        Figures with the *other's* name as their method.
+    first): narrower than what the intervals of both means tell. Figures have the *other's* name as their method.
     """
     figures = []
     for other in others:

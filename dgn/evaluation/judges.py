@@ -10,13 +10,11 @@ from torch import Tensor
 
 from dgn.errors import DgnError
 from dgn.guest import guest
-from dgn.images.fit import to_channels
-from dgn.images.given import as_images
 from dgn.network.layers import feature_layer
 from dgn.network.layout.survey import OUTPUT
+from dgn.network.means import layer_means
 from dgn.network.network import Network
 from dgn.network.sources import load_network
-from dgn.network.steady import steadiness
 
 
 @dataclass
@@ -53,21 +51,11 @@ class Judge:
         return self.network.layers[OUTPUT] == network.layers.get(OUTPUT)
 
     @guest
-    @torch.no_grad()
-    def see(self, images: Tensor, batch: int = 32, note: Callable[[int], object] | None = None) -> Verdict:
+    def see(self, images: Tensor, note: Callable[[int], object] | None = None) -> Verdict:
         """Logits and features of images ``[N, C, H, W]`` in [0, 1], any size, grey or in colour; ``note`` hears of each
         batch."""
-        logits, features = [], []
-        batch = steadiness(self.network, [self.layer, OUTPUT]).batch(batch)
-        images = to_channels(as_images(images, "the images").float(), self.network.channels)
-        for piece in images.split(batch):
-            read = self.network.features(piece.to(self.network.device), list(dict.fromkeys([self.layer, OUTPUT])))
-            logits.append(read[OUTPUT].float().cpu())
-            maps = self.network.canonical(self.layer, read[self.layer].float(), len(piece))
-            features.append((maps.flatten(2).mean(2) if maps.dim() > 2 else maps).cpu())
-            if note:
-                note(len(piece))
-        return Verdict(torch.cat(logits), torch.cat(features))
+        means = layer_means(self.network, images, [self.layer, OUTPUT], note)
+        return Verdict(means[OUTPUT], means[self.layer])
 
 
 @guest

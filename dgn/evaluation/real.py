@@ -55,17 +55,21 @@ class RealImages:
         )
 
 
-def class_of(entry: Entry, class_names: Sequence[str]) -> int:
-    """The class of an image by the folder it is in: a WordNet id of ImageNet, a class name, or an index; else -1."""
-    folder = Path(entry.name).parent.name
+def classes_of(entries: Sequence[Entry], class_names: Sequence[str]) -> list[int]:
+    """The class of each image by the folder it is in: a WordNet id of ImageNet, a class name, or an index; else -1."""
     known = _wordnet() if len(class_names) == 1000 else {}
-    if folder in known:
-        return known[folder]
-    plain = folder.replace("_", " ").lower()
-    found = [index for index, name in enumerate(class_names) if name.lower() == plain]
-    if len(found) == 1:
-        return found[0]
-    return int(folder) if folder.isdecimal() and int(folder) < len(class_names) else -1
+    names = [name.lower() for name in class_names]
+
+    @cache
+    def class_of(folder: str) -> int:
+        plain = folder.replace("_", " ").lower()
+        if folder in known:
+            return known[folder]
+        if names.count(plain) == 1:
+            return names.index(plain)
+        return int(folder) if folder.isdecimal() and int(folder) < len(names) else -1
+
+    return [class_of(Path(entry.name).parent.name) for entry in entries]
 
 
 @guest
@@ -73,8 +77,7 @@ def load_real(
     root: Path,
     class_names: Sequence[str],
     *,
-    size: int = SHORT,
-    sight: Sight | None = None,
+    sight: int | Sight = SHORT,
     classes: Sequence[int] | None = None,
     per_class: int | None = None,
     most: int | None = None,
@@ -84,9 +87,9 @@ def load_real(
 
     Args:
         root: see :func:`dgn.images.reading.list_images`.
-        class_names: of the network; see :func:`class_of`.
-        size: pixels of the short side, at least, of the photographs that judges see.
-        sight: of the network; None: squares of ``size``.
+        class_names: of the network; see :func:`classes_of`.
+        sight: of the network: judges see the photographs as it does, with a short side of :data:`SHORT` pixels or more.
+            A number: central squares of so many pixels.
         classes, per_class: only these classes, and at most so many images of each.
         most: at most so many images in all.
         seed: of the choice among more.
@@ -94,40 +97,34 @@ def load_real(
     Raises:
         DgnError: no image of these classes, or none that can be decoded.
     """
-    sight = Sight((size, size)) if sight is None else sight
-    kept_as = sight.at_least(size)
-    sight.check()
+    own = Sight((sight, sight)) if isinstance(sight, int) else sight
+    shown = own if isinstance(sight, int) else own.at_least(SHORT)
+    own.check()
     entries = list_images(root)
-    order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed)).tolist()
-    wanted = None if classes is None else set(classes)
-    labels: dict[str, int] = {}
-    taken: dict[int, int] = {}
+    labels = classes_of(entries, class_names)
+    taken: Counter[int] = Counter()
     images: list[Tensor] = []
     seen: list[Tensor] = []
     found = RealImages(torch.zeros(0), [], [], list(entries.unread))
-    for index in order:
-        entry = entries[index]
-        folder = str(Path(entry.name).parent)
-        if folder not in labels:
-            labels[folder] = class_of(entry, class_names)
-        label = labels[folder]
-        if (wanted is not None and label not in wanted) or (per_class and taken.get(label, 0) >= per_class):
+    for index in torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed)).tolist():
+        entry, label = entries[index], labels[index]
+        if (classes is not None and label not in classes) or (per_class and taken[label] >= per_class):
             continue
         if most is not None and len(images) >= most:
             break
         try:
             image = decode(entry.read())
-            images.append(kept_as.tensor(image))
+            images.append(shown.tensor(image))
         except Exception:
             found.broken.append(entry.name)
             continue
-        if kept_as != sight:
-            seen.append(sight.tensor(image))
+        if shown != own:
+            seen.append(own.tensor(image))
         found.classes.append(label)
         found.names.append(entry.name)
-        taken[label] = taken.get(label, 0) + 1
+        taken[label] += 1
     if not images:
-        what = "readable image" if wanted is None else "readable image of the classes that are evaluated"
+        what = "readable image" if classes is None else "readable image of the classes that are evaluated"
         names = "" if class_names else "; the network names no classes: give network.classes=FILE"
         raise DgnError(
             f"no {what} in {str(root)!r}; images lie in folders named by WordNet id, class name or index{names}"
@@ -139,13 +136,7 @@ def load_real(
 def real_images_of(
     units: Sequence[Unit], network: Network, root: Path, *, per_class: int, most: int, seed: int = 0
 ) -> RealImages:
-    """Real images of the units' classes, and of all classes where a hidden unit is among them.
-
-    Args:
-        units, network, root: of which units, as which network sees them, and where they are.
-        per_class, most: images of a class; of all classes.
-        seed: of the choice among more.
-    """
+    """Real images of the units' classes, ``per_class`` of each; and ``most`` of all classes where some unit is none."""
     classes = [unit.class_index for unit in units if unit.class_index is not None]
     names, sight = network.class_names, network.sight
     real = None
@@ -159,11 +150,8 @@ def real_images_of(
 
 def most_frequent(root: Path, network: Network, count: int) -> list[int]:
     """The classes with the most images."""
-    entries = list_images(root)
-    folders = {Path(entry.name).parent.name: entry for entry in entries}
-    labels = {folder: class_of(entry, network.class_names) for folder, entry in folders.items()}
-    counts = Counter(labels[Path(entry.name).parent.name] for entry in entries)
-    classes = [label for label, _ in counts.most_common() if label >= 0][:count]
+    counts = Counter(label for label in classes_of(list_images(root), network.class_names) if label >= 0)
+    classes = [label for label, _ in counts.most_common(count)]
     if not classes:
         raise DgnError(f"no image in {str(root)!r} lies in a folder named by WordNet id, class name or index")
     return sorted(classes)

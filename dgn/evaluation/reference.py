@@ -13,6 +13,7 @@ from dgn.evaluation.real import RealImages
 from dgn.guest import guest
 from dgn.images.fit import canvas_size, resized, to_channels
 from dgn.images.given import as_images
+from dgn.network.means import BATCH
 from dgn.network.network import Network
 from dgn.network.steady import steadiness
 from dgn.units.read import Reader
@@ -57,18 +58,13 @@ class Reference:
 @guest
 @torch.no_grad()
 def activations_of_all(
-    network: Network,
-    images: Tensor,
-    units: Sequence[Unit],
-    batch: int = 32,
-    note: Callable[[int], object] | None = None,
+    network: Network, images: Tensor, units: Sequence[Unit], note: Callable[[int], object] | None = None
 ) -> dict[str, Tensor]:
     """Every unit's activation of each image, ``[N]`` a unit, in one pass over the images."""
     layers = layers_of(units)
-    batch = steadiness(network, layers).batch(batch)
     images = to_channels(as_images(images, "the images").float(), network.channels)
     parts: dict[str, list[Tensor]] = {unit.name: [] for unit in units}
-    for piece in images.split(batch):
+    for piece in images.split(steadiness(network, layers).batch(BATCH)):
         read = network.features(piece.to(network.device), layers)
         for unit in units:
             parts[unit.name].append(Reader(network, [unit] * len(piece))(read).cpu())

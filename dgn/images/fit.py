@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError
 
 FITS = ("crop", "fit", "stretch")
 """``crop``: the largest central part of the right shape (the short side fits, the long one is cut); ``fit``: the whole
@@ -20,14 +20,6 @@ image, with a border; ``stretch``: the whole image, out of proportion."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
-
-
-def check_fit(fit: str) -> str:
-    """The name of a rule; any other is a :class:`DgnError`."""
-    if fit not in FITS:
-        hint = nearest(str(fit), FITS) or "; expected one of " + ", ".join(FITS)
-        raise DgnError(f"no fit {fit!r}{hint}")
-    return fit
 
 
 def central(shape: Size, size: Size) -> tuple[int, int, int, int]:
@@ -57,18 +49,22 @@ def resized(images: Tensor, size: Size, fit: str = "crop", fill: Sequence[float]
     Returns:
         ``[N, C, *size]``, bilinear, antialiased where it shrinks.
     """
-    shape = (images.shape[2], images.shape[3])
-    top, left, height, width = central(shape, size)
-    if fit == "crop" and (height, width) != shape:
-        images = images[:, :, top : top + height, left : left + width]
-    elif fit == "fit" and (height, width) != shape:
-        inner = within(shape, size)
-        border = images.new_tensor(fill)[:, None, None]
-        bordered = border.expand(len(images), images.shape[1], *size).clone()
-        above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-        bordered[:, :, above : above + inner[0], before : before + inner[1]] = _scaled(images, inner)
-        return bordered
-    return _scaled(images, size)
+    (top, left, height, width), inner = _placed((images.shape[2], images.shape[3]), size, fit)
+    shown = _scaled(images[:, :, top : top + height, left : left + width], inner)
+    if inner == size:
+        return shown
+    bordered = shown.new_tensor(fill)[:, None, None].expand(*shown.shape[:2], *size).clone()
+    above, before = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
+    bordered[:, :, above : above + inner[0], before : before + inner[1]] = shown
+    return bordered
+
+
+def _placed(shape: Size, size: Size, fit: str) -> tuple[tuple[int, int, int, int], Size]:
+    """What is shown of an image (top, left, height, width), and at which size: what it leaves of ``size`` is border."""
+    part, whole = central(shape, size), (0, 0, *shape)
+    if part[2:] == shape or fit == "stretch":
+        return whole, size
+    return (part, size) if fit == "crop" else (whole, within(shape, size))
 
 
 def _scaled(images: Tensor, size: Size) -> Tensor:
@@ -179,18 +175,12 @@ class Sight:
         self.check()
         if self.channels == 1:
             image = image.convert("L")
-        everything, shape = (0, 0, image.width, image.height), (image.height, image.width)
-        top, left, height, width = central(shape, self.size)
-        if (height, width) == shape or self.fit == "stretch":
-            shown = resample(image, everything, self.size)
-        elif self.fit == "crop":
-            shown = resample(image, (left, top, left + width, top + height), self.size)
-        else:
-            inner = within(shape, self.size)
+        (top, left, height, width), inner = _placed((image.height, image.width), self.size, self.fit)
+        shown = resample(image, (left, top, left + width, top + height), inner)
+        if inner != self.size:
             colour = self.fill if self.channels == 3 else self.fill[0]
-            shown = Image.new(image.mode, self.size[::-1], colour)  # type: ignore[arg-type]
-            above, before = (self.size[0] - inner[0]) // 2, (self.size[1] - inner[1]) // 2
-            shown.paste(resample(image, everything, inner), (before, above))
+            inside, shown = shown, Image.new(image.mode, self.size[::-1], colour)  # type: ignore[arg-type]
+            shown.paste(inside, ((self.size[1] - inner[1]) // 2, (self.size[0] - inner[0]) // 2))
         array = np.asarray(shown)
         return array[..., None] if array.ndim == 2 else array
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from contextlib import suppress
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -20,17 +19,12 @@ _COMPILED = "_torchdynamo_orig_callable"
 
 
 class _CutOff(TorchFunctionMode):
-    """Has ``deepcopy`` also copy tensors that something computed (a kept activation, the weight of an old weight norm)
-    and buffers that have no shape yet.
-    """
+    """Has ``deepcopy`` also copy tensors that were computed: a kept activation, the weight of an old weight norm."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
             tensor, memo = args
-            if is_lazy(tensor) and id(tensor) not in memo:
-                kind: Any = type(tensor)
-                memo[id(tensor)] = kind(tensor.requires_grad, tensor.data.device, tensor.data.dtype)
-            elif not is_lazy(tensor) and not tensor.is_leaf and id(tensor) not in memo:
+            if not tensor.is_leaf and id(tensor) not in memo:
                 memo[id(tensor)] = tensor.detach().clone()
             if id(tensor) in memo:
                 return memo[id(tensor)]
@@ -39,11 +33,8 @@ class _CutOff(TorchFunctionMode):
 
 @torch.no_grad()
 def copied(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy. What Python can't copy (locks, open files, generators) is shared.
-
-    Args:
-        module: any.
-        memo: objects that are not copied, by their ids, with what the copy has instead; see :func:`copy.deepcopy`.
+    """A deep copy, with a ``memo`` as of :func:`copy.deepcopy`. What Python can't copy (locks, open files, generators)
+    is shared.
     """
     shared = dict(memo or {})
     with _CutOff():
@@ -92,43 +83,25 @@ def _copies(value: Any, memo: dict[int, Any]) -> bool:
     return True
 
 
-class _Through(nn.Module):
-    """Replaces a wrapper that spreads batches over devices; the module in it keeps its name."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args: Any, **named: Any) -> Any:
-        return self.module(*args, **named)
-
-
 def unwrapped(module: nn.Module) -> nn.Module:
     """A compiled module as it was before, without DataParallel; itself for any other."""
     if type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module):
         return unwrapped(module._orig_mod)  # type: ignore[arg-type]
     if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return _Through(unwrapped(module.module))
+        return unwrapped(module.module)
     return module
 
 
 def frozen(module: nn.Module, name: str) -> nn.Module:
     """A copy in evaluation mode without gradients and without changes in place; the caller's module stays as it is.
 
-    Args:
-        module: any.
-        name: of the network, for errors.
-
     Raises:
-        DgnError: no module, one without numbers (on the ``meta`` device), or one that can't be copied.
+        DgnError: no module, one without numbers (lazy, or on the ``meta`` device), or one that can't be copied.
     """
     if not isinstance(module, nn.Module):
         raise DgnError(f"the module of network {name!r} is {type(module).__name__!r}, expected a torch.nn.Module")
-    if any(tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
-        raise DgnError(
-            f"the module of network {name!r} is on the 'meta' device and holds no numbers: load its weights first, "
-            "module.to_empty(device='cpu') and module.load_state_dict(...)"
-        )
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in [*module.parameters(), *module.buffers()]):
+        raise DgnError(f"the module of network {name!r} is lazy or on the 'meta' device: load its weights first")
     try:
         own = copied(unwrapped(module))
     except Exception as error:
@@ -140,9 +113,8 @@ def frozen(module: nn.Module, name: str) -> nn.Module:
     with suppress(NotImplementedError):  # an exported program has no modes
         own.eval()
     for parameter in own.parameters():  # a ScriptModule refuses requires_grad_ for all at once
-        if not is_lazy(parameter):
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        parameter.requires_grad_(False)
+        parameter.grad = None
     for part in parts(own).values():
         if getattr(part, "inplace", False) is True and not isinstance(part, torch.jit.ScriptModule):
             part.inplace = False  # type: ignore[assignment]  # a layer is read before its activation function
@@ -167,33 +139,9 @@ def hook(part: nn.Module, function: Any) -> Any:
     return nn.Module.register_forward_hook(part, function)
 
 
-def fill_lazy(module: nn.Module, image: Callable[[], Tensor], what: str) -> None:
-    """Give a lazy module the shapes of its weights, and random weights, by showing it an image; others are left alone.
-
-    Args:
-        module: frozen.
-        image: makes the batch of one.
-        what: how errors call the module.
-
-    Raises:
-        DgnError: it failed on the image.
-    """
-    if not any(is_lazy(tensor) for tensor in [*module.parameters(), *module.buffers()]):
-        return
-    batch = image()
-    try:
-        with torch.no_grad():
-            module(batch)
-    except Exception as error:
-        size = " x ".join(map(str, batch.shape[1:]))
-        raise DgnError(f"{what} is lazy and failed on its first image, {size}: {first_line(error)}") from error
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-
-
 def input_channels(module: nn.Module) -> int:
     """Channels that its first convolution takes; 3 where there is none."""
     for part in module.modules():
-        if isinstance(part, nn.Conv2d) and not is_lazy(part.weight):
+        if isinstance(part, nn.Conv2d):
             return int(part.weight.shape[1]) * part.groups
     return 3

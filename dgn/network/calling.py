@@ -1,11 +1,13 @@
-"""How a module is called: in which numbers and which layout it takes its images."""
+"""How a module is called: by one thread at a time, in the numbers and the layout in which it takes its images."""
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,25 @@ from torch import Tensor, nn
 from dgn.errors import DgnError
 from dgn.memory import out_of_memory
 from dgn.network import adapt
+
+
+class Turn:
+    """While a thread has its turn, no other calls the module or what shares its layers: hooks then read one pass alone.
+
+    A thread that has its turn may enter again. A copied or unpickled turn is independent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type[Turn], tuple[()]]:
+        return Turn, ()
 
 
 class Reached(Exception):
@@ -26,28 +47,20 @@ def watching(
 ) -> Iterator[Callable[[], None]]:
     """While entered, call ``note(name, call, output)`` after each call of these modules, counted from 1 on.
 
-    Args:
-        modules: by name.
-        note: keeps what it wants of an output.
-        notes: where it keeps it.
-
     Yields:
         A function to call before a forward pass is tried again: it empties the notes, and counting begins anew.
     """
     calls: Counter[str] = Counter()
 
-    def hook_of(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            calls[name] += 1
-            note(name, calls[name], output)
-
-        return hook
+    def ended(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        calls[name] += 1
+        note(name, calls[name], output)
 
     def again() -> None:
         notes.clear()
         calls.clear()
 
-    handles = [adapt.hook(module, hook_of(name)) for name, module in modules.items()]
+    handles = [adapt.hook(module, partial(ended, name)) for name, module in modules.items()]
     try:
         yield again
     finally:
@@ -109,14 +122,8 @@ def _dtypes(module: nn.Module) -> Iterator[torch.dtype]:
 def call(
     module: nn.Module, prepare: Callable[[], Tensor], manner: Manner, again: Callable[[], object], name: str
 ) -> Any:
-    """A module's output for images. Where it fails on them, other manners are tried, and the one that works is kept.
-
-    Args:
-        module: frozen.
-        prepare: makes the batch in the present manner.
-        manner: of the module; is changed.
-        again: called before each further try, to forget what hooks have read.
-        name: of the network, for errors.
+    """A module's output for images, which ``prepare`` makes in the present manner. Where it fails on them, others are
+    tried, and the one that works is kept; ``again`` is called before each, to forget what hooks have read.
     """
     try:
         return module(prepare())

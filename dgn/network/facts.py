@@ -9,10 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgn.arguments import class_list, normalisation
+from dgn.arguments import class_list
 from dgn.errors import DgnError, first_line
-from dgn.images.fit import check_fit, parse_size
-from dgn.network.scores import check_scores
 
 if TYPE_CHECKING:
     from dgn.network.network import Network
@@ -68,40 +66,6 @@ def _read(path: Path) -> Any:
     lines = [line.strip() for line in text.rstrip().splitlines()]
     wordnet = [re.fullmatch(r"n\d{8}[\s,:]+(.+)", line) for line in lines]
     return [match[1].split(",")[0].strip() for match in wordnet if match] if lines and all(wordnet) else lines
-
-
-def tell(network: Network, facts: Mapping[str, Any]) -> None:
-    """Replace what is known of a network by what the user says of it.
-
-    Args:
-        network: changed in place, before it is used.
-        facts: any of :data:`FACTS`; None: as it was.
-
-    Raises:
-        DgnError: see the functions above; class names that are not as many as the outputs.
-    """
-    given = {name: value for name, value in facts.items() if value is not None}
-    if "input_size" in given:
-        network.input_size = parse_size(given["input_size"], "input_size")
-        network.forget()
-    if given.keys() & {"mean", "std", "range"}:
-        known = {"mean": network.mean, "std": network.std} if "range" not in given else {}
-        mean, std = (given.get(name, known.get(name)) for name in ("mean", "std"))
-        network.mean, network.std = normalisation(mean, std, network.channels, network.channels, given.get("range"))
-        network.range = given.get("range")
-        if "range" in given:
-            network.origins |= {"mean": "given", "std": "given"}
-    if "fit" in given:
-        network.fit = check_fit(str(given["fit"]))
-    if "axes" in given:
-        network.axes = dict(given["axes"])
-        network.forget()
-    if "scores" in given:
-        network.told_scores = check_scores(str(given["scores"]))
-    if "classes" in given:
-        network.class_names, network.named_by_index = read_classes(given["classes"]), False
-        check_classes(network)
-    network.origins |= dict.fromkeys(given, "given")
 
 
 def check_classes(network: Network) -> None:

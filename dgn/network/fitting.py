@@ -25,11 +25,6 @@ def fill(build: Build, weights: Weights, name: str) -> tuple[nn.Module, int | No
     That is read from the weights: where all that doesn't fit are the first axes of some tensors, the module is built
     again with as many classes as these have rows.
 
-    Args:
-        build: makes the module.
-        weights: its state dict, each name behind any prefix.
-        name: of the network, for errors.
-
     Raises:
         DgnError: weights that don't fit, with the names of what is too little, too much or misshapen.
     """

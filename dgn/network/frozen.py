@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dgn.arguments import input_shape, normalisation
-from dgn.errors import DgnError
-from dgn.images.fit import Sight, central_part, check_fit
+from dgn.errors import DgnError, one_of
+from dgn.images.fit import FITS, Sight, central_part
 from dgn.images.given import as_images
 from dgn.network import adapt
-from dgn.network.calling import Manner, call
-from dgn.network.turns import Turn
+from dgn.network.calling import Manner, Turn, call
 
 Fit = Literal["resize", "crop"]
+
+
+T = TypeVar("T")
+
+
+class kept(Generic[T]):  # a decorator, as property is
+    """A property that is computed once, as :class:`functools.cached_property`. Up to Python 3.11 that one has a single
+    lock for all instances: threads with different networks would wait for each other, and those with turns forever.
+    """
+
+    def __init__(self, function: Callable[[Any], T]) -> None:
+        self._function, self.__doc__, self._name = function, function.__doc__, function.__name__
+
+    def __get__(self, instance: object | None, owner: type) -> T:
+        if instance is None:  # as help() asks it of the class
+            return self  # type: ignore[return-value]
+        value = instance.__dict__[self._name] = self._function(instance)
+        return value
 
 
 class FrozenModule:
@@ -37,12 +54,11 @@ class FrozenModule:
         self.module = adapt.frozen(module, name)
         self.input_size = (height, width)
         self.mean, self.std = normalisation(mean, std, channels, adapt.input_channels(self.module), range)
-        self.range, self.fit, self.name = range, check_fit(fit), name
+        self.range, self.fit, self.name = range, one_of("fit", fit, FITS), name
         self.turn = Turn()
         self._manner = Manner.of(self.module)
         self._fast = False
         self._uploaded: dict[Any, tuple[Tensor, Tensor]] = {}
-        adapt.fill_lazy(self.module, lambda: self.prepare(self._grey(1)), f"network {name!r}")
 
     @property
     def channels(self) -> int:
@@ -100,8 +116,7 @@ class FrozenModule:
             raise DgnError(f"network {self.name!r} takes images [N, {self.channels}, H, W], got {list(images.shape)}")
         if images.dtype == torch.uint8:
             images = images.float() / 255
-        if fit not in ("resize", "crop"):
-            raise DgnError(f"unknown fit {fit!r}, expected 'resize' or 'crop'")
+        one_of("fit", fit, ("resize", "crop"))
         images = self.sight.tensors(images) if fit == "resize" else central_part(images, self.input_size)
         mean, std = self._normalisation(images)
         return ((images - mean) / std).to(self._manner.dtype).contiguous(memory_format=self.memory_format)

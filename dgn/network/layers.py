@@ -12,27 +12,20 @@ from torch import Tensor, nn
 from dgn.errors import nearest
 from dgn.network import adapt
 from dgn.network.calling import Reached, watching
-from dgn.network.layout.survey import OUTPUT, Source, Survey, pick
+from dgn.network.layout.survey import OUTPUT, Seen, Survey, pick
 
 if TYPE_CHECKING:
     from dgn.network.network import Network
 
 
 def read_layers(
-    modules: Mapping[str, nn.Module], sources: Mapping[str, Source], run: Callable[[Callable[[], None]], Any]
+    modules: Mapping[str, nn.Module], sources: Mapping[str, Seen], run: Callable[[Callable[[], None]], Any]
 ) -> dict[str, Tensor]:
-    """The outputs of layers; nothing deeper than the deepest of them is computed.
-
-    Args:
-        modules: of the network, by name.
-        sources: of the layers, by name.
-        run: the forward pass; it calls its argument before it begins anew.
-
-    Returns:
-        The tensors by their layers' names, without those that the forward pass did not give.
+    """The outputs of layers by their names, without those that the forward pass did not give; nothing deeper than the
+    deepest of them is computed. ``run`` is the forward pass, which calls its argument before it begins anew.
     """
     tensors: dict[str, Tensor] = {}
-    wanted: dict[tuple[str, int], dict[str, Source]] = defaultdict(dict)
+    wanted: dict[tuple[str, int], dict[str, Seen]] = defaultdict(dict)
     for layer, source in sources.items():
         wanted[source.module, source.call][layer] = source
 

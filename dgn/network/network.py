@@ -11,17 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dgn.arguments import class_list
-from dgn.errors import DgnError, first_line
+from dgn.errors import DgnError, first_line, one_of
 from dgn.guest import guest
 from dgn.network import adapt
 from dgn.network.fast.fused import FusedCopies
-from dgn.network.frozen import Fit, FrozenModule
+from dgn.network.frozen import Fit, FrozenModule, kept
 from dgn.network.layers import read_layers, unread
 from dgn.network.layout.layout import Layout
 from dgn.network.layout.layouts import Layouts
-from dgn.network.layout.survey import OUTPUT, Source, Survey, survey
-from dgn.network.scores import check_scores, find_scores
-from dgn.network.turns import Known, kept
+from dgn.network.layout.survey import OUTPUT, Seen, Survey, survey
+from dgn.network.scores import SCORES, find_scores
 
 
 class Network(FrozenModule):
@@ -70,13 +69,12 @@ class Network(FrozenModule):
         super().__init__(module, input_size, mean, std, range=range, fit=fit, name=name)
         self.class_names = class_list(class_names)
         self.named_by_index = isinstance(class_names, Mapping)
-        self.told_scores = None if scores is None else check_scores(scores)
+        self.told_scores = None if scores is None else one_of("scores", scores, SCORES)
         self.axes = dict(axes or {})
         facts = {"input_size": input_size, "mean": mean, "std": std, "range": range, "scores": scores, "axes": axes,
                  "classes": self.class_names or None}  # fmt: skip
         self.origins = dict.fromkeys((fact for fact, value in facts.items() if value is not None), "given")
         """What is ``given`` by the user or ``known`` from a library; all else is ``assumed``."""
-        self.known = Known()
         self._fused = FusedCopies()
         self._original: Network | None = None
 
@@ -105,18 +103,14 @@ class Network(FrozenModule):
         if self.input_size == input_size:
             return self
         view = self._view(input_size=input_size)
-        view.forget()
+        for found_out in ("layers", "survey", "layouts"):
+            vars(view).pop(found_out, None)
         return view
-
-    def forget(self) -> None:
-        """Forget what was found out about its layers, for its input size or its axes have changed."""
-        for name in ("layers", "survey", "layouts"):
-            vars(self).pop(name, None)
 
     def _view(self, **changes: Any) -> Network:
         """The same network with these attributes changed."""
         view = copy.copy(self)
-        vars(view).update(known=Known(), _original=self._root, **changes)
+        vars(view).update(_original=self._root, **changes)
         if "module" in changes:
             vars(view).pop("_modules", None)
         return view
@@ -156,7 +150,7 @@ class Network(FrozenModule):
         BatchNorm and activation functions become part of the convolutions before them (:mod:`dgn.network.fast.fused`),
         so that layers other than those asked for may show something else. Itself where that can't be done.
         """
-        parts = [self.source(layer).module for layer in layers]
+        parts = [self.seen(layer).module for layer in layers]
         if not self._manner.last:
             return self  # convolutions that are done here give channels-last outputs
         with self.turn:
@@ -177,7 +171,7 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one that gave no tensor.
         """
-        sources = {layer: self.source(layer) for layer in layers}
+        sources = {layer: self.seen(layer) for layer in layers}
         with self.turn:
             tensors = read_layers(self._modules, sources, lambda again: self._run(images, fit, again))
         missing = [layer for layer in layers if layer not in tensors]
@@ -185,31 +179,22 @@ class Network(FrozenModule):
             raise DgnError(f"layer {missing[0]!r} of network {self.name!r} gave no tensor in its forward pass")
         return tensors
 
-    def canonical(self, layer: str, output: Tensor, samples: int) -> Tensor:
-        """A layer's output for so many images, as :meth:`features` gives it, as ``[N, C, *places]``."""
-        return self.layout(layer).canonical(output, samples)
-
     def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """:meth:`features` in one order for all layers: ``[N, C, *places]``."""
         read = self.features(images, list(dict.fromkeys(layers)))
-        return {layer: self.canonical(layer, output, len(images)) for layer, output in read.items()}
+        return {layer: self.layout(layer).canonical(output, len(images)) for layer, output in read.items()}
 
     def map_shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer in :meth:`maps` at this input size, without the samples."""
         shape, axis = self.layer_shape(layer), self.layout(layer).features
         return (shape[axis], *shape[:axis], *shape[axis + 1 :]) if shape else (1,)
 
-    def samples_first(self, layer: str, output: Tensor, samples: int) -> Tensor:
-        """A layer's output ``[N, ...]`` in its own order but for the axis of the samples; see :meth:`canonical`."""
-        self.source(layer)
-        return self._root.survey.layers[layer].samples_first(output, samples)
-
     def __call__(self, images: Tensor, fit: Fit = "resize") -> Tensor:
         """The final output (logits, for a classifier) for images ``[N, C, H, W]`` in [0, 1], see :meth:`prepare`."""
         return self.features(self._checked(images), [OUTPUT], fit)[OUTPUT]
 
-    def source(self, layer: str) -> Source:
-        """Which module gives a layer's tensor, and when.
+    def seen(self, layer: str) -> Seen:
+        """Which module gives a layer's tensor and when, and the shape that it has at the network's own input size.
 
         Raises:
             DgnError: no such layer, with the nearest names; or it is several tensors, with theirs.
@@ -217,7 +202,7 @@ class Network(FrozenModule):
         known = self._root.survey
         if layer not in known.layers:
             raise DgnError(unread(layer, known, self.module, self.name))
-        return known.layers[layer].source
+        return known.layers[layer]
 
     @property
     def _root(self) -> Network:
@@ -263,7 +248,7 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one whose axes can't be found out.
         """
-        self.source(layer)
+        self.seen(layer)
         return self._root.layouts(layer)
 
     @kept
@@ -291,5 +276,5 @@ class Network(FrozenModule):
 
     def layer_shape(self, layer: str) -> tuple[int, ...]:
         """Shape of a layer's output without the batch axis; an error with the nearest names for an unknown layer."""
-        self.source(layer)
+        self.seen(layer)
         return self.layers[layer]

@@ -18,10 +18,6 @@ from dgn.errors import DgnError
 def load_program(path: Path, *, trust: bool) -> Any:
     """A program from its file: a ``torch.export.ExportedProgram`` from a ``.pt2``, else a ``torch.jit.ScriptModule``.
 
-    Args:
-        path: the file.
-        trust: whether the user trusts it.
-
     Raises:
         DgnError: no such file, one that is not trusted, or no such program.
     """

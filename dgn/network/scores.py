@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError
 from dgn.network.layout.survey import OUTPUT
 
 if TYPE_CHECKING:
@@ -25,14 +25,6 @@ _KEEPS_VALUES = (
     "T", "Clone", "ToCopy", "Alias", "Expand", "Clamp", "SqueezeMultipleDims",
 )  # fmt: skip
 """Operations between a softmax or sigmoid and a network's output that leave probabilities what they are."""
-
-
-def check_scores(scores: str) -> str:
-    """The name of a kind, or a :class:`DgnError`."""
-    if scores not in SCORES:
-        hint = nearest(str(scores), SCORES) or "; expected one of " + ", ".join(SCORES)
-        raise DgnError(f"no scores {scores!r}{hint}")
-    return scores
 
 
 @torch.inference_mode(False)
@@ -57,7 +49,7 @@ def find_scores(network: Network) -> str:
             with torch.no_grad():
                 output = network.features(images, [OUTPUT])[OUTPUT]
         last = _last_operation(output)
-        values = network.canonical(OUTPUT, output.detach().float(), len(images))
+        values = network.layout(OUTPUT).canonical(output.detach().float(), len(images))
         features = values.shape[1]
         near = (values.sum(1) - 1).abs() <= SUMS_TO_ONE if features > 1 else values.new_zeros(1).bool()
         sums = sums and bool(near.all()) and bool(((values >= 0) & (values <= 1)).all())

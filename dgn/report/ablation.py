@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dgn.analysis.ablation.ablation import Ablation, Curve
+from dgn.analysis.ablation import Ablation, Curve
 from dgn.images.pictures import to_image
 from dgn.report.figure import Lines, Matrix
 from dgn.report.heat import share_scale

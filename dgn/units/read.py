@@ -28,16 +28,15 @@ class Reader:
         device = network.device if device is None else device
         self.network, self.layers, self.count = network, layers_of(units), len(units)
         groups: dict[tuple[str, Position, str], list[tuple[int, int, float]]] = {}
-        self._special: list[tuple[int, Term, Tensor]] = []
-        self._at: list[Tensor] = []
+        self._special: list[tuple[int, Term, Tensor, Tensor]] = []
         computed: dict[Computed, list[int]] = {}
         for row, unit in enumerate(units):
             for term in unit.terms:
                 if isinstance(term, Computed):
                     computed.setdefault(term, []).append(row)
                 elif term.direction or term.index == WHOLE:
-                    self._special.append((row, term, torch.tensor(term.direction, device=device)))
-                    self._at.append(torch.tensor([row], device=device))
+                    vector, at = (torch.tensor(values, device=device) for values in (term.direction, [row]))
+                    self._special.append((row, term, vector, at))
                 else:
                     key = (term.layer, term.position, term.form)
                     groups.setdefault(key, []).append((row, term.index, term.weight))
@@ -58,13 +57,15 @@ class Reader:
                 output = applied(output, form, 1)
             value = _at_position(output[rows, indices], position, layout).float() * weights
             parts.append(value.new_zeros(self.count).index_add(0, rows, value))
-        for (row, term, vector), at in zip(self._special, self._at, strict=True):
-            output = self.network.samples_first(term.layer, features[term.layer], self.count)[row]
+        for row, term, vector, at in self._special:
+            output = self.network.seen(term.layer).samples_first(features[term.layer], self.count)[row]
             value = output.float().square().mean() if term.index == WHOLE else self._direction(output, term, vector)
             value = value * term.weight
             parts.append(value.new_zeros(self.count).index_add(0, at, value[None]))
         for own, rows in self._computed:
-            outputs = [self.network.samples_first(layer, features[layer], self.count).float() for layer in own.reads]
+            outputs = [
+                self.network.seen(layer).samples_first(features[layer], self.count).float() for layer in own.reads
+            ]
             if len(rows) < self.count:
                 outputs = [output[rows] for output in outputs]
             value = own.function.call("objective", *outputs, shape=(len(rows),)).float() * own.weight

@@ -13,7 +13,7 @@ from dgn.network.facts import check_classes
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.units.unit import Unit
-from dgn.units.units import class_unit, count_units, parse_units
+from dgn.units.units import class_unit, parse_units
 
 _RANGE = re.compile(r"^(?:(.+):)?(\d+)-(\d+)$")
 
@@ -81,7 +81,7 @@ def _expand(spec: str | int | Unit, network: Network, depth: int) -> list[str | 
 
 
 def _range(layer: str, first: int, last: int | None, network: Network) -> list[str | int | Unit]:
-    features = count_units(network, layer)
+    features = network.layout(layer).count
     last = features - 1 if last is None else last
     if first > last or last >= features:
         where = "the output" if layer == OUTPUT else f"layer {layer!r}"

@@ -124,17 +124,7 @@ def unit(function: Callable[..., Tensor], layers: str | Sequence[str], name: str
 
 
 @guest
-def count_units(network: Network, layer: str) -> int:
-    """How many units a layer has.
-
-    Raises:
-        DgnError: unknown layer, or one whose features can't be told from its positions.
-    """
-    return network.layout(layer).count
-
-
-@guest
-def find_classes(text: str, network: Network) -> list[tuple[int, str]]:
+def find_classes(network: Network, text: str) -> list[tuple[int, str]]:
     """Classes whose name contains ``text`` (any case), as (index, name)."""
     if not network.class_names:
         raise DgnError(f"network {network.name!r} names no classes; write them by index")

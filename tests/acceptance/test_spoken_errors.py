@@ -392,7 +392,7 @@ def test_an_empty_image_is_one_clear_line(capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.slow
 def test_patches_fit_a_small_network(capsys: pytest.CaptureFixture[str]) -> None:
     """16 px: three of them, one apart; what is given is kept."""
-    from dgn.analysis.ablation.ablation import patch_sizes
+    from dgn.analysis.ablation import patch_sizes
 
     assert main(["ablate", "network.name=small.pt2", "trust=true", "image=pictures/a.png", "unit=0", "curve_steps=0",
                  "tracking=off", "progress=false", "out=run"]) == 0  # fmt: skip

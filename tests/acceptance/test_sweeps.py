@@ -191,9 +191,9 @@ def test_a_bug_in_one_job_stops_no_other(
     monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", real)
     opened = []
     load = dgn.cli.chosen.load_chosen
-    monkeypatch.setattr(dgn.cli.chosen, "_NETWORKS", {})
     monkeypatch.setattr(dgn.cli.chosen, "load_chosen", lambda *a, **k: opened.append(a) or load(*a, **k))
-    assert main(["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *SOLO, "out=other"]) == 0
+    other = ["synthesize", "-m", *small, "network.fit=fit", "units=[0]", "seed=0,1", "ascent.steps=2", "out=other"]
+    assert main([*other, *SOLO]) == 0
     assert len(opened) == 1  # once a process, not once a job
     assert main(job) == 0
     assert "(2 jobs done)" in capsys.readouterr().err

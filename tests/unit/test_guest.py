@@ -19,11 +19,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torch.utils.checkpoint
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.ablation import ablate, curves
 from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import cluster, late_features, mean_codes
 from dgn.analysis.receptive import ReceptiveFields
@@ -31,9 +30,8 @@ from dgn.guest import at_home, guest
 from dgn.network.fast.convolution import Convolution
 from dgn.network.fast.fused import MOST_COPIES
 from dgn.network.fast.precision import choose
-from dgn.network.network import Network
+from dgn.network.network import Network, kept
 from dgn.network.sources import load_network
-from dgn.network.turns import Turn, kept
 from dgn.priors import load_prior
 
 IMAGES = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -95,7 +93,6 @@ def state() -> tuple[Any, ...]:
         torch.is_deterministic_algorithms_warn_only_enabled(), torch.is_anomaly_enabled(), torch.get_num_threads(),
         torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
         torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32,
-        torch.utils.checkpoint.CheckpointFunction,
     )  # fmt: skip
 
 
@@ -252,7 +249,7 @@ def test_the_first_who_comes_sets_and_the_last_who_goes_puts_back() -> None:
         lambda n: dgn.synthesize(n, [1]), lambda n: dgn.pieces(n, [1]), lambda n: dgn.parse_units([1], n),
         lambda n: dgn.select_units([1], n), lambda n: find_examples(n, [], [(IMAGES[0], 0)]),
         lambda n: ablate(n, IMAGES[0], 1), lambda n: late_features(n, IMAGES), lambda n: ReceptiveFields(n),
-        lambda n: dgn.direction(n, "conv", [1.0] * 8), lambda n: dgn.find_classes("cat", n),
+        lambda n: dgn.direction(n, "conv", [1.0] * 8), lambda n: dgn.find_classes(n, "cat"),
         lambda n: dgn.synthesize(units=[1], network=n),
     ],
 )  # fmt: skip
@@ -333,7 +330,7 @@ def test_kernels_are_kept_for_the_last_sizes_only(network: Network) -> None:
     fast = network.fast(["output"])
     for size in range(20, 20 + MOST_PLANS + 9):
         fast.module(torch.rand(1, 3, size, size))
-    plans = [part._plans for part in fast.module.modules() if type(part).__name__ == "Convolution"]
+    plans = [part.plans for part in fast.module.modules() if type(part).__name__ == "Convolution"]
     assert plans and all(0 < len(part) <= MOST_PLANS for part in plans)
     torch.testing.assert_close(fast(IMAGES), network(IMAGES), rtol=1e-4, atol=1e-5)
 
@@ -354,18 +351,16 @@ def test_nothing_keeps_a_dead_network_that_can_not_be_fused() -> None:
     assert network.fast(["output"]) is network
     choose(network, ["output"])
     ablate(network, IMAGES[0], 1, size=8, stride=4)
-    network.known["self"] = network  # what is known of it may even be itself
     gone = [weakref.ref(network), weakref.ref(network.module)]
     del network
     gc.collect()
     assert [ref() for ref in gone] == [None] * 2
 
 
-def test_networks_can_be_copied_and_pickled_with_what_is_known(network: Network) -> None:
+def test_networks_can_be_copied_and_pickled(network: Network) -> None:
     expected = ablate(network, IMAGES[0], 1, size=8, stride=4).drops
-    assert network.known
     for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
-        assert not other.known and other.turn is not network.turn and other.module is not network.module
+        assert other.turn is not network.turn and other.module is not network.module
         assert torch.equal(ablate(other, IMAGES[0], 1, size=8, stride=4).drops, expected)
 
 
@@ -483,27 +478,6 @@ def test_unknown_layers_in_one_thread_while_another_lists_them() -> None:
             return "wrong"
 
         assert in_threads([wrong, lambda network=network: "conv" in network.layers]) == ["wrong", True]
-
-
-def test_reentrant_checkpoints_stay_as_they_are_in_other_threads() -> None:
-    original = torch.utils.checkpoint.CheckpointFunction
-    turn, seen = Turn(), []
-
-    def square(x: Tensor) -> Tensor:
-        seen.append(torch.is_grad_enabled())
-        return x * x
-
-    def run() -> Tensor:
-        x = torch.full((2,), 3.0, requires_grad=True)
-        torch.utils.checkpoint.checkpoint(square, x, use_reentrant=True).sum().backward()
-        assert x.grad is not None
-        return x.grad
-
-    with turn, turn:
-        assert in_threads([run])[0].tolist() == [6, 6] and seen == [False, True]
-        assert run().tolist() == [6, 6] and seen == [False, True, True]
-    assert torch.utils.checkpoint.CheckpointFunction is original
-    assert isinstance(pickle.loads(pickle.dumps(turn)), Turn)
 
 
 def test_a_kept_property_is_computed_once() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from dgn.analysis.ablation.ablation import Ablation, Curve, ablate, curves, first_choice, patch_sizes
+from dgn.analysis.ablation import Ablation, Curve, ablate, curves, first_choice, patch_sizes
 from dgn.cli.chosen import open_network
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
@@ -68,8 +68,7 @@ def run(config: Any) -> None:
         write_atomic(folder.folder / "ablation.png", render(canvas, "png"))
         if config.curve_steps:
             write_atomic(folder.folder / "curves.png", render(draw_lines(curve_panels(found)), "png"))
-        computed = {name: one.how for name, one, _ in found}
-        folder.write_manifest({**manifest, "status": "done", "finished": now(), "computed": computed})
+        folder.write_manifest({**manifest, "status": "done", "finished": now()})
         tracker.picture("ablation", folder.folder / "ablation.png")
     print(folder.folder / "ablation.png")
 

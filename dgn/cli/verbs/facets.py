@@ -22,7 +22,7 @@ from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
 from dgn.errors import DgnError
-from dgn.evaluation.real import class_of
+from dgn.evaluation.real import classes_of
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
@@ -125,7 +125,7 @@ def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
     """Only the images that are labelled as the unit's class, as in the paper."""
     if unit.class_index is None:
         raise DgnError(f"own_class=true needs a class; {unit.name!r} is none")
-    kept = data.only(lambda entry: class_of(entry, network.class_names) == unit.class_index)
+    kept = data.only(lambda entries: [at == unit.class_index for at in classes_of(entries, network.class_names)])
     if not len(kept):
         raise DgnError(f"no image lies in a folder named for {unit.name!r}; leave own_class=false")
     return kept

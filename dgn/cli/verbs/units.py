@@ -17,7 +17,7 @@ def run(config: Any) -> None:
     """Print layers, or with ``find=TEXT`` the classes whose name contains it."""
     network = load_chosen(config.network, trust=config.trust)
     if config.find is not None:
-        found = find_classes(str(config.find), network)
+        found = find_classes(network, str(config.find))
         if not found:
             raise DgnError(f"no class of {network.name!r} contains {str(config.find)!r}")
         for index, name in found:
@@ -38,8 +38,8 @@ def _kind(layer: str, network: Network) -> str:
         words = network.layout(layer).kind
     except DgnError:
         words = "its features can't be told from its places: give network.axes"
-    source = network.source(layer)
-    calls = network.survey.calls.get(source.module, 1)
-    if layer == OUTPUT and source.path:
-        words += f", = {OUTPUT}.{'.'.join(source.path)}"
-    return words + (f", call {source.call} of {calls}" if calls > 1 else "")
+    seen = network.seen(layer)
+    calls = network.survey.calls.get(seen.module, 1)
+    if layer == OUTPUT and seen.path:
+        words += f", = {OUTPUT}.{'.'.join(seen.path)}"
+    return words + (f", call {seen.call} of {calls}" if calls > 1 else "")

@@ -80,15 +80,15 @@ class Convolution(nn.Module):
             tuple(getattr(like, key)) for key in ("stride", "padding", "dilation")
         )
         self.groups = int(like.groups)  # type: ignore[arg-type]
-        self._plans: dict[tuple[Any, ...], _Plan] = {}
+        self.plans: dict[tuple[Any, ...], _Plan] = {}
         self._casts: dict[tuple[Any, ...], tuple[Tensor, Tensor | None]] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Convolution:
         """Kernels' weights can't be copied and needn't be: nothing changes them."""
         twin = Convolution.__new__(Convolution)
-        memo[id(self)], own = twin, ("_plans", "_casts")
+        memo[id(self)], own = twin, ("plans", "_casts")
         twin.__dict__.update(copy.deepcopy({key: value for key, value in vars(self).items() if key not in own}, memo))
-        twin._plans, twin._casts = dict(self._plans), dict(self._casts)
+        twin.plans, twin._casts = dict(self.plans), dict(self._casts)
         return twin
 
     def forward(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ class Convolution(nn.Module):
     def _plan(self, x: Tensor) -> _Plan:
         edges = self._edges(x)
         key = (x.dtype, *x.shape[2:], *(side for pair in edges for side in pair))
-        if key not in self._plans:
+        if key not in self.plans:
             # Kernels pad both sides alike: rows and columns of zeros in front of the weights do the rest.
             more = [behind - front for front, behind in edges]
             weight = F.pad(self.weight, [more[1], 0, more[0], 0]) if any(more) else self.weight
@@ -165,10 +165,10 @@ class Convolution(nn.Module):
             bias = None if self.bias is None else self.bias.to(x.dtype)
             # As the output has them: what was clipped to a rounded bound gets no gradient.
             bounds = tuple(float(torch.tensor(bound).to(x.dtype)) for bound in (self.act.numbers if self.act else ()))
-            self._plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding)
-            while len(self._plans) > MOST_PLANS:
-                del self._plans[next(iter(self._plans))]  # the oldest
-        return self._plans[key]
+            self.plans[key] = _Plan(weight, kernel, bias, back, bounds, padding, back_padding)
+            while len(self.plans) > MOST_PLANS:
+                del self.plans[next(iter(self.plans))]  # the oldest
+        return self.plans[key]
 
 
 class _Native(torch.autograd.Function):

@@ -15,6 +15,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -134,10 +135,8 @@ class _Watch(TorchFunctionMode):
 
 @torch.no_grad()
 def find_groups(module: nn.Module, image: Tensor) -> list[Group]:
-    """The module's convolutions with the BatchNorms and activation functions that can be made part of them.
-
-    Args:
-        module, image: see :meth:`FusedCopies.get`. A copy is run, so that a module with a memory keeps it.
+    """The module's convolutions with the BatchNorms and activation functions that can be made part of them. A copy is
+    run, so that a module with a memory keeps it.
     """
     try:
         module = _sharing(module)
@@ -176,15 +175,12 @@ def _watch(module: nn.Module, image: Tensor) -> tuple[dict[str, list[tuple[int, 
     """Of each module's calls the ids of what went in and came out, and how often each tensor was looked at."""
     calls: dict[str, list[tuple[int, int]]] = defaultdict(list)
 
-    def note(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, inputs: Any, output: Any) -> None:
-            one = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None
-            watch.held.append((inputs, output))
-            calls[name].append((id(one), id(output) if isinstance(output, Tensor) else 0))
+    def note(name: str, _module: nn.Module, inputs: Any, output: Any) -> None:
+        one = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None
+        watch.held.append((inputs, output))
+        calls[name].append((id(one), id(output) if isinstance(output, Tensor) else 0))
 
-        return hook
-
-    handles = [adapt.hook(part, note(name)) for name, part in adapt.parts(module).items() if name]
+    handles = [adapt.hook(part, partial(note, name)) for name, part in adapt.parts(module).items() if name]
     watch = _Watch()
     try:
         with watch:

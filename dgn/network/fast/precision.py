@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +25,7 @@ def resolve(device: torch.device, precision: str = "auto", *, trains: bool = Fal
     gradients of strided depthwise convolutions take 12 to 100 times as long in bf16; an ascent's fused networks take
     these in float32 (:mod:`dgn.network.fast.convolution`), a training has no such way around.
 
-    Args:
-        device: where it computes.
-        precision: ``"auto"``, ``"bf16"`` or ``"fp32"``; the last two are returned as they are.
-        trains: whether weights are trained.
+    ``"bf16"`` and ``"fp32"`` are returned as they are. ``trains``: whether weights are trained.
     """
     if precision != "auto":
         return precision
@@ -45,24 +43,23 @@ def autocast(device: torch.device, precision: str = "auto", *, trains: bool = Fa
 
 
 def choose(network: Network, layers: Sequence[str], precision: str = "auto") -> str:
-    """:func:`resolve` for a network's loop. ``"auto"`` is float32, too, if the network's fast copy can't be run and
-    differentiated in bf16 (it goes to NumPy, say), if its layers are more than :data:`AGREES` apart on noise, or if
-    bf16 is not known to be faster: on a CPU without AMX, where its convolutions are not dgn's own.
-
-    Args:
-        network: under study.
-        layers: that are read.
-        precision: see :func:`resolve`.
+    """:func:`resolve` for a loop that reads a network's layers. ``"auto"`` is float32, too, if the network's fast copy
+    can't be run and differentiated in bf16 (it goes to NumPy, say), if its layers are more than :data:`AGREES` apart on
+    noise, or if bf16 is not known to be faster: on a CPU without AMX, where its convolutions are not dgn's own.
     """
     chosen = resolve(network.device, precision)
     if chosen == precision or chosen == "fp32":
         return chosen
     if network.dtype != torch.float32:  # autocast leaves double alone, and half is less than half as exact as it is
         return "fp32"
-    key = ("bears bf16", network.device.type, network.input_size, tuple(layers))
-    if key not in network.known:
-        network.known[key] = _bears(network.fast(layers), layers)
-    return chosen if network.known[key] else "fp32"
+    answers, key = _answers.setdefault(network.module, {}), (network.device.type, network.input_size, tuple(layers))
+    if key not in answers:
+        answers[key] = _bears(network.fast(layers), layers)
+    return chosen if answers[key] else "fp32"
+
+
+_answers: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
+"""By module: found out once."""
 
 
 @torch.inference_mode(False)

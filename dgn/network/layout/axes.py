@@ -5,7 +5,6 @@ before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules import batchnorm, conv, instancenorm, pooling
@@ -34,24 +33,16 @@ def given_axis(text: str, seen: Seen, layer: str) -> int:
     return axis + (windows and axis >= seen.batch)
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """Modules of a type, the attribute that says how many features they have, and the axis on which these are."""
-
-    type: type[nn.Module]
-    count: str
-    axis: int
-
-
-_KINDS = (
-    _Kind(conv._ConvNd, "out_channels", 0),
-    _Kind(batchnorm._BatchNorm, "num_features", 0),
-    _Kind(instancenorm._InstanceNorm, "num_features", 0),
-    _Kind(nn.GroupNorm, "num_channels", 0),
-    _Kind(nn.Linear, "out_features", -1),
-    _Kind(nn.MultiheadAttention, "embed_dim", -1),
-    _Kind(nn.LayerNorm, "normalized_shape", -1),
+_KINDS: tuple[tuple[type[nn.Module], str, int], ...] = (
+    (conv._ConvNd, "out_channels", 0),
+    (batchnorm._BatchNorm, "num_features", 0),
+    (instancenorm._InstanceNorm, "num_features", 0),
+    (nn.GroupNorm, "num_channels", 0),
+    (nn.Linear, "out_features", -1),
+    (nn.MultiheadAttention, "embed_dim", -1),
+    (nn.LayerNorm, "normalized_shape", -1),
 )
+"""Types of modules, the attribute that says how many features they have, and the axis on which these are."""
 
 
 def axis_by_type(module: nn.Module, shape: Sequence[int]) -> int | None:
@@ -62,38 +53,27 @@ def axis_by_type(module: nn.Module, shape: Sequence[int]) -> int | None:
     """
     if len(shape) <= 1:
         return len(shape) - 1
-    for kind in _KINDS:
-        if isinstance(module, kind.type):
-            count, usual = getattr(module, kind.count), kind.axis % len(shape)
+    for kind, attribute, axis in _KINDS:
+        if isinstance(module, kind):
+            count, usual = getattr(module, attribute), axis % len(shape)
             if isinstance(count, tuple):  # a layer norm's
                 count = count[0] if len(count) == 1 else None
             if count is None or (isinstance(module, conv._ConvNd) and len(shape) != len(module.kernel_size) + 1):
                 return None
-            return usual if shape[usual] == count and _has_own_forward(module) else _only_axis(shape, count)
-    if _pools(module) == len(shape) - 1 or type(module) in (nn.PixelShuffle, nn.PixelUnshuffle):
+            pytorchs = type(module).forward.__module__.startswith("torch.nn.")
+            return usual if shape[usual] == count and pytorchs else _only_axis(shape, count)
+    name, places = type(module).__name__, len(shape) - 1
+    pools = type(module).__module__ == pooling.__name__ and places >= 2 and name.endswith(f"{places}d")
+    if pools or type(module) in (nn.PixelShuffle, nn.PixelUnshuffle):
         return 0
     large = [axis for axis, size in enumerate(shape) if size > 1]
     return None if len(large) > 1 else large[0] if large else 0
-
-
-def _has_own_forward(module: nn.Module) -> bool:
-    """Whether a module's forward is that of PyTorch's own class, not of one that is made from it."""
-    home = next(base for base in type(module).__mro__ if "forward" in vars(base))
-    return home.__module__.startswith("torch.nn.")
 
 
 def _only_axis(shape: Sequence[int], count: int) -> int | None:
     """The axis with so many entries, where there is just one."""
     axes = [axis for axis, size in enumerate(shape) if size == count]
     return axes[0] if len(axes) == 1 else None
-
-
-def _pools(module: nn.Module) -> int:
-    """Axes of places of a pooling layer over two or more; 0 for anything else: over one, it may pool features."""
-    kind = type(module)
-    if kind.__module__ != pooling.__name__:
-        return 0
-    return next((n for n in (2, 3) if kind.__name__.endswith(f"{n}d")), 0)
 
 
 def carried_axis(before: Layout, shape: Sequence[int]) -> int | None:

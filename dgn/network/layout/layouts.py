@@ -89,7 +89,7 @@ class Layouts:
 
     def _axis_by_type(self, layer: str) -> int | None:
         seen = self.layers[layer]
-        module = self.modules.get(seen.source.module, _NOTHING)
+        module = self.modules.get(seen.module, _NOTHING)
         inner = int(seen.windows > 1 and seen.batch == 0)  # a module sees a window as a sample
         axis = axis_by_type(module, seen.shape[inner:])
         return None if axis is None else axis + inner

@@ -60,10 +60,10 @@ def answers(
 
     def note(name: str, call: int, output: Any) -> None:
         for layer, seen in layers.items():
-            if (seen.source.module, seen.source.call) == (name, call) and len(seen.shape) > 1:
-                by_axis[layer] = _by_axis(pick(output, seen.source.path), seen, len(images))
+            if (seen.module, seen.call) == (name, call) and len(seen.shape) > 1:
+                by_axis[layer] = _by_axis(pick(output, seen.path), seen, len(images))
 
-    watched = {name: modules[name] for name in {seen.source.module for seen in layers.values()} if name}
+    watched = {name: modules[name] for name in {seen.module for seen in layers.values()} if name}
     with watching(watched, note, by_axis):
         note("", 1, show(images))
     return by_axis

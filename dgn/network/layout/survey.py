@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,26 +36,19 @@ Shapes = dict[tuple[str, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a layer's tensor comes from: a module's name (empty: the whole), which of its calls, and a path in it."""
-
-    module: str
-    call: int = 1
-    path: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Seen:
-    """A tensor of the two passes: where it comes from, its shape without the samples, and their axis.
+    """A tensor that a module gives: where it comes from, its shape without the samples, and their axis.
 
     Attributes:
-        source: see :class:`Source`.
+        module, call, path: the module's name (empty: the whole), which of its calls, and where in what it gave.
         shape: without the axis of the samples; where each sample takes several places on it, they come first.
         batch: the axis of the samples.
         windows: places that each sample takes on that axis, one after the other (windows of a map); 1: none.
     """
 
-    source: Source
+    module: str
+    call: int
+    path: tuple[str, ...]
     shape: tuple[int, ...]
     batch: int = 0
     windows: int = 1
@@ -146,7 +139,7 @@ def survey(modules: Mapping[str, nn.Module], show: Show, names: Sequence[str] = 
     known = Survey()
     for (name, call), shapes in passes[0].items():
         known.calls[name] = max(call, known.calls.get(name, 0))
-        tensors = _of_samples(Source(name, call), shapes, [other.get((name, call), {}) for other in passes[1:]])
+        tensors = _of_samples(name, call, shapes, [other.get((name, call), {}) for other in passes[1:]])
         if tensors and name:
             _name(known, name, call, tensors, modules)
         elif tensors:
@@ -167,30 +160,27 @@ def _record(modules: Mapping[str, nn.Module], show: Show, samples: int) -> dict[
     return record
 
 
-def _of_samples(source: Source, shapes: Shapes, others: Sequence[Shapes]) -> list[Seen]:
-    """The tensors of one call that follow the number of images on exactly one axis.
-
-    Args:
-        source: the call.
-        shapes: in the first pass, by path.
-        others: in the second; empty where there was one pass with one image.
+def _of_samples(module: str, call: int, shapes: Shapes, others: Sequence[Shapes]) -> list[Seen]:
+    """The tensors of one call that follow the number of images on exactly one axis; ``shapes`` are those of the first
+    pass, ``others`` of the second, empty where there was one pass with one image.
     """
     tensors = []
     for path, shape in shapes.items():
-        place = replace(source, path=path)
-        if not others and EACH not in path:
-            tensors.append(Seen(place, shape[1:]))
-        elif others and (seen := _compared(place, shape, others[0].get(path, ()))):
-            tensors.append(seen)
+        if others and (known := _compared(shape, others[0].get(path, ()))):
+            tensors.append(Seen(module, call, path, *known))
+        elif not others and EACH not in path:
+            tensors.append(Seen(module, call, path, shape[1:]))
     # An entry of a list with one a sample is no tensor of all samples, whatever follows their number in it.
-    paths = [tensor.source.path for tensor in tensors]
+    paths = [tensor.path for tensor in tensors]
     lists = {path[: path.index(EACH)] for path in paths if EACH in path}
     entries = {path for path in paths if EACH not in path and any(path[:depth] in lists for depth in range(len(path)))}
-    return [tensor for tensor in tensors if tensor.source.path not in entries]
+    return [tensor for tensor in tensors if tensor.path not in entries]
 
 
-def _compared(source: Source, shape: tuple[int, ...], other: tuple[int, ...]) -> Seen | None:
-    """A tensor from its shapes in the two passes; None where not exactly one axis follows the number of images."""
+def _compared(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int, ...], int, int] | None:
+    """A tensor's shape, batch axis and windows (see :class:`Seen`) from its shapes in the two passes; None where not
+    exactly one axis follows the number of images.
+    """
     few, many = BATCHES
     axes = [axis for axis, sizes in enumerate(zip(shape, other, strict=False)) if sizes[0] != sizes[1]]
     if len(shape) != len(other) or len(axes) != 1:
@@ -199,7 +189,7 @@ def _compared(source: Source, shape: tuple[int, ...], other: tuple[int, ...]) ->
     if shape[axis] * many != other[axis] * few or shape[axis] % few:
         return None
     windows = shape[axis] // few
-    return Seen(source, (*shape[:axis], *([windows] if windows > 1 else []), *shape[axis + 1 :]), axis, windows)
+    return (*shape[:axis], *([windows] if windows > 1 else []), *shape[axis + 1 :]), axis, windows
 
 
 def _name(known: Survey, module: str, call: int, tensors: list[Seen], modules: Mapping[str, nn.Module]) -> None:
@@ -223,7 +213,7 @@ def _free(name: str, modules: Mapping[str, nn.Module]) -> str:
 
 def _name_output(known: Survey, tensors: list[Seen], classes: int, modules: Mapping[str, nn.Module]) -> None:
     """The final output: what fits the class names, or the only ``[N, K]``, or the only tensor."""
-    _name_parts(known, OUTPUT, [tensor for tensor in tensors if tensor.source.path], OUTPUT, modules)
+    _name_parts(known, OUTPUT, [tensor for tensor in tensors if tensor.path], OUTPUT, modules)
     rows = [tensor for tensor in tensors if len(tensor.shape) == 1]
     fitting = [tensor for tensor in rows if tensor.shape[0] == classes] if classes else []
     chosen = next((choice for choice in (tensors, fitting, rows) if len(choice) == 1), None)
@@ -234,7 +224,7 @@ def _name_output(known: Survey, tensors: list[Seen], classes: int, modules: Mapp
 
 def _name_parts(known: Survey, name: str, tensors: list[Seen], stem: str, modules: Mapping[str, nn.Module]) -> None:
     """Names for several tensors, from their paths."""
-    paths = [".".join(key for key in tensor.source.path if key != EACH) for tensor in tensors]
+    paths = [".".join(key for key in tensor.path if key != EACH) for tensor in tensors]
     parts = {_free(f"{stem}.{path}", modules): tensor for path, tensor in zip(paths, tensors, strict=True)}
     known.layers |= parts
     known.several[name] = list(parts)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import FILLS, ablate, curves
+from dgn.analysis.ablation import FILLS, ablate, curves
 from dgn.analysis.examples import find_examples
 from dgn.analysis.facets import cluster, late_features, mean_codes, mean_images
 from dgn.analysis.receptive import ReceptiveFields
@@ -74,10 +74,8 @@ def test_search_resumes_and_refuses_another(network: Network, images: Path, tmp_
         find_examples(network, units, images, k=4, state=state)
 
 
-def test_an_interrupted_search_is_kept(
-    network: Network, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However short it was; lists that an interruption may have left half changed are not."""
+def test_an_interrupted_search_is_kept(network: Network, images: Path, tmp_path: Path) -> None:
+    """However short it was, up to the last batch that had ended, be it interrupted in between batches or within one."""
     units, state = parse_units(["ant", "late:3"], network), tmp_path / "state.safetensors"
 
     def stop(done: int, _total: int) -> None:
@@ -93,17 +91,20 @@ def test_an_interrupted_search_is_kept(
     assert seen[0] == 10
     whole, _, _ = find_examples(network, units, images, k=3, batch=5)
     assert [one.top for one in found] == [one.top for one in whole]
-    state.unlink()
-    add = dgn.analysis.examples._Lists.add
+    calls: list[int] = []
 
-    def torn(self: dgn.analysis.examples._Lists, *more: Tensor) -> None:
-        add(self, *more)
-        raise KeyboardInterrupt
+    def torn(late: Tensor) -> Tensor:
+        calls.append(len(late))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return late.mean((1, 2, 3))
 
-    monkeypatch.setattr(dgn.analysis.examples._Lists, "add", torn)
+    own, other = dgn.unit(torn, ["late"]), tmp_path / "own.safetensors"
     with pytest.raises(KeyboardInterrupt):
-        find_examples(network, units, images, k=3, batch=5, state=state)
-    assert not state.exists()
+        find_examples(network, own, images, k=3, batch=5, state=other)
+    seen.clear()
+    find_examples(network, own, images, k=3, batch=5, state=other, note=lambda done, _total: seen.append(done))
+    assert seen[0] == 10
 
 
 def test_a_search_is_not_taken_up_by_another(network: Network, tmp_path: Path) -> None:
@@ -306,7 +307,7 @@ def test_ablation_finds_the_planted_spot() -> None:
     [
         ({"size": 17}, "doesn't fit"),
         ({"size": 4, "stride": 5}, "expected 1 to 4"),
-        ({"size": 4, "stride": 0}, "expected 1 to 4"),
+        ({"size": 4, "stride": 0}, "stride is 0, expected pixels above 0"),
         ({"size": 4, "stride": 2, "fill": "blurr"}, "did you mean 'blur'"),
     ],
 )

@@ -162,8 +162,8 @@ def test_reading_starts_is_told_once(
     assert [done for done, _ in first] == sorted({done for done, _ in first}) and first[-1] in ((96, 96), (72, 72))
     assert 0 < len(second) <= 3 and second[-1][0] == second[-1][1] and others == [[], []]
     assert job.screening is not None
-    read = [len(values) for values in job.screening._values.values()]
-    assert sum(read) == first[-1][1] + second[-1][1]
+    job.screening.starts([(unit, seed) for unit in units for seed in (0, 1)], lambda *more: said.append(more))
+    assert not said
 
     shown = []
     monkeypatch.setattr("dgn.cli.bar.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
@@ -220,7 +220,11 @@ def test_a_small_last_group_has_enough_starts(network: Network) -> None:
     seeds = list(range(12))
     screening = Screening(network, prior, units, settings)
     assert len(screening.starts([(units[0], seed) for seed in seeds])) == 5
-    assert {len(screening._of(seed)[0]) for seed in seeds} == {32, 35}
+    counts = {}
+    for seed in seeds:
+        alone = Screening(network, prior, units, settings)
+        alone.starts([(units[0], seed)], lambda _done, count, seed=seed: counts.update({seed: count}))
+    assert set(counts.values()) == {32, 35}
     with pytest.raises(dgn.DgnError, match="has 4 centres for 5 starts"):
         synthesize(network, ["ant"], with_centres(4), rule="adam", screen=10, starts=5)
 

@@ -14,7 +14,7 @@ from dgn.ascent.operators import OPERATORS, centre_mask, denoise_tv
 from dgn.ascent.penalties import PENALTIES, penalise
 from dgn.ascent.presets import preset
 from dgn.ascent.settings import AscentSettings
-from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, _warp, gaussian, transform
+from dgn.ascent.transforms import DISTILL2017, TRANSFORMS, Draws, gaussian, transform, warp
 from dgn.errors import DgnError
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.pixel import PixelPrior
@@ -62,14 +62,14 @@ def test_moves_by_hand(shape: tuple[int, int]) -> None:
     """Whole pixels and quarter turns, where nothing is interpolated; what lies beyond the edge is the reflection."""
     images = torch.rand(1, 3, *shape)
     one = torch.ones(1)
-    moved = _warp(images, one, torch.tensor([[2 * 3 / shape[1], -2 * 5 / shape[0]]]))  # half sides
+    moved = warp(images, one, torch.tensor([[2 * 3 / shape[1], -2 * 5 / shape[0]]]))  # half sides
     padded = torch.from_numpy(np.pad(images.numpy(), [(0, 0), (0, 0), (5, 0), (0, 3)], mode="symmetric"))
     assert torch.allclose(moved, padded[..., : shape[0], 3:], atol=1e-5)
-    near = _warp(images, one / 2, torch.zeros(1, 2))
+    near = warp(images, one / 2, torch.zeros(1, 2))
     twice = F.interpolate(images, scale_factor=2, mode="bilinear", align_corners=False)
     rows, columns = (slice(side // 2, side // 2 + side) for side in shape)
     assert torch.allclose(near, twice[..., rows, columns], atol=1e-5)
-    turned = _warp(images, one, torch.zeros(1, 2), torch.tensor([torch.pi / 2]))
+    turned = warp(images, one, torch.zeros(1, 2), torch.tensor([torch.pi / 2]))
     side = min(shape)
     rows, columns = (slice((full - side) // 2, (full + side) // 2) for full in shape)
     assert torch.allclose(turned[..., rows, columns], images[..., rows, columns].rot90(1, (2, 3)), atol=1e-4)

@@ -316,10 +316,10 @@ def test_labelled_images(tmp_path: Path) -> None:
             Image.new("RGB", (40, 30), folder if folder != "mauve" else "grey").save(tmp_path / folder / f"{index}.png")
     (tmp_path / "red" / "broken.png").write_bytes(b"no image")
     names = ["red", "green", "blue"]
-    every = load_real(tmp_path, names, size=16)
+    every = load_real(tmp_path, names, sight=16)
     assert every.images.shape == (6, 3, 16, 16) and sorted(every.classes) == [-1, 0, 0, 0, 2, 2]
     assert every.broken == ["red/broken.png"]
-    some = load_real(tmp_path, names, size=16, classes=[0, 2], per_class=2)
+    some = load_real(tmp_path, names, sight=16, classes=[0, 2], per_class=2)
     assert sorted(some.classes) == [0, 0, 2, 2]
     assert all(float(x[label].mean()) > 0.9 for x, label in zip(some.images, some.classes, strict=True))
     both = some.joined(every)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.ablation import ablate, curves
 from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.facets import late_features
 from dgn.ascent.starts import given_start

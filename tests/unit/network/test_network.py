@@ -152,7 +152,7 @@ def test_resize_and_crop(network: Network) -> None:
     stripes = (torch.arange(64) % 4 == 0).float().expand(1, 3, 64, 64)
     middle = network.prepare(stripes)[..., 4:-4]  # antialiased: a quarter of white, where plain sampling sees black
     torch.testing.assert_close(middle, torch.full_like(middle, -0.5), atol=0.15, rtol=0)
-    with pytest.raises(DgnError, match="unknown fit"):
+    with pytest.raises(DgnError, match="expected one of resize, crop"):
         network.prepare(images, "stretch")  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate
+from dgn.analysis.ablation import ablate
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.pixel import PixelPrior
@@ -214,7 +214,7 @@ def test_modules_that_are_called_as_outputs_are() -> None:
     torch.testing.assert_close(read["output"], 2 * read["output.call1"])
     assert list(network.layers)[-1] == "output"
     both = network.features(images, ["again.call2", "again.call2_", "again.first.call2"])
-    assert network.source("again.call2").module == "again.call2" and network.source("again.call2_").call == 2
+    assert network.seen("again.call2").module == "again.call2" and network.seen("again.call2_").call == 2
     torch.testing.assert_close(both["again.call2_"], both["again.first.call2"].relu())
     with pytest.raises(DgnError, match=r"several tensors: name one of output\.0 \[6\], output\.1 \[6\]"):
         parse_units("1", Network(Shadows(several=True), 8))
@@ -223,7 +223,9 @@ def test_modules_that_are_called_as_outputs_are() -> None:
 def test_as_many_names_as_outputs() -> None:
     short = named("a", "b", "c")
     short.class_names = ("a", "b")
-    for function, text in ((parse_units, "b"), (dgn.select_units, "b*"), (dgn.find_classes, "b")):
+    for read in (
+        lambda: parse_units("b", short), lambda: dgn.select_units("b*", short), lambda: dgn.find_classes(short, "b")
+    ):  # fmt: skip
         with pytest.raises(DgnError, match="2 class names for 3 outputs"):
-            function(text, short)
+            read()
     assert parse_units("1", short)[0].class_index == 1

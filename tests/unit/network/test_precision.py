@@ -16,6 +16,7 @@ import dgn
 from dgn.ascent.objectives import Objective, pieces
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.main import main
+from dgn.network.fast import convolution
 from dgn.network.fast.convolution import Convolution
 from dgn.network.fast.precision import autocast, choose, resolve
 from dgn.network.network import Network
@@ -66,7 +67,7 @@ def test_pytorchs_own_kernels_give_the_modules_values(
     act: nn.Module, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where oneDNN is not asked, as on a GPU: cast once, activated in place, and what is clipped gets no gradient."""
-    monkeypatch.setattr(Convolution, "_native", lambda *_: None)
+    monkeypatch.setattr(convolution, "NATIVE", False)
     torch.manual_seed(3)
     module = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Conv2d(8, 4, 3, stride=2), nn.Identity())
     network = Network(module, 17)

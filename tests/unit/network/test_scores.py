@@ -8,7 +8,7 @@ from conftest import SmallCNN
 from torch import Tensor, nn
 
 import dgn
-from dgn.analysis.ablation.ablation import ablate, curves
+from dgn.analysis.ablation import ablate, curves
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.network.scores import SCORES, applied, form_of, log_probabilities

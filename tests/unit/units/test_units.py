@@ -154,7 +154,7 @@ def test_tokens_have_their_features_last(tokens: Network) -> None:
 
 
 def test_find_classes(network: Network) -> None:
-    assert find_classes("CRA", network) == [(1, "crane"), (3, "crane")]
+    assert find_classes(network, "CRA") == [(1, "crane"), (3, "crane")]
 
 
 def test_file_names_are_safe_and_distinct(network: Network) -> None:

@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dgn.analysis.ablation.patches import PatchReader
+from dgn.arguments import check_counts
 from dgn.ascent.transforms import gaussian
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError, one_of
 from dgn.guest import guest
+from dgn.images.fit import Size, parse_size
 from dgn.images.given import as_images
 from dgn.images.items import seen_item
 from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
+from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
@@ -47,7 +49,6 @@ class Ablation(Shown):
         image: ``[C, H, W]``, the image as the network saw it.
         size, stride: of the patches in pixels of the input, ``(height, width)``.
         fill: what they were covered with.
-        how: ``"crops"``: only what a patch can change was computed; or ``"whole images"``.
     """
 
     unit: Unit
@@ -58,7 +59,6 @@ class Ablation(Shown):
     size: tuple[int, int]
     stride: tuple[int, int]
     fill: str
-    how: str
 
     @property
     def title(self) -> str:
@@ -133,30 +133,32 @@ def ablate(
     one = first_choice(network, x) if unit is None else parse_units([unit], network)[0]
     height, width = x.shape[1:]
     size, stride = patch_sizes(size, stride, (height, width))
-    if min(size) < 1 or size[0] > height or size[1] > width:
+    if size[0] > height or size[1] > width:
         raise DgnError(f"a patch of {size[0]} x {size[1]} px doesn't fit an image of {height} x {width}: give size=32")
-    if min(stride) < 1 or stride[0] > size[0] or stride[1] > size[1]:
+    if stride[0] > size[0] or stride[1] > size[1]:
         raise DgnError(f"stride is {stride[0]} x {stride[1]} px, expected 1 to {min(size)}, the side of the patch")
-    if batch < 1:
-        raise DgnError(f"batch is {batch}, expected a whole number above 0")
+    check_counts(batch=batch)
     cover = filling(x, fill, seed)
     tops = [i * stride[0] for i in range(math.ceil((height - size[0]) / stride[0]) + 1)]
     lefts = [i * stride[1] for i in range(math.ceil((width - size[1]) / stride[1]) + 1)]
-    places = [(top, left) for top in tops for left in lefts]
+    patches = [(..., slice(top, top + size[0]), slice(left, left + size[1])) for top in tops for left in lefts]
     batch = steadiness(network, one.layers).batch(batch)
-    reader = PatchReader(network, one.layers, x, cover, places, size)
-    whole = float(Reader(network, [one], x.device)(reader.clean)[0])
-
-    def value(features: dict[str, Tensor], count: int) -> Tensor:
-        return Reader(network, [one] * count, x.device)(features)
-
-    drops = whole - reader.read(value, batch, (lambda done: note(done, len(places))) if note else None)
-    heat, count = torch.zeros(height, width, dtype=torch.float64), torch.zeros(height, width, dtype=torch.float64)
-    for (top, left), drop in zip(places, drops.tolist(), strict=True):
-        heat[top : top + size[0], left : left + size[1]] += drop
-        count[top : top + size[0], left : left + size[1]] += 1
+    activations: list[float] = []
+    for start in range(0, len(patches), batch):
+        images = x.repeat(len(patches[start : start + batch]), 1, 1, 1)
+        for covered, patch in zip(images, patches[start:], strict=False):
+            covered[patch] = cover[patch]
+        activations += _activations(network, one, images)
+        if note:
+            note(len(activations), len(patches))
+    (whole,) = _activations(network, one, x[None])
+    drops = whole - torch.tensor(activations)
+    heat, count = torch.zeros(2, height, width, dtype=torch.float64)
+    for patch, drop in zip(patches, drops.tolist(), strict=True):
+        heat[patch] += drop
+        count[patch] += 1
     heat = (heat / count.clamp(min=1)).float()
-    return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill, reader.how)
+    return Ablation(one, whole, drops.view(len(tops), len(lefts)), heat, x.cpu(), size, stride, fill)
 
 
 @torch.no_grad()
@@ -165,7 +167,7 @@ def first_choice(network: Network, image: torch.Tensor) -> Unit:
     return parse_units([int(network(image[None].to(network.device))[0].argmax())], network)[0]
 
 
-def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+def patch_sizes(size: Any, stride: Any, seen: Size) -> tuple[Size, Size]:
     """Height and width of the patches, and their strides, for an input of ``seen`` pixels.
 
     By default 48 and 16. For inputs below 96 pixels the patch keeps its proportion to 224 pixels; patches below 16
@@ -175,16 +177,9 @@ def patch_sizes(size: Any, stride: Any, seen: tuple[int, int]) -> tuple[tuple[in
         DgnError: neither a number of pixels nor two.
     """
     short = min(seen)
-    chosen = _pair((48 if short >= 96 else max(1, short * 3 // 14)) if size is None else size)
-    smaller = min(chosen)
-    return chosen, _pair((16 if smaller >= 16 else max(1, smaller // 3)) if stride is None else stride)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    try:
-        return (int(value[0]), int(value[1])) if isinstance(value, (list, tuple)) else (int(value), int(value))
-    except (ValueError, TypeError, IndexError, OverflowError):
-        raise DgnError(f"a size is a number of pixels or [HEIGHT,WIDTH], not {value!r}") from None
+    patch = parse_size((48 if short >= 96 else max(1, short * 3 // 14)) if size is None else size)
+    smaller = min(patch)
+    return patch, parse_size((16 if smaller >= 16 else max(1, smaller // 3)) if stride is None else stride, "stride")
 
 
 @guest
@@ -199,8 +194,7 @@ def curves(
         fill, seed: what covers them.
         batch: images a forward pass.
     """
-    if steps < 1:
-        raise DgnError(f"steps is {steps}, expected a whole number above 0")
+    check_counts(steps=steps)
     x = found.image.to(network.device)
     batch = steadiness(network, found.unit.layers).batch(batch)
     cover = filling(x, fill, seed)
@@ -215,9 +209,7 @@ def curves(
         probabilities: list[float] = []
         for start in range(0, len(shares), batch):
             images = torch.stack([torch.where(share < s, second, first) for s in shares[start : start + batch]])
-            activations += _read(network, [found.unit] * len(images), images).tolist()
-            if found.unit.class_index is not None:
-                probabilities += _probabilities(network, found.unit.class_index, images)
+            activations += _activations(network, found.unit, images, probabilities)
         scale = found.activation if found.activation else 1.0
         area = float(torch.trapezoid(torch.tensor(activations), torch.tensor(shares))) / scale
         result.append(Curve(kind, shares, activations, probabilities, area))
@@ -232,9 +224,8 @@ def filling(x: Tensor, fill: str, seed: int = 0) -> Tensor:
         return x.mean((1, 2), keepdim=True).expand_as(x).clone()
     if fill == "blur":
         return gaussian(x[None], x.new_full((1,), x.shape[1] / 20))[0]
-    if fill == "noise":
-        return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    raise DgnError(f"no fill {fill!r}{nearest(fill, FILLS) or '; expected one of ' + ', '.join(FILLS)}")
+    one_of("fill", fill, FILLS)
+    return torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
 
 
 def _seen(network: Network, given: Tensor | np.ndarray | Image.Image | str | Path) -> Tensor:
@@ -250,14 +241,12 @@ def _seen(network: Network, given: Tensor | np.ndarray | Image.Image | str | Pat
 
 
 @torch.no_grad()
-def _probabilities(network: Network, index: int, images: Tensor) -> list[float]:
-    """Of an output unit; none where the outputs are no scores of classes."""
-    if network.scores == "none":
-        return []
-    return log_probabilities(network(images), network.scores, 1)[:, index].exp().tolist()
-
-
-@torch.no_grad()
-def _read(network: Network, units: list[Unit], images: Tensor) -> Tensor:
-    read = Reader(network, units, images.device)
-    return read(network.features(images, read.layers)).float().cpu()
+def _activations(network: Network, unit: Unit, images: Tensor, probabilities: list[float] | None = None) -> list[float]:
+    """A unit's activation of each image. An output unit's probabilities are added to a list, where outputs are scores
+    of classes.
+    """
+    read = network.fast(unit.layers).features(images, unit.layers)
+    if probabilities is not None and unit.class_index is not None and network.scores != "none":
+        logs = log_probabilities(network.layout(OUTPUT).canonical(read[OUTPUT], len(images)), network.scores, 1)
+        probabilities += logs[:, unit.class_index].exp().tolist()
+    return Reader(network, [unit] * len(images))(read).tolist()

@@ -1,1 +1,0 @@
-"""Which parts of an image a unit needs."""
