@@ -245,5 +245,5 @@ def mean_codes(prior: Prior, images: Tensor, facets: Facets) -> Tensor:
     starts = []
     for rows in facets.nearest:
         shown = resized(images[rows].to(device), prior.size)
-        starts.append(prior.encode(shown).mean(0))
+        starts.append(prior.mean_code(shown))
     return prior.project(torch.stack(starts))

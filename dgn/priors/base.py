@@ -87,6 +87,10 @@ class Prior(ABC):
         """
         raise DgnError(f"prior {self.name!r} can't encode images: start it from random codes, without between=")
 
+    def mean_code(self, images: Tensor) -> Tensor:
+        """One code ``[...]`` between those of images ``[n, channels, *size]``, to begin at."""
+        return self.encode(images).mean(0)
+
     def convert(self, code: Tensor, coordinates: str) -> Tensor:
         """Codes written in other coordinates of the same prior, in this one's.
 

@@ -128,6 +128,10 @@ class NoisePrior(Prior):
     def encode(self, images: Tensor) -> Tensor:
         return self.project(self.to_noise(self.space.encode(images)))
 
+    def mean_code(self, images: Tensor) -> Tensor:
+        """Of their codes, not of their noise, whose mean is nobody's."""
+        return self.at_centres(self.space.mean_code(images)[None], [0])[0]
+
     def reencode(self, code: Tensor) -> Tensor:
         return self.project(self.to_noise(self.space.reencode(self.to_code(code))))
 

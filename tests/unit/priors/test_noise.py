@@ -115,3 +115,26 @@ def test_a_checkpoint_opens_in_noise(components: Components, tmp_path: Path) -> 
     torch.testing.assert_close(prior.to_code(e), whole.components.to_code(a), rtol=0, atol=0.02)  # a basis in 8 bits
     save_flow(tmp_path / "flow.safetensors", Flow(FORM), whole.components, {})
     assert isinstance(dgn.load_prior(tmp_path, space="noise").sampled(), FlowPrior)
+
+
+def test_an_ascent_begins_near_the_centre_where_its_unit_fires_most(network: Network, components: Components) -> None:
+    """Half way to it, the rest is the seed's; no start is further from the shell than noise is."""
+    components.centres = 8**0.5 * torch.eye(5).repeat(20, 1)[:96]
+    gaussian = GaussianPrior(GeneratorPrior(small_generator()), components, 16)
+    prior = NoisePrior(gaussian)
+    assert prior.centres is not None
+    starts = prior.at_centres(prior.centres[[0, 0, 1]], [3, 4, 3])
+    assert starts.flatten(1).norm(dim=1).tolist() == pytest.approx([8.0] * 3)
+    assert not torch.equal(starts[0], starts[1])
+    near = (prior.to_code(starts).flatten(1) - components.mean) @ components.basis
+    assert near[0, 0] > near[2, 0] + 1 and near[2, 1] > near[0, 1] + 1
+    result = dgn.synthesize(network, [1], prior=prior, steps=5, seeds=2, screen=32, starts=2, race_steps=2)
+    assert bool(result.images.isfinite().all())
+
+
+def test_a_facet_begins_between_the_codes_of_its_images(gaussian: GaussianPrior) -> None:
+    """Not at the mean of their noise."""
+    prior, codes = NoisePrior(gaussian), gaussian.start(4, range(4))
+    gaussian.encode = lambda _images: codes  # type: ignore[method-assign]
+    expected = prior.at_centres(codes.mean(0, keepdim=True), [0])[0]
+    assert torch.equal(prior.mean_code(torch.zeros(4, 3, 16, 16)), expected)
