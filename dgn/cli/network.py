@@ -18,7 +18,7 @@ def network_facts(chosen: Any) -> dict[str, Any]:
     """What the configuration says of a network beside its name and weights; None: nothing.
 
     Args:
-        chosen: the ``network`` of a job, of an earlier version's too, whose keys were fewer.
+        chosen: the ``network`` of a job.
     """
     values = OmegaConf.to_container(chosen, resolve=True) if OmegaConf.is_config(chosen) else dict(chosen)
     return {name: values.get(name) for name in FACTS} if isinstance(values, dict) else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +21,6 @@ from dgn.files.folders import HYDRAS, NEW, begins, check_folder, missing, read_f
 from dgn.files.ledger import JOURNAL, Ledger, foreign
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
-from dgn.runs.earlier import written
 from dgn.runs.patterns import present
 
 COLUMNS = (
@@ -65,21 +65,25 @@ class Run:
             raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
         self.ledger = Ledger(folder)
 
-    def take_up(self, verb: str) -> dict[str, Any]:
+    def take_up(self, verb: str, *, beside: bool = False) -> dict[str, Any]:
         """The manifest of an earlier call, whose files count as this run's from now on; empty in a new folder. Call it
         while holding the folder's lock.
+
+        Args:
+            verb: that works in it.
+            beside: the folder may hold other things.
 
         Raises:
             DgnError: the folder holds something else, see :func:`check_folder`.
         """
-        check_folder(self.folder, verb, self.manifest)
         facts = self.read_manifest()
+        if not beside:
+            check_folder(self.folder, verb, self.manifest)
+        elif os.path.lexists(self.folder / self.manifest) and facts.get("verb") != verb:
+            raise DgnError(foreign(self.folder / self.manifest))
         self.ledger = Ledger(self.folder, facts.get("files", {}))
         if facts:
             self.ledger.vouch(self.manifest)
-        if facts and "files" not in facts:  # of an earlier version
-            for name in written(self.folder, verb, self.patterns):
-                self.ledger.vouch(name)
         self.ledger.tidy()
         return facts
 

@@ -17,14 +17,13 @@ from dgn.cli.sweeps.job import records
 from dgn.cli.sweeps.resume import hold
 from dgn.errors import DgnError
 from dgn.files.folders import read_facts
-from dgn.files.ledger import Ledger, foreign
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
 from dgn.report.gallery import inside, read_run, write_page
 from dgn.report.grid import grid
 from dgn.report.table import MOST_CELLS, grid_cells
 from dgn.runs.patterns import writes
-from dgn.runs.run import COLUMNS, Run, now, table_bytes
+from dgn.runs.run import COLUMNS, Run, now
 
 NO_VARIANT = RUN | KEPT | MACHINE | ROWS
 """Overrides in which runs may differ under one name: the table's columns tell them apart."""
@@ -81,7 +80,9 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
     rows = [row for group in merged.values() for row in group["rows"]]
     title = title or f"What units of {_networks(merged)} want to see"
     picture = None if table_alone else png(_drawn(folder, list(merged.values()), rows, title))
-    joined = _taken_up(folder, table_bytes(rows, COLUMNS_JOINED), picture)
+    joined = Run(folder, ["results.csv"] if table_alone else writes("gather"), FILE)
+    joined.take_up("gather", beside=True)
+    joined.check_way()
     facts = {"verb": "gather", "status": "done", "started": now()}
     joined.write_manifest(facts)
     with joined.ledger:
@@ -106,36 +107,6 @@ def _folders(folder: Path) -> list[Path]:
     if left:
         print(f"dgn: of no job of the sweep, and not joined: {', '.join(left)}", file=sys.stderr)
     return [path for path in found if path.name not in left]
-
-
-def _taken_up(folder: Path, table: bytes, picture: bytes | None) -> Run:
-    """The folder in which runs are joined; what an earlier call joined, or the sweep, is replaced, and nothing else.
-
-    Args:
-        folder: with the runs.
-        table, picture: what is about to be written; without a picture, the table alone. Without a manifest, a file
-            that says nothing else may be replaced, and no other: nothing is lost.
-    """
-    joined = Run(folder, writes("gather") if picture is not None else ["results.csv"], FILE)
-    known = read_facts(folder / FILE)
-    if (folder / FILE).exists() and known.get("verb") != "gather":
-        raise DgnError(foreign(folder / FILE))
-    joined.ledger = Ledger(folder, {**read_facts(folder / "sweep.json").get("files", {}), **known.get("files", {})})
-    if known:
-        joined.ledger.vouch(FILE)
-    else:  # perhaps of an earlier version
-        before = _lines(folder / "results.csv")
-        if before[:1] == table.splitlines()[:1] and set(before) <= set(table.splitlines()):
-            joined.ledger.vouch("results.csv")
-        if picture is not None and (folder / "grid.png").is_file() and (folder / "grid.png").read_bytes() == picture:
-            joined.ledger.vouch("grid.png")
-    joined.ledger.tidy()
-    joined.check_way()
-    return joined
-
-
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.is_file() else []
 
 
 def _networks(merged: Mapping[str, Mapping[str, Any]]) -> str:

@@ -256,8 +256,6 @@ def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tenso
         code = code[int(row) - first][None]
     climbed = written_for(prior, rule)
     coordinates = read_notes(path).get(prior.name, climbed.coordinates)
-    if coordinates == "code" and code.dim() == 2:  # so runs of earlier versions called components that weren't refined
-        coordinates = "components"
     return climbed.convert(code, coordinates)
 
 
