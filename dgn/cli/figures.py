@@ -17,13 +17,14 @@ from dgn.ascent.rules import written_for
 from dgn.cli.chosen import LOOKED_AT, choose_priors
 from dgn.cli.data import open_data
 from dgn.cli.manifest import warn
+from dgn.drawing.charts import Lines, draw_lines
+from dgn.drawing.matrix import WIDTHS, Matrix, draw_matrix
 from dgn.errors import DgnError
 from dgn.images.fit import Sight
 from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.report.ablation import curve_panels, overview
-from dgn.report.figure import WIDTHS, Lines, Matrix, draw_lines, draw_matrix
 from dgn.report.table import result_rows
 from dgn.synthesis.plan import plan
 from dgn.synthesis.result import Synthesis, join

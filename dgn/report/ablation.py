@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dgn.analysis.ablation.ablation import Ablation, Curve
+from dgn.drawing.charts import Lines
+from dgn.drawing.heat import share_scale
+from dgn.drawing.matrix import Matrix
 from dgn.images.pictures import to_image
-from dgn.report.figure import Lines, Matrix
-from dgn.report.heat import share_scale
 from dgn.runs.run import table_bytes
 
 Ablated = tuple[str, Ablation, tuple[Curve, Curve] | None]

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from dgn.drawing.matrix import Cell
 from dgn.images.pictures import to_image
 from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
-from dgn.report.grid import Cell
 from dgn.runs.run import Run, row_name
 from dgn.synthesis.result import Synthesis
 
@@ -64,10 +64,6 @@ def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seed
     return grid_cells(folder.folder, rows, seeds)
 
 
-MOST_CELLS = 512
-"""Images in a grid."""
-
-
 def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suffix: str = "") -> list[Cell]:
     """The grid's cells, whose images are read from their files one by one when it is drawn.
 
@@ -81,7 +77,7 @@ def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suff
     for row in rows:
         caption = f"{float(row['activation']):.1f}"
         if row["probability"] not in ("", None):
-            caption += f"   p {float(row['probability']):.2f}"
+            caption += f", p {float(row['probability']):.2f}"
         label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
         cells.append(Cell(row_name(row), label + suffix, folder / str(row["image"]), caption))
     return cells

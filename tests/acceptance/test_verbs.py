@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from dgn.analysis.ablation.ablation import ablate
 from dgn.cli.main import main
+from dgn.drawing.matrix import Cell, grid
 from dgn.images.reading import read_image
 from dgn.network.sources import load_network
-from dgn.report.grid import Cell, grid
 
 QUIET = ["tracking=off", "progress=false"]
 SHORT = [

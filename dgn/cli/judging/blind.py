@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgn.cli.sweeps.resume import hold, refuse_foreign
 from dgn.errors import DgnError
-from dgn.evaluation.blind import Shown, draw, key_text, lay_out, read_answers, read_key, score, table
+from dgn.evaluation.blind import Numbered, draw, key_text, lay_out, read_answers, read_key, score, table
 from dgn.evaluation.real import RealImages
 from dgn.evaluation.reference import Made
 from dgn.images.fit import resized
@@ -80,5 +80,5 @@ def write_sheets(folder: Path, made: list[Made], photos: RealImages, seed: int) 
     )
 
 
-def _of(one: Shown) -> tuple[str, int]:
+def _of(one: Numbered) -> tuple[str, int]:
     return one.method, one.label

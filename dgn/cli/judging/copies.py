@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgn.analysis.squares import Squares
+from dgn.drawing.matrix import Cell, grid
 from dgn.evaluation.copies import Nearest, measure_copies, nearest_images
 from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge
@@ -17,7 +18,6 @@ from dgn.evaluation.reference import Made
 from dgn.files.listing import counted
 from dgn.images.fit import resized
 from dgn.images.pictures import to_image
-from dgn.report.grid import Cell, grid
 from dgn.runs.run import Run, table_bytes
 
 LEAST = 100

@@ -8,13 +8,13 @@ from typing import Any
 
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.manifest import plain
+from dgn.drawing.bars import draw_bars
+from dgn.drawing.trade import draw_trade
 from dgn.evaluation.evaluate import Evaluation
 from dgn.evaluation.figures import METRICS, Figure
 from dgn.evaluation.reference import COMMON_SIZE
 from dgn.files.storage import write_atomic
 from dgn.priors import Prior
-from dgn.report.panels import panels
-from dgn.report.trade import trade
 from dgn.runs.run import Run, table_bytes
 
 Lines = Mapping[str, Sequence[tuple[str, str]]]
@@ -52,8 +52,8 @@ def write_figures(folder: Run, found: Evaluation, lines: Lines) -> None:
     folder.write_text("table.md", str(found))
     folder.write_picture("grid.png", found.grid(tile=COMMON_SIZE))
     for form in ("png", "pdf"):
-        write_atomic(folder.folder / f"panels.{form}", panels(found.figures, METRICS, form))
-        picture = trade(found.figures, METRICS, lines, form)
+        write_atomic(folder.folder / f"panels.{form}", draw_bars(found.figures, METRICS, form))
+        picture = draw_trade(found.figures, METRICS, lines, form)
         if picture is not None:
             write_atomic(folder.folder / f"trade.{form}", picture)
 

@@ -15,13 +15,13 @@ from dgn.cli.keys import KEPT, MACHINE, ROWS, RUN, belongs
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.job import records
 from dgn.cli.sweeps.resume import hold
+from dgn.drawing.matrix import grid
 from dgn.errors import DgnError
 from dgn.files.folders import read_facts
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
 from dgn.report.gallery import inside, read_run, write_page
-from dgn.report.grid import grid
-from dgn.report.table import MOST_CELLS, grid_cells
+from dgn.report.table import grid_cells
 from dgn.runs.patterns import writes
 from dgn.runs.run import COLUMNS, Run, now
 
@@ -120,8 +120,7 @@ def _drawn(folder: Path, merged: list[dict[str, Any]], rows: list[dict[str, Any]
     for group in merged:
         there = [row for row in group["rows"] if inside(folder, row["image"])]
         cells += grid_cells(folder, there, seeds, suffix=f" · {group['name']}" if group["name"] else "")
-    lines = len({cell.row for cell in cells})
-    return grid(cells, title, most_units=max(8, min(64, MOST_CELLS // lines)))
+    return grid(cells, title)
 
 
 def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -15,14 +15,15 @@ from dgn.cli.chosen import open_network
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
+from dgn.drawing.charts import draw_lines, render
+from dgn.drawing.heat import overlay
+from dgn.drawing.matrix import draw_matrix
 from dgn.errors import DgnError
 from dgn.files.listing import printable
 from dgn.files.storage import write_atomic
 from dgn.images.reading import read_image, suffixes
 from dgn.network.network import Network
 from dgn.report.ablation import Ablated, curve_panels, overview, results
-from dgn.report.figure import draw_lines, draw_matrix, render
-from dgn.report.heat import overlay
 from dgn.runs.run import Run, now
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units

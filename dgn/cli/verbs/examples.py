@@ -15,10 +15,9 @@ from dgn.cli.data import open_data
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
+from dgn.drawing.matrix import MOST_CELLS, Cell, grid
 from dgn.errors import DgnError, nearest
 from dgn.images.pictures import to_image
-from dgn.report.grid import Cell, grid
-from dgn.report.table import MOST_CELLS
 from dgn.runs.run import Run, now
 from dgn.units.selection import select_units
 

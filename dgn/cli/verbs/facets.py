@@ -21,12 +21,13 @@ from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
+from dgn.drawing.charts import render
+from dgn.drawing.matrix import Matrix, draw_matrix
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
-from dgn.report.figure import Matrix, draw_matrix, render
 from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
 from dgn.runs.run import now

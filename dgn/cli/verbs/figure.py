@@ -12,9 +12,10 @@ from dgn.cli.chosen import open_network
 from dgn.cli.figures import MAKERS, Rows, Studio
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
+from dgn.drawing.charts import render
+from dgn.drawing.matrix import WIDTHS
 from dgn.errors import DgnError, nearest
 from dgn.files.storage import write_atomic
-from dgn.report.figure import WIDTHS, render
 from dgn.runs.run import now
 from dgn.units.unit import file_name
 

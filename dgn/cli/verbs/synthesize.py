@@ -24,6 +24,7 @@ from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import ending, open_job, say_continuing
 from dgn.cli.tracking import Tracker
 from dgn.cli.trust import build_units
+from dgn.drawing.matrix import Cell, grid
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
 from dgn.images.fit import Sight
@@ -32,8 +33,7 @@ from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.report.gallery import write_gallery
-from dgn.report.grid import Cell, grid
-from dgn.report.table import MOST_CELLS, grid_cells, result_rows
+from dgn.report.table import grid_cells, result_rows
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
 from dgn.runs.run import Run, now
@@ -193,8 +193,7 @@ class _Job:
         folder.write_table(self.rows)
         title = f"What units of {self.network.name} want to see"
         cells = grid_cells(folder.folder, self.rows, len(self.seeds))
-        rows = len({cell.row for cell in cells})
-        picture = folder.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // rows))))
+        picture = folder.write_picture("grid.png", grid(cells, title))
         summary = summarise(self.rows)
         tracker.picture("grid", picture)  # by its thread, beside what follows
         tracker.table(self.rows, folder.folder)

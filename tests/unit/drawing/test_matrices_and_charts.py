@@ -10,14 +10,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from dgn.report.figure import SMALLEST, WIDTHS, Lines, Matrix, draw_lines, draw_matrix
-from dgn.report.heat import share_scale
+from dgn.drawing.charts import Lines, draw_lines
+from dgn.drawing.heat import share_scale
+from dgn.drawing.letters import SMALLEST
+from dgn.drawing.matrix import WIDTHS, Matrix, draw_matrix
 
 
 def texts(canvas: Any) -> list[Text]:
     """All but the numbers of axes, of which matplotlib takes care."""
-    found = [*canvas.texts, *(text for legend in canvas.legends for text in legend.get_texts())]
+    found = [text for legend in canvas.legends for text in legend.get_texts()]
     for axis in canvas.axes:
+        found += axis.texts
         if axis.get_visible() and axis.axison:
             found += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]
     return [text for text in found if text.get_text().strip()]
