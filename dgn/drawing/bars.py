@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
 
-from dgn.drawing.charts import COLOURS, panes, render
+from dgn.drawing.charts import COLOURS, panes
 
 
-def draw_bars(figures: Sequence[Any], metrics: Mapping[str, Any], form: str) -> bytes:
-    """The table as small bar charts, as bytes of a ``"png"`` or ``"pdf"``.
+def draw_bars(figures: Sequence[Any], metrics: Mapping[str, Any]) -> Any:
+    """The table as small bar charts, a matplotlib figure.
 
     Args:
         figures: with ``method, metric, judge, value, low, high``.
         metrics: title and direction of each metric, in the order of the panels.
-        form: file format.
     """
     keys = [
         (metric, judge)
@@ -41,4 +40,4 @@ def draw_bars(figures: Sequence[Any], metrics: Mapping[str, Any], form: str) -> 
         lines = wrap(metric.title + (" (%)" if metric.percent else "") + hint, 48)
         axis.set_title("\n".join([*lines, f"seen by {judge}"] if judge else lines), fontsize=7, loc="left")
         axis.axvline(0, color="#333333", lw=0.6)
-    return render(canvas, form, dpi=150)
+    return canvas

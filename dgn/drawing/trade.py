@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dgn.drawing.charts import COLOURS, draw_key, panes, render
+from dgn.drawing.charts import COLOURS, draw_key, panes
 
 ACROSS, AGAINST = "activation_over_mean", ("kid", "nearest")
 
@@ -14,16 +14,13 @@ Line = Sequence[tuple[str, str]]
 """The points of a line in order, as (method, label)."""
 
 
-def draw_trade(
-    figures: Sequence[Any], metrics: Mapping[str, Any], lines: Mapping[str, Line], form: str
-) -> bytes | None:
-    """KID and the distance to the nearest real image against activation, as bytes of a ``"png"`` or ``"pdf"``.
+def draw_trade(figures: Sequence[Any], metrics: Mapping[str, Any], lines: Mapping[str, Line]) -> Any | None:
+    """KID and the distance to the nearest real image against activation, a matplotlib figure.
 
     Args:
         figures: with ``method, metric, judge, value, low, high``.
         metrics: titles.
         lines: by their names.
-        form: file format.
 
     Returns:
         None where there is nothing to show: no two methods have both figures.
@@ -59,7 +56,7 @@ def draw_trade(
         axis.set_xlabel(metrics[ACROSS].title, fontsize=7)
         axis.set_ylabel(f"{metrics[metric].title}\nseen by {judge}, lower is better", fontsize=7)
     draw_key(canvas, "outside upper center", 4)
-    return render(canvas, form, dpi=150)
+    return canvas
 
 
 def _draw_line(axis: Any, points: Sequence[tuple[Any, Any, str]], colour: str) -> None:

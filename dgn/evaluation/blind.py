@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -18,7 +19,6 @@ from dgn.evaluation.metrics import Interval, mean_interval
 from dgn.evaluation.naming import right
 from dgn.images.fit import resized
 from dgn.images.pictures import to_image
-from dgn.runs.run import table_bytes
 
 TILE, COLUMNS, ON_A_SHEET = 200, 5, 20
 """Pixels of an image on a sheet, images side by side, and images in all."""
@@ -80,14 +80,13 @@ def draw(shown: Sequence[Numbered], images: Sequence[Tensor]) -> Image.Image:
     return screen(matrix, "", TILE)
 
 
-def key_text(shown: Sequence[Numbered]) -> str:
-    """``key.csv``: to be opened afterwards."""
-    rows = [dict(zip(KEY, (one.number, one.sheet, one.method, one.label), strict=True)) for one in shown]
-    return table_bytes(rows, KEY).decode()
+def key_rows(shown: Sequence[Numbered]) -> list[dict[str, Any]]:
+    """Those of ``key.csv``: to be opened afterwards."""
+    return [dict(zip(KEY, (one.number, one.sheet, one.method, one.label), strict=True)) for one in shown]
 
 
 def read_key(path: Path) -> list[Numbered]:
-    """What :func:`key_text` wrote.
+    """What :func:`key_rows` gave.
 
     Raises:
         DgnError: it can't be read.

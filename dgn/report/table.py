@@ -57,11 +57,10 @@ def result_rows(result: Synthesis, network: Network, seconds: float, batch: int 
     return rows
 
 
-def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seeds: int) -> list[Cell]:
-    """Write the images; returns the grid's cells."""
+def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]]) -> None:
+    """Write the images as the rows name them."""
     for image, row in zip(result.images, rows, strict=True):
         folder.write_picture(row["image"], to_image(image))
-    return grid_cells(folder.folder, rows, seeds)
 
 
 def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suffix: str = "") -> list[Cell]:

@@ -35,17 +35,6 @@ def row_name(row: Mapping[str, Any]) -> str:
     return f"{row['unit']}, facet {row['facet']}" if row.get("facet") else str(row["unit"])
 
 
-def table_bytes(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> bytes:
-    """A table as CSV, with facets where there are some; what a row holds besides the columns is left out."""
-    if any(row.get("facet") for row in rows):
-        columns = [columns[0], "facet", *columns[1:]]
-    table = io.StringIO()
-    writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return table.getvalue().encode()
-
-
 class Run:
     """A folder that holds what one job made. Every file is written under a temporary name and renamed; none that dgn
     did not write is ever replaced or removed.
@@ -102,29 +91,38 @@ class Run:
         with self.ledger.lock:
             files = {name: digest for name, digest in sorted(self.ledger.files.items()) if name != self.manifest}
             facts = {**manifest, "writes": self.patterns, "files": files}
-            self._write(self.manifest, (json.dumps(facts, indent=1) + "\n").encode())
+            self.write(self.manifest, (json.dumps(facts, indent=1) + "\n").encode())
             self.ledger.fold()
 
-    def write_table(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> None:
-        """``results.csv``; what a row holds besides the columns is left out."""
-        self._write("results.csv", table_bytes(rows, columns))
+    def write_table(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS, name: str = "results.csv"
+    ) -> None:
+        """A table as CSV, with facets where there are some; what a row holds besides the columns is left out."""
+        if any(row.get("facet") for row in rows) and "facet" not in columns:
+            columns = [columns[0], "facet", *columns[1:]]
+        table = io.StringIO()
+        writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text(name, table.getvalue())
 
     def write_codes(
         self, codes: Mapping[str, Tensor], coordinates: Mapping[str, str], name: str = "codes.safetensors"
     ) -> None:
         """One tensor a prior, rows as in the table; the metadata say in which coordinates each is written."""
         tensors = {prior: code.detach().cpu().contiguous() for prior, code in codes.items()}
-        self._write(name, save(tensors, dict(coordinates)))
+        self.write(name, save(tensors, dict(coordinates)))
 
     def write_picture(self, name: str, image: Image.Image) -> Path:
-        """A PNG under the run folder; returns its path."""
-        return self._write(name, png(image))
+        """A PNG; returns its path."""
+        return self.write(name, png(image))
 
     def write_text(self, name: str, text: str) -> Path:
-        """A text file under the run folder; returns its path."""
-        return self._write(name, text.encode())
+        """A text file; returns its path."""
+        return self.write(name, text.encode())
 
-    def _write(self, name: str, data: bytes) -> Path:
+    def write(self, name: str, data: bytes) -> Path:
+        """A file under the run folder; returns its path."""
         with self.ledger:
             write_atomic(self.folder / name, data)
         return self.folder / name

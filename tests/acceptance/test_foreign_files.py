@@ -279,10 +279,7 @@ def test_a_failed_jobs_new_folder_is_removed_but_for_a_users_file(
         plant(Path("new/run"), ["wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"])
         raise KeyboardInterrupt
 
-    import dgn.cli.verbs.synthesize
-
     monkeypatch.setattr(dgn.cli.sweeps.resume, "open_tracker", drop)
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "open_tracker", drop)
     assert main(command(verb, "out=new/run")) == 130
     left = {name for name, (what, _) in seen(Path("new/run")).items() if what != "folder"}
     assert left - {"manifest.json"} == {"wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgn.cli.sweeps.resume import hold, refuse_foreign
 from dgn.errors import DgnError
-from dgn.evaluation.blind import Numbered, draw, key_text, lay_out, read_answers, read_key, score, table
+from dgn.evaluation.blind import KEY, Numbered, draw, key_rows, lay_out, read_answers, read_key, score, table
 from dgn.evaluation.real import RealImages
 from dgn.evaluation.reference import Made
 from dgn.images.fit import resized
@@ -69,7 +69,7 @@ def write_sheets(folder: Path, made: list[Made], photos: RealImages, seed: int) 
         }  # fmt: skip
         run.write_manifest(facts)
         with run.ledger:
-            run.write_text("key.csv", key_text(shown))
+            run.write_table(key_rows(shown), KEY, "key.csv")
             for sheet in range(1, shown[-1].sheet + 1):
                 own = [one for one in shown if one.sheet == sheet]
                 run.write_picture(f"sheet-{sheet:02}.png", draw(own, [images[_of(one)] for one in own]))

@@ -18,7 +18,6 @@ from dgn.cli.sweeps.resume import hold
 from dgn.drawing.matrix import grid
 from dgn.errors import DgnError
 from dgn.files.folders import read_facts
-from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
 from dgn.report.gallery import inside, read_run, write_page
 from dgn.report.table import grid_cells
@@ -90,7 +89,7 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
         files = [folder / "results.csv"]
         if picture is not None:
             write_page(list(merged.values()), folder / "index.html", reproduce, title)
-            write_atomic(folder / "grid.png", picture)
+            joined.write("grid.png", picture)
             files += [folder / "index.html", folder / "grid.png"]
     joined.write_manifest(facts)
     return files

@@ -38,9 +38,10 @@ def open_job(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, dict[
     Raises:
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
-    run, held = _folder_of(config, manifest["key"])
+    verb, given = str(config.verb), given_folder(config)
+    run, held = _locked(given, verb) if given else newest(verb, manifest["key"], writes(verb), resume=config.resume)
     with held:
-        before = run.take_up(manifest["verb"])
+        before = run.take_up(verb)
         if before and (not config.resume or before["status"] == CLEARING):
             run.check_way()
             run.write_manifest({**before, "status": CLEARING})  # should this be killed, nothing of it is gone on with
@@ -66,14 +67,10 @@ CLEARING = "clearing"
 
 @contextmanager
 def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[tuple[Run, Tracker]]:
-    """The folder of a job of any other verb, locked, and its tracking: where :func:`open_job` would begin a new one.
-
-    However the job ends, the lock is let go and the tracking ended. Where it ends with an exception, Weights & Biases
-    and the manifest say so; a folder in which nothing was finished is removed.
+    """The folder of a job of any other verb, locked, and its tracking; see :func:`tracked`.
 
     Args:
-        config: of the job.
-        manifest: as it begins; who does not write another at the end leaves this one.
+        config, manifest: of the job as it begins.
         name: of a figure's files.
 
     Raises:
@@ -84,34 +81,68 @@ def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[t
     with held:
         run.take_up(verb)
         run.check_way()
-        tracker: Tracker | None = None
-        try:
+        with tracked(config, run, manifest, begin=True) as tracker, run.ledger:
+            yield run, tracker
+
+
+@contextmanager
+def tracked(config: Any, run: Run, manifest: dict[str, Any], *, begin: bool = False) -> Iterator[Tracker]:
+    """A job's tracking, and the end of its manifest, with what was added to it meanwhile.
+
+    However the job ends, the tracking is ended. Where it ends with an exception, Weights & Biases and the manifest say
+    so; a folder in which nothing was finished is removed.
+
+    Args:
+        config, run, manifest: of the job.
+        begin: write its first files.
+    """
+    tracker: Tracker | None = None
+    try:
+        if begin:
             _begin(run, config, manifest)
-            tracker = open_tracker(config, run)
-            with run.ledger:
-                yield run, tracker
-            tracker.finish()
-        except BaseException as error:
-            if tracker is not None:
-                tracker.finish(failed=True)
-            with suppress(DgnError):  # the disk may be what failed
-                if not run.discard() and run.read_manifest().get("status") != "done":
-                    run.write_manifest({**manifest, "status": ending(error), "finished": now()})
-            raise
+        tracker = open_tracker(config, run)
+        yield tracker
+        run.write_manifest({**manifest, "status": "done", "finished": now()})
+        tracker.finish()
+    except BaseException as error:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        with suppress(DgnError):  # the disk may be what failed
+            if not run.discard() and run.read_manifest().get("status") != "done":
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                run.write_manifest({**manifest, "status": status, "finished": now()})
+        raise
 
 
-def ending(error: BaseException) -> str:
-    """What a manifest says of a job that ended with an exception."""
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+def newest(
+    verb: str, key: str, patterns: list[str], manifest: str = "manifest.json", *, resume: bool = True
+) -> tuple[Run, IO[bytes]]:
+    """The newest unfinished run of a job below ``runs/VERB`` that no living process works on, else a new one; locked.
+
+    Args:
+        verb, key: of the job.
+        patterns: of what it writes.
+        manifest: the file that says what a folder holds.
+        resume: else a new one in any case.
+    """
+    for path in sorted((Path("runs") / verb).glob(f"*/{manifest}"), reverse=True) if resume else []:
+        facts = read_facts(path)
+        if facts.get("key") == key and facts.get("status") != "done" and (held := lock(path.parent)):
+            run = Run(path.parent, patterns, manifest)
+            if run.read_manifest().get("status") != "done":  # nor was it finished just now
+                return run, held
+            held.close()
+    run = Run(new_folder(verb), patterns, manifest)
+    return run, hold(run.folder)
 
 
-def hold(folder: Path) -> IO[bytes]:
+def hold(folder: Path, patience: float | None = None) -> IO[bytes]:
     """The folder's lock, until it is closed; made where it is missing.
 
     Raises:
-        DgnError: another process has it, and keeps it for :data:`PATIENCE`.
+        DgnError: another process has it, and keeps it for ``patience`` seconds (:data:`PATIENCE`).
     """
-    held = lock(folder, wait=PATIENCE)
+    held = lock(folder, wait=PATIENCE if patience is None else patience)
     if held is None:
         raise DgnError(f"another process is at work in {str(folder)!r}; wait for it, or give another out=")
     return held
@@ -132,25 +163,6 @@ def refuse_foreign(folder: Path | None, verb: str, manifest: str = "manifest.jso
         check_folder(folder, verb, manifest)
 
 
-def _folder_of(config: Any, key: str) -> tuple[Run, IO[bytes]]:
-    verb = str(config.verb)
-    given = given_folder(config)
-    if given is not None:
-        return _locked(given, verb)
-    for folder in _unfinished(verb, key) if config.resume else []:
-        held = lock(folder)
-        if held is not None:
-            run = Run(folder, writes(verb))
-            if run.read_manifest().get("status") != "done":  # nor was it finished just now
-                return run, held
-            held.close()
-    while True:
-        run = Run(new_folder(verb), writes(verb))
-        held = lock(run.folder)
-        if held is not None and not run.read_manifest():
-            return run, held
-
-
 def _locked(folder: Path, verb: str, name: str = "") -> tuple[Run, IO[bytes]]:
     refuse_foreign(folder, verb)
     run = Run(folder, writes(verb, name))
@@ -168,18 +180,3 @@ def _begin(run: Run, config: Any, manifest: dict[str, Any]) -> None:
 
 def _configure(run: Run, config: Any) -> None:
     run.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-
-
-def _unfinished(verb: str, key: str) -> list[Path]:
-    """Folders of this job below ``runs/VERB`` that are not done, the newest first."""
-    found = []
-    for path in sorted((Path("runs") / verb).glob("*/manifest.json"), reverse=True):
-        manifest = read_facts(path)
-        if manifest.get("key") == key and manifest.get("status") != "done":
-            found.append(path.parent)
-    return found
-
-
-def say_continuing(folder: Path, done: int, batches: int) -> None:
-    """One line on what is there already."""
-    print(f"dgn: continuing {folder} ({done} of {batches} batches done)", file=sys.stderr)

@@ -29,7 +29,6 @@ from dgn.evaluation.reference import best_examples, look_at
 from dgn.files.listing import counted
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
-from dgn.runs.run import now
 from dgn.units.unit import layers_of
 from dgn.units.units import parse_units
 
@@ -89,7 +88,6 @@ def run(config: Any) -> None:
         if config.blind is not None:
             write_sheets(Path(str(config.blind)), made[1:], photos, config.seed)
         write_figures(folder, found, by_temperature(config, climbs))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
         for name in ("panels", "grid"):
             tracker.picture(name, folder.folder / f"{name}.png")
         tracker.figures(found.rows())

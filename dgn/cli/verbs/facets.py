@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.facets import Facets, check_facets, facets_of, mean_codes, mean_images
 from dgn.analysis.squares import Squares
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import Bar
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
-from dgn.cli.data import open_data
+from dgn.cli.data import look_through, open_data
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
@@ -25,12 +23,10 @@ from dgn.drawing.charts import render
 from dgn.drawing.matrix import Matrix, draw_matrix
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
-from dgn.files.storage import write_atomic
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
 from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
-from dgn.runs.run import now
 from dgn.synthesis.plan import plan
 from dgn.synthesis.result import join
 from dgn.units.unit import Unit
@@ -42,18 +38,26 @@ def run(config: Any) -> None:
     network, device = open_network(config)
     (unit,) = parse_units([build_units(plain(config)["unit"], trust=config.trust)], network)
     climbs = choose_priors(config, network)
-    data = (
-        _of_class(open_data(config.data, network), unit, network)
-        if config.own_class
-        else open_data(config.data, network)
-    )
+    data = open_data(config.data, network)
+    if config.own_class:
+        data = _of_class(data, unit, network)
     if config.examples < 1:
         raise DgnError(f"examples is {config.examples}, expected a whole number above 0")
-    check_facets(min(config.examples, len(data)), config.facets, **_counts(config))
-    manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
+    k, counts = min(config.examples, len(data)), {name: config[name] for name in ("members", "components", "most")}
+    check_facets(k, config.facets, **counts)
+    manifest = new_manifest("facets", device, network, ascent={})
     with at_work(config, manifest) as (folder, tracker):
-        state = folder.folder / "examples.safetensors"
-        facets = _cluster(config, network, unit, data, state, manifest)
+        state, batch = folder.folder / "examples.safetensors", min(config.batch, LOOKED_AT)
+        (found,), data, _ = look_through(
+            config, network, [unit], data, manifest, k=k, batch=batch, state=state, boxes=False
+        )  # fmt: skip
+        try:
+            facets = facets_of(
+                network, found, data, layer=config.layer, facets=config.facets, tsne=config.tsne, seed=config.seed,
+                **counts,
+            )  # fmt: skip
+        except DgnError as error:
+            raise DgnError(f"{error} (what the search found is kept: go on with out={folder.folder})") from error
         images = facets.images
         assert images is not None
         rows: list[dict[str, Any]] = []
@@ -74,7 +78,7 @@ def run(config: Any) -> None:
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
                 row["facet"] = facet + 1
-            keep_images(folder, result, new, 1)
+            keep_images(folder, result, new)
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
             manifest["ascent"][prior.name] = asdict(job.settings)
@@ -88,38 +92,15 @@ def run(config: Any) -> None:
             folder.write_table(rows)
         title = f"{facets.count} facets of {unit.name}"
         canvas = draw_matrix(matrix, title=title)
-        write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
-        write_atomic(folder.folder / "facets.png", render(canvas, "png"))
+        for form in ("pdf", "png"):
+            folder.write(f"facets.{form}", render(canvas, form))
         write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
-        scores = {count: None if score != score else round(score, 4) for count, score in facets.scores.items()}
-        folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": scores,
-            "sizes": torch.bincount(facets.labels).tolist(),
-        })  # fmt: skip
+        scores = {count: None if math.isnan(score) else round(score, 4) for count, score in facets.scores.items()}
+        sizes = torch.bincount(facets.labels).tolist()
+        manifest |= {"facets": facets.count, "silhouettes": scores, "sizes": sizes}
         tracker.picture("facets", folder.folder / "facets.png")
         tracker.table(rows, folder.folder)
     print(folder.folder / "facets.png")
-
-
-def _counts(config: Any) -> dict[str, int]:
-    return {name: config[name] for name in ("members", "components", "most")}
-
-
-def _cluster(config: Any, network: Network, unit: Unit, data: Squares, state: Path, manifest: dict[str, Any]) -> Facets:
-    """The unit's best examples, and their facets; what the search found is kept in ``state``."""
-    with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
-        (found,), data, broken = find_examples(
-            network, [unit], data, k=min(config.examples, len(data)), batch=min(config.batch, LOOKED_AT),
-            workers=config.data.workers, state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
-        )  # fmt: skip
-    warn(manifest, search_warnings([found], data, broken, network))
-    try:
-        return facets_of(
-            network, found, data, layer=config.layer, facets=config.facets, tsne=config.tsne, seed=config.seed,
-            **_counts(config),
-        )  # fmt: skip
-    except DgnError as error:
-        raise DgnError(f"{error} (what the search found is kept: go on with out={state.parent})") from error
 
 
 def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
