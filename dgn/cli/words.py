@@ -8,13 +8,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError, first_line, nearest
-
-MAIN = {
-    "synthesize": "units", "examples": "units", "facets": "unit", "ablate": "image", "train": "data.root",
-    "units": "find", "figure": "figure", "evaluate": "run", "gather": "sweep", "gallery": "runs",
-}  # fmt: skip
-"""The key that a word without one is most likely meant for."""
 
 LISTS = ("units", "image", "runs", "prior", "judges", "kinds", "figure.units", "figure.images")
 """Keys that take several values in one job."""
@@ -34,14 +29,14 @@ def positional(verb: str, words: list[str]) -> list[str]:
     if verb == "figure":
         words = [re.sub(r"^name=", "figure=", word) for word in words]
     plain = [word for word in overrides_in(words) if _is_bare(word)]
-    if verb not in ("evaluate", "gallery", "gather", "figure") or not plain:
+    if not VERBS[verb].bare or not plain:
         return words
     if verb == "gallery":
         first = f"runs=[{','.join(map(quoted, plain))}]"
     elif len(plain) > 1:
         raise DgnError(f"dgn {verb} takes one of {', '.join(map(repr, plain))}, or quotes around a name with blanks")
     else:
-        first = f"{MAIN[verb]}={plain[0] if verb == 'figure' else quoted(plain[0])}"
+        first = f"{VERBS[verb].key}={plain[0] if verb == 'figure' else quoted(plain[0])}"
     rest = [word for word in words if word not in plain]
     flags = [word for word in rest[:1] if word in ("-m", "--multirun")]
     return [*flags, first, *rest[len(flags) :]]
@@ -163,10 +158,10 @@ def _bare(verb: str, given: Sequence[str], place: int) -> str:
         end += 1
     whole = " ".join(given[max(0, place - 1) : end])
     key = whole.partition("=")[0]
-    if place and (_open(given[place - 1]) or key == MAIN.get(verb)):
+    if place and (_open(given[place - 1]) or key == VERBS[verb].key):
         works = shell(whole) if _reads(whole) else suggestion(whole)
         return f"the shell made {end - place + 1} words of {whole!r}" + (f"; quote it: {works}" if works else "")
-    word, main = given[place], MAIN.get(verb)
+    word, main = given[place], VERBS[verb].key
     if not word.strip():
         return "an empty word is no KEY=VALUE (a variable of the shell that is not set?)"
     meant = f"{main}=[{item(word)}]" if main in LISTS else f"{main}={item(word)}"

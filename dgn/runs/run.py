@@ -21,7 +21,6 @@ from dgn.files.folders import HYDRAS, NEW, begins, check_folder, missing, read_f
 from dgn.files.ledger import JOURNAL, Ledger, foreign
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
-from dgn.runs.patterns import present
 
 COLUMNS = (
     "unit", "prior", "seed", "activation", "probability", "rank", "steps", "frozen_at", "seconds", "image",
@@ -41,7 +40,7 @@ class Run:
 
     Args:
         folder: made where it is missing.
-        patterns: of the names that the job writes, see :mod:`dgn.runs.patterns`.
+        patterns: of the names that the job writes, beside its manifest.
         manifest: the name of its manifest.
     """
 
@@ -82,9 +81,13 @@ class Run:
         Raises:
             DgnError: a file that dgn did not write, or that was changed since, has one of the names that it writes.
         """
-        for name in present(self.folder, self.patterns):
-            if not self.ledger.ours(name):
-                raise DgnError(foreign(self.folder / name))
+        for pattern in self.patterns:
+            first = self.folder / pattern.partition("/")[0]
+            if "/" in pattern and (first.is_symlink() or (first.exists() and not first.is_dir())):
+                raise DgnError(foreign(first))
+            for path in sorted(self.folder.glob(pattern)):
+                if not self.ledger.ours(self.ledger.name(path)):
+                    raise DgnError(foreign(path))
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """``manifest.json``: what is needed to make the run again, what it writes, and what it has written."""

@@ -12,7 +12,8 @@ from smallest import TINY
 
 from dgn.cli import schema
 from dgn.cli.explain import keys_of
-from dgn.cli.main import VERBS, main
+from dgn.cli.main import main
+from dgn.cli.verbs import VERBS
 from dgn.resources import resource
 
 EXAMPLES = 200

@@ -19,9 +19,9 @@ from smallest import TINY
 
 import dgn.cli.sweeps.resume
 from dgn.cli.main import main
+from dgn.cli.verbs import JOINED
 from dgn.files.ledger import JOURNAL
 from dgn.files.storage import lock
-from dgn.runs.patterns import WRITES
 
 pytestmark = pytest.mark.xdist_group("foreign")  # the runs are made once
 
@@ -411,7 +411,7 @@ def test_a_sweeps_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {*facts["files"]} >= {"results.csv", "grid.png", "index.html"}
 
 
-@pytest.mark.parametrize("name", rest_slow(WRITES["gather"], "results.csv"))
+@pytest.mark.parametrize("name", rest_slow(JOINED, "results.csv"))
 def test_gather(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Into a sweep's folder and into any other that holds runs; again, and over a file of the user's."""
     Path("pool").mkdir()

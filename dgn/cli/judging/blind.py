@@ -13,10 +13,10 @@ from dgn.evaluation.blind import KEY, Numbered, draw, key_rows, lay_out, read_an
 from dgn.evaluation.real import RealImages
 from dgn.evaluation.reference import Made
 from dgn.images.fit import resized
-from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 MANIFEST, ANSWERS = "blind.json", "answers.csv"
+WRITES = ("sheet-[0-9]*.png", "key.csv", "scores.md")
 PHOTOGRAPHS = "photographs"
 
 
@@ -26,7 +26,7 @@ def scored(folder: Path) -> bool:
         return False
     text = table(score(read_key(folder / "key.csv"), read_answers(folder / ANSWERS)))
     with hold(folder):
-        run = Run(folder, writes("blind"), MANIFEST)
+        run = Run(folder, WRITES, MANIFEST)
         facts = run.take_up("blind")
         run.check_way()
         with run.ledger:
@@ -60,7 +60,7 @@ def write_sheets(folder: Path, made: list[Made], photos: RealImages, seed: int) 
         methods.setdefault(method, []).append(label)
     shown = lay_out(methods, seed)
     refuse_foreign(folder, "blind", MANIFEST)
-    run = Run(folder, writes("blind"), MANIFEST)
+    run = Run(folder, WRITES, MANIFEST)
     with hold(folder):
         run.take_up("blind")
         run.check_way()

@@ -1,8 +1,7 @@
-"""``dgn gather SWEEP``: the runs of a sweep, shards among them, as one table, grid and gallery."""
+"""The runs of a sweep, shards among them, as one table, grid and gallery."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,33 +13,17 @@ from PIL import Image
 from dgn.cli.keys import KEPT, MACHINE, ROWS, RUN, belongs
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.job import records
-from dgn.cli.sweeps.resume import hold
+from dgn.cli.verbs import JOINED
 from dgn.drawing.matrix import grid
 from dgn.errors import DgnError
 from dgn.files.folders import read_facts
 from dgn.images.pictures import png
 from dgn.report.gallery import inside, read_run, write_page
 from dgn.report.table import grid_cells
-from dgn.runs.patterns import writes
 from dgn.runs.run import COLUMNS, Run, now
 
 NO_VARIANT = RUN | KEPT | MACHINE | ROWS
 """Overrides in which runs may differ under one name: the table's columns tell them apart."""
-
-
-def run(config: Any) -> None:
-    """Join the runs below a folder."""
-    folder = Path(str(config.sweep))
-    if not folder.is_dir():
-        raise DgnError(f"no folder {str(folder)!r}")
-    own = not os.path.lexists(folder / ".lock")
-    with hold(folder):
-        try:
-            for file in gather(folder, title=None if config.title is None else str(config.title)):
-                print(file)
-        finally:
-            if own:  # the folder is as it was, whatever came of it
-                (folder / ".lock").unlink(missing_ok=True)
 
 
 def gather(folder: Path, *, title: str | None = None, table_alone: bool = False) -> list[Path]:
@@ -79,7 +62,7 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
     rows = [row for group in merged.values() for row in group["rows"]]
     title = title or f"What units of {_networks(merged)} want to see"
     picture = None if table_alone else png(_drawn(folder, list(merged.values()), rows, title))
-    joined = Run(folder, ["results.csv"] if table_alone else writes("gather"), FILE)
+    joined = Run(folder, JOINED[:1] if table_alone else JOINED, FILE)
     joined.take_up("gather", beside=True)
     joined.check_way()
     facts = {"verb": "gather", "status": "done", "started": now()}

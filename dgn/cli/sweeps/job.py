@@ -27,9 +27,6 @@ from dgn.runs.run import now
 
 RECORDS, WAITING = "jobs", "waiting"
 
-HOMES = {"gather": "dgn.cli.sweeps.gather"}
-"""Of verbs that are no file in ``dgn/cli/verbs``."""
-
 
 class Task:
     """What Hydra calls for each job; can be sent to other processes.
@@ -63,7 +60,7 @@ class Task:
             from dgn.cli.sweeps.resume import given_folder, refuse_foreign
 
             refuse_foreign(given_folder(config), self.verb)
-        value = importlib.import_module(HOMES.get(self.verb, f"dgn.cli.verbs.{self.verb}")).run(config)
+        value = importlib.import_module(f"dgn.cli.verbs.{self.verb}").run(config)
         return None if value is None else float(value)
 
     def _in_sweep(self, config: Any, record: Record, hydra: Any) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from dgn.cli.manifest import open_tracker
 from dgn.cli.tracking import Tracker
+from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError
 from dgn.files.folders import check_folder, new_folder, read_facts
 from dgn.files.storage import lock
-from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 PATIENCE = 15.0
@@ -39,7 +39,7 @@ def open_job(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, dict[
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
     verb, given = str(config.verb), given_folder(config)
-    run, held = _locked(given, verb) if given else newest(verb, manifest["key"], writes(verb), resume=config.resume)
+    run, held = _locked(given, verb) if given else newest(verb, manifest["key"], _writes(verb), resume=config.resume)
     with held:
         before = run.take_up(verb)
         if before and (not config.resume or before["status"] == CLEARING):
@@ -115,7 +115,7 @@ def tracked(config: Any, run: Run, manifest: dict[str, Any], *, begin: bool = Fa
 
 
 def newest(
-    verb: str, key: str, patterns: list[str], manifest: str = "manifest.json", *, resume: bool = True
+    verb: str, key: str, patterns: Sequence[str], manifest: str = "manifest.json", *, resume: bool = True
 ) -> tuple[Run, IO[bytes]]:
     """The newest unfinished run of a job below ``runs/VERB`` that no living process works on, else a new one; locked.
 
@@ -136,13 +136,13 @@ def newest(
     return run, hold(run.folder)
 
 
-def hold(folder: Path, patience: float | None = None) -> IO[bytes]:
+def hold(folder: Path) -> IO[bytes]:
     """The folder's lock, until it is closed; made where it is missing.
 
     Raises:
-        DgnError: another process has it, and keeps it for ``patience`` seconds (:data:`PATIENCE`).
+        DgnError: another process has it, and keeps it for :data:`PATIENCE`.
     """
-    held = lock(folder, wait=PATIENCE if patience is None else patience)
+    held = lock(folder, wait=PATIENCE)
     if held is None:
         raise DgnError(f"another process is at work in {str(folder)!r}; wait for it, or give another out=")
     return held
@@ -163,9 +163,15 @@ def refuse_foreign(folder: Path | None, verb: str, manifest: str = "manifest.jso
         check_folder(folder, verb, manifest)
 
 
+def _writes(verb: str, figure: str = "") -> list[str]:
+    """Patterns of what a job writes beside its manifest."""
+    own = [f"{figure}.{form}" for form in ("pdf", "png", "csv")] if figure else VERBS[verb].writes or ()
+    return ["config.yaml", *own]
+
+
 def _locked(folder: Path, verb: str, name: str = "") -> tuple[Run, IO[bytes]]:
     refuse_foreign(folder, verb)
-    run = Run(folder, writes(verb, name))
+    run = Run(folder, _writes(verb, name))
     return run, hold(folder)
 
 

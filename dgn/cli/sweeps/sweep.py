@@ -19,11 +19,11 @@ from dgn.cli.keys import HYDRAS_OWN, RUN
 from dgn.cli.sweeps.grid_search import mend_grid_search
 from dgn.cli.sweeps.job import RECORDS, WAITING, records
 from dgn.cli.sweeps.resume import hold, newest, refuse_foreign
+from dgn.cli.verbs import JOINED
 from dgn.cli.words import key_of, overrides_in, parse, quoted, texts_in
 from dgn.errors import DgnError
 from dgn.files.folders import HYDRAS, begins
 from dgn.files.ledger import foreign
-from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 FILE = "sweep.json"
@@ -77,11 +77,11 @@ class Sweep:
 
     def _open(self, given: Path | None, resume: bool) -> tuple[Run, IO[bytes]]:
         if given is None:
-            run, held = newest(self.verb, self.key, writes("gather"), FILE, resume=resume)
+            run, held = newest(self.verb, self.key, JOINED, FILE, resume=resume)
             self._continue(run.take_up(self.verb), run.folder, resume)
             return run, held
         refuse_foreign(given, self.verb, FILE)
-        run, held = Run(given, writes("gather"), FILE), hold(given, 0.0)
+        run, held = Run(given, JOINED, FILE), hold(given)
         facts = run.take_up(self.verb)
         if resume and facts and facts.get("key") != self.key:
             same = facts.get("verb") == self.verb and facts.get("overrides") == self._overrides()
