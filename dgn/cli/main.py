@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from dgn.cli.verbs import VERBS
-from dgn.cli.words import check, key_of, overrides_in, positional
+from dgn.cli.words import check, check_paths, key_of, overrides_in, positional
 from dgn.errors import DgnError, first_line, nearest, of_machine
 
 
@@ -105,6 +105,7 @@ def _run(verb: str, arguments: list[str]) -> int:
 
         print(help_of(verb, arguments))
         return 0
+    check_paths(arguments)
     from dgn.cli.sweeps.job import Task
     from dgn.cli.sweeps.sweep import Sweep, is_sweep
 

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from dgn.cli.verbs import VERBS
@@ -127,6 +128,35 @@ def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
             raise DgnError(_several(word, str(override.key_or_group)))
         if override.is_add() or override.is_force_add():
             _check_new(verb, str(override.key_or_group))
+
+
+PATHS = ("start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep")
+"""Keys whose values are files or folders that are there."""
+
+
+def check_paths(words: Sequence[str]) -> None:
+    """Refuse paths of which none is there, in a job of one's own, before anything large is loaded.
+
+    Raises:
+        DgnError: no file or folder of that name; what else is wrong with it, its reader says.
+    """
+    keys = {word: key_of(word) for word in overrides_in(words)}
+    for word, key in keys.items():
+        if key not in PATHS or parse(word).is_sweep_override() or "data.torchvision" in keys.values():
+            continue
+        texts = [text for text in texts_in(word) if text not in ("", "random", "null")]
+        if texts and not any("${" in text or _is_there(text) for text in texts):
+            raise DgnError(f"no file or folder {texts[0]!r}, which {key} names")
+
+
+def _is_there(text: str) -> bool:
+    try:
+        Path(re.sub(r"@\d+$", "", text)).expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, RuntimeError):  # which its reader will say
+        return True
+    return True
 
 
 HYDRAS_OWN = {
