@@ -67,7 +67,7 @@ def synthesized(
         }  # fmt: skip
         save_tensors(path, {"images": torch.cat(begun.images)}, meta, FORMAT)
 
-    with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
+    with Bar(prior.name, job.rows, config.progress, first=first) as bar:
         pieces = job.pieces(
             first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
         )  # fmt: skip

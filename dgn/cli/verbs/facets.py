@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from dgn.analysis.facets import Facets, check_facets, facets_of, mean_codes, mean_images
+from dgn.analysis.facets import check_facets, facets_of, mean_codes
 from dgn.analysis.squares import Squares
 from dgn.ascent.rules import written_for
-from dgn.cli.bar import Bar
+from dgn.cli.bar import climb
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
 from dgn.cli.data import look_through, open_data
 from dgn.cli.manifest import new_manifest, plain, warn
@@ -20,15 +20,15 @@ from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
 from dgn.drawing.charts import render
-from dgn.drawing.matrix import Matrix, draw_matrix
+from dgn.drawing.matrix import draw_matrix
 from dgn.errors import DgnError
 from dgn.evaluation.real import class_of
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
+from dgn.report.facets import facets_matrix
 from dgn.report.gallery import write_gallery
 from dgn.report.table import keep_images, result_rows
 from dgn.synthesis.plan import plan
-from dgn.synthesis.result import join
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
@@ -61,19 +61,18 @@ def run(config: Any) -> None:
         images = facets.images
         assert images is not None
         rows: list[dict[str, Any]] = []
-        matrix = _examples_matrix(images, facets, config.shown)
+        matrix = facets_matrix(images, facets, config.shown)
         codes, coordinates, begun, begun_in = {}, {}, {}, {}
         for prior, chosen in climbs:
             started = time.perf_counter()
             climbed = written_for(prior, chosen.rule)
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
-            with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
-                job = plan(
-                    network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
-                    start=starts,
-                )  # fmt: skip
-                result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
+            job = plan(
+                network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
+                start=starts,
+            )  # fmt: skip
+            result = climb(job, prior.name, config.progress, tracker)
             new = result_rows(result, network, time.perf_counter() - started, config.batch)
             for facet, row in enumerate(new):
                 row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
@@ -111,16 +110,3 @@ def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
     if not len(kept):
         raise DgnError(f"no image lies in a folder named for {unit.name!r}; leave own_class=false")
     return kept
-
-
-def _examples_matrix(images: torch.Tensor, facets: Facets, shown: int) -> Matrix:
-    sizes = torch.bincount(facets.labels).tolist()
-    shown = min(shown, max(len(members) for members in facets.nearest))
-    rows = [f"facet {number + 1}: {size} images" for number, size in enumerate(sizes)]
-    matrix = Matrix(rows, [f"real {place + 1}" for place in range(shown)] + ["mean image"])
-    means = mean_images(images, facets)
-    for number, members in enumerate(facets.nearest):
-        for place, index in enumerate(members[:shown]):
-            matrix.pictures[number, place] = to_image(images[index])
-        matrix.pictures[number, shown] = to_image(means[number])
-    return matrix

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tqdm import tqdm
-
 from dgn.cli.chosen import open_network
 from dgn.cli.figures import MAKERS, Studio
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
-from dgn.drawing.charts import render
-from dgn.drawing.matrix import WIDTHS
+from dgn.drawing.charts import draw_lines, render
+from dgn.drawing.matrix import WIDTHS, Matrix, draw_matrix
 from dgn.errors import DgnError, nearest
 from dgn.units.unit import file_name
 
@@ -28,8 +26,13 @@ def run(config: Any) -> None:
     manifest = new_manifest("figure", device, network, figure=values)
     name = file_name(str(values.get("name", kind)))
     with at_work(config, manifest, name) as (folder, tracker):
-        with tqdm(disable=not config.progress, unit="step") as bar:
-            canvas, rows = MAKERS[kind](Studio(config, network, values, bar, manifest))
+        made, rows, title = MAKERS[kind](Studio(config, network, values, manifest))
+        width, title = WIDTHS[config.width], str(values.get("title") or title)
+        points = float(values.get("points", 7.0))
+        if isinstance(made, Matrix):
+            canvas = draw_matrix(made, width=width, title=title, points=points)
+        else:
+            canvas = draw_lines(made, width=width, title=title, points=points)
         for form in ("pdf", "png"):
             folder.write(f"{name}.{form}", render(canvas, form, dpi=300))
         folder.write_table(rows, list(dict.fromkeys(key for row in rows for key in row)), f"{name}.csv")

@@ -143,7 +143,7 @@ class _Job:
 
     def _climb(self, job: Plan, parts: Parts, writer: Writer, tracker: Tracker) -> None:
         """One prior: its finished batches' pictures where they are missing, then the batches that are left."""
-        done, seeds = self.done[job.prior.name], self.manifest["seeds"]
+        done = self.done[job.prior.name]
         for part in done:
             self._note(part, writer)
 
@@ -155,8 +155,7 @@ class _Job:
             bar.again()
 
         first, started = self._first(job), time.perf_counter()
-        units = [unit for unit, seed in job.rows if seed == seeds[0]]
-        with Bar(job.prior.name, units, seeds, self.config.progress, tracker, first=first) as bar:
+        with Bar(job.prior.name, job.rows, self.config.progress, tracker, first=first) as bar:
             batch = self._batch(job)
             for piece in job.pieces(first=first, batch=batch, on_step=bar.step, on_cut=cut, on_read=bar.reading):
                 part = parts.write(first, piece, result_rows(piece, self.network, time.perf_counter() - started))
