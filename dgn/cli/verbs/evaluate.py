@@ -90,7 +90,10 @@ def run(config: Any) -> None:
         write_figures(folder, found, by_temperature(config, climbs))
         for name in ("panels", "grid"):
             tracker.picture(name, folder.folder / f"{name}.png")
-        tracker.figures(found.rows())
+        tracker.table("figures", found.rows())
+        tracker.summary({
+            "/".join(filter(None, (one.method, one.metric, one.judge))): one.value for one in found.figures
+        })  # fmt: skip
     print((folder.folder / "table.md").read_text())
     print(folder.folder / "panels.png")
 

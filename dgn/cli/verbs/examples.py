@@ -41,7 +41,10 @@ def run(config: Any) -> None:
             {"unit": one.unit.name, "mean": one.mean, "std": one.std, "positive": one.positive} for one in found.units
         ]}  # fmt: skip
         tracker.picture("examples", picture)
-        tracker.examples(rows, folder.folder)
+        tracker.table(
+            "examples table", rows, folder.folder, pictures={"image": "image", "field": "field"},
+            columns=("unit", "kind", "rank", "activation", "name"),
+        )  # fmt: skip
     print(picture)
 
 

@@ -98,7 +98,7 @@ def run(config: Any) -> None:
         sizes = torch.bincount(facets.labels).tolist()
         manifest |= {"facets": facets.count, "silhouettes": scores, "sizes": sizes}
         tracker.picture("facets", folder.folder / "facets.png")
-        tracker.table(rows, folder.folder)
+        tracker.table("results", rows, folder.folder, pictures={"picture": "image"})
     print(folder.folder / "facets.png")
 
 

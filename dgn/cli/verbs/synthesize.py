@@ -184,7 +184,7 @@ class _Job:
         title = f"What units of {self.network.name} want to see"
         cells = grid_cells(folder.folder, self.rows, len(self.manifest["seeds"]))
         tracker.picture("grid", folder.write_picture("grid.png", grid(cells, title)))  # by its thread, beside the rest
-        tracker.table(self.rows, folder.folder)
+        tracker.table("results", self.rows, folder.folder, pictures={"picture": "image"})
         summary = summarise(self.rows)
         tracker.summary(summary)
         folder.write_manifest(self.manifest)
