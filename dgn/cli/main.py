@@ -153,7 +153,7 @@ def _hydra(task: Any, arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from dgn.cli import schema
-    from dgn.cli.explain import explain
+    from dgn.cli.compose import explain
     from dgn.resources import resource
 
     schema.register()

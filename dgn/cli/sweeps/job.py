@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from dgn.cli.changes import made_from
-from dgn.cli.explain import explain
+from dgn.cli.compose import explain
 from dgn.cli.settle import settle
 from dgn.errors import DgnError, of_machine, unexpected
 from dgn.files.folders import read_facts

@@ -11,13 +11,12 @@ from tqdm import tqdm
 
 from dgn.analysis.squares import Squares
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, settle_batch
+from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, load_chosen, settle_batch
 from dgn.cli.judging.blind import scored, write_sheets
 from dgn.cli.judging.copies import compare_with_training
 from dgn.cli.judging.methods import read_past, synthesized
 from dgn.cli.judging.writing import by_temperature, write_figures
 from dgn.cli.manifest import new_manifest, plain, warn
-from dgn.cli.network import load_chosen
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
 from dgn.cli.trust import build_units

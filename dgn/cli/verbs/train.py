@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dgn.cli.chosen import choose_device
+from dgn.cli.chosen import choose_device, network_facts
 from dgn.cli.manifest import plain
-from dgn.cli.network import network_facts
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
 from dgn.errors import DgnError

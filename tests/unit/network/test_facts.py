@@ -14,7 +14,7 @@ from torch import nn
 
 import dgn
 from dgn.arguments import normalisation, parse_range
-from dgn.cli.network import network_facts, network_key
+from dgn.cli.chosen import network_facts, network_key
 from dgn.errors import DgnError
 from dgn.network.facts import FACTS, assumptions, described, read_classes, told
 from dgn.network.network import Network
