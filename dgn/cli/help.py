@@ -77,10 +77,6 @@ def brief(text: str) -> str:
 def help_of(verb: str, words: Sequence[str]) -> str:
     """The whole text.
 
-    Args:
-        verb: of the command.
-        words: overrides beside ``--help``: the values are those with them.
-
     Raises:
         DgnError: Hydra can't compose them.
     """

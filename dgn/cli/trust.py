@@ -51,12 +51,7 @@ def build_module(name: str, config: Any, *, trust: bool = False) -> nn.Module | 
 
 def build_functions(name: str, node: Any, *, trust: bool = False) -> Any:
     """Values in which each ``{_target_: PACKAGE.FUNCTION, KEY: VALUE}`` is that function with its keywords set; of a
-    class it is an object, which is called.
-
-    Args:
-        name: of their key, for errors.
-        node: plain values.
-        trust: whether code that the configuration names may run.
+    class it is an object, which is called. ``name``: of their key, for errors.
 
     Raises:
         DgnError: there is one without ``trust``, or it can't be had.

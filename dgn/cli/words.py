@@ -103,10 +103,6 @@ def texts_in(word: str) -> Iterator[str]:
 def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
     """Refuse overrides that are always mistakes, before Hydra composes anything.
 
-    Args:
-        verb, words: the command line; the plain forms of folders and names have their keys already.
-        sweep: whether it has ``-m``.
-
     Raises:
         DgnError: a word without a key, one that the grammar refuses, an empty value, several values without a sweep,
             or a new key that the verb does not know.

@@ -15,16 +15,8 @@ Line = Sequence[tuple[str, str]]
 
 
 def draw_trade(figures: Sequence[Any], metrics: Mapping[str, Any], lines: Mapping[str, Line]) -> Any | None:
-    """KID and the distance to the nearest real image against activation, a matplotlib figure.
-
-    Args:
-        figures: with ``method, metric, judge, value, low, high``.
-        metrics: titles.
-        lines: by their names.
-
-    Returns:
-        None where there is nothing to show: no two methods have both figures.
-    """
+    """KID and the distance to the nearest real image against activation, a matplotlib figure; None where no two methods
+    have both. ``figures`` have ``method, metric, judge, value, low, high``."""
     at = {(f.metric, f.judge, f.method): f for f in figures if math.isfinite(f.value)}
     methods = [method for method in dict.fromkeys(f.method for f in figures) if (ACROSS, "", method) in at]
     panels = {

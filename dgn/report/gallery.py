@@ -49,12 +49,8 @@ Command = Callable[[Mapping[str, str], Mapping[str, Any], int], str]
 def page(runs: Sequence[Mapping[str, Any]], title: str, command: Command) -> str:
     """The HTML of a gallery.
 
-    Units go down, methods (prior, and run where there are several) across; every picture is inside the page.
-
-    Args:
-        runs: see :func:`read_run`.
-        title: heading.
-        command: for below each image.
+    Units go down, methods (prior, and run where there are several) across; every picture is inside the page, and below
+    each the command that makes it again.
     """
     folders = [Path(run["folder"]).resolve() for run in runs]
     plain = [folder.name for folder in folders]

@@ -22,13 +22,7 @@ from dgn.synthesis.result import Synthesis
 
 @torch.no_grad()
 def result_rows(result: Synthesis, network: Network, seconds: float, batch: int | None = None) -> list[dict[str, Any]]:
-    """The table's rows; probability and rank are the network's own, of output units.
-
-    Args:
-        result, network: what was climbed.
-        seconds: that it took.
-        batch: images that the network sees at once, fewer where memory is full; None for all of them.
-    """
+    """The table's rows; probability and rank are the network's own, of output units."""
     classes = [unit.class_index for unit in result.units]
     logits = None
     if network.scores != "none" and any(target is not None for target in classes):

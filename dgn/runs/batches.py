@@ -58,13 +58,8 @@ class Part:
 
 
 class Parts:
-    """The batches of one prior in a run folder. A file is there whole or not at all: where it is, its batch is done.
-
-    Args:
-        folder: of the run.
-        prior: its name.
-        key: of everything that decides the results, see :func:`fingerprint`; parts with another key don't count.
-    """
+    """The batches of one prior in a run folder. A file is there whole or not at all: where it is, its batch is done,
+    unless it has another key than the :func:`fingerprint` of the plan."""
 
     def __init__(self, folder: Path, prior: str, key: str) -> None:
         self.folder, self.prior, self.key = folder / FOLDER, prior, key
@@ -101,11 +96,6 @@ class Parts:
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
     """SHA-256 of everything that decides a plan's results but threads and the processor: a job that is continued
     elsewhere goes on in the precision that it began in.
-
-    Args:
-        plan: of one prior.
-        network_digest: of the network's weights.
-        more: what else decides, as plain values.
     """
     facts: dict[str, Any] = {
         "network": [plan.network.name, list(plan.network.input_size), network_digest],

@@ -150,11 +150,7 @@ class Run:
         )  # fmt: skip
 
     def discard(self) -> bool:
-        """Remove the folder and the empty ones around it that were made for it, if no result is in it.
-
-        Returns:
-            Whether it was.
-        """
+        """Remove the folder, and the empty ones that were made around it, if no result is in it; whether it was."""
         if not self._made or self.has_results():
             return False
         self.ledger.remove([*self.ledger.files])

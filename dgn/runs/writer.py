@@ -16,9 +16,6 @@ class Writer:
 
     The queue is bounded: where writing is slower than climbing, :meth:`put` waits. What goes wrong in the thread is
     raised at the next :meth:`put`, or at the end; what was put before an exception of the caller is still done.
-
-    Args:
-        most: pieces of work that may wait.
     """
 
     def __init__(self, most: int = 16) -> None:

@@ -230,7 +230,7 @@ ROLES = {
     "network": ["units", "network.name=file.pt2"],
     "prior": ["synthesize", "prior=[]", "+prior.mine={path: exported, weights: file.pt2, options: {code_shape: [5]}}"],
     "script": ["synthesize", "prior=[]", "+prior.mine={path: exported, weights: file.ts, options: {code_shape: [5]}}"],
-    "judge": ["evaluate", "judges=[file.pt2]", "prior=pixel", "data.root=nowhere"],
+    "judge": ["evaluate", "judges=[file.pt2]", "prior=pixel", "data.root=."],
 }
 """What a program can be, at the command that opens it."""
 

@@ -93,12 +93,7 @@ class PastRun:
         return list(dict.fromkeys(row[name] for row in self.rows))
 
     def made(self, method: str, units: Mapping[str, Unit]) -> Made:
-        """One prior's images.
-
-        Args:
-            method: the prior.
-            units: by what the table calls them.
-        """
+        """One prior's images."""
         rows = [row for row in self.rows if row["prior"] == method]
         images = torch.stack([read_image(self.folder / row["image"]) for row in rows])
         seconds = [float(row["seconds"] or "nan") for row in rows]

@@ -39,13 +39,7 @@ def by_temperature(config: Any, climbs: Sequence[tuple[Prior, AscentSettings]]) 
 
 
 def write_figures(folder: Run, found: Evaluation, lines: Lines) -> None:
-    """``figures.csv``, ``differences.csv``, ``table.md``, and the pictures.
-
-    Args:
-        folder: of the run.
-        found: of all methods.
-        lines: see :func:`by_temperature`.
-    """
+    """``figures.csv``, ``differences.csv``, ``table.md``, and the pictures."""
     for name, figures in ("figures", found.figures), ("differences", found.differences):
         rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(one).items()} for one in figures]
         if rows:

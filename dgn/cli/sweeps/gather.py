@@ -27,16 +27,8 @@ NO_VARIANT = RUN | KEPT | MACHINE | ROWS
 
 
 def gather(folder: Path, *, title: str | None = None, table_alone: bool = False) -> list[Path]:
-    """Write ``results.csv`` (with the columns ``job`` and ``overrides``), ``index.html`` and ``grid.png``. To be called
-    with the folder's lock.
-
-    Args:
-        folder: with a run folder a job, finished or not; of a sweep, numbered ones count that are of its own jobs.
-        title: of grid and gallery.
-        table_alone: leave out grid and gallery.
-
-    Returns:
-        The files.
+    """Write ``results.csv`` (with the columns ``job`` and ``overrides``) and, unless the table is wanted alone,
+    ``index.html`` and ``grid.png``; returns their paths. To be called with the folder's lock.
 
     Raises:
         DgnError: there is no run of ``dgn synthesize``.

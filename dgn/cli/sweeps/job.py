@@ -101,12 +101,7 @@ class Task:
 
 
 def told(value: float | None, hydra: Any) -> float | None:
-    """The value of a job for its sweeper: NaN for a failed job; None for Optuna, which NaN would stop.
-
-    Args:
-        value: what the job returned; NaN where it failed.
-        hydra: Hydra's part of the configuration.
-    """
+    """The value of a job for its sweeper: NaN for a failed job; None for Optuna, which NaN would stop."""
     optuna = "optuna" in str(hydra.sweeper.get("_target_", "")).lower()
     return None if optuna and value is not None and not math.isfinite(value) else value
 
@@ -145,13 +140,7 @@ class Record:
 
 
 def announce(sweep: Path, jobs: Sequence[Sequence[str]], first: int) -> None:
-    """Write down the jobs that a launcher is about to hand out, so that one that dies before it begins is missed, too.
-
-    Args:
-        sweep: its folder.
-        jobs: overrides of each.
-        first: number of the first.
-    """
+    """Write down the jobs that a launcher is about to hand out, so that one that dies before it begins is missed."""
     for number, words in enumerate(jobs, first):
         record = Record(sweep, number)
         before = record.read()

@@ -29,11 +29,8 @@ def open_job(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, dict[
     """The job's folder, locked; the manifest of what is already there (empty: a new job, whose own is written).
 
     ``out=`` and a sweep's sub-folder are continued where they hold the same job. Without them, the newest unfinished
-    run of the same job that no living process works on is.
-
-    Args:
-        config: of the job; ``resume=false`` starts anew.
-        manifest: of the job as it begins; its ``key`` is of everything that decides the results.
+    run of the same job that no living process works on is. ``resume=false`` starts anew. The manifest's ``key`` is of
+    everything that decides the results.
 
     Raises:
         DgnError: the folder holds something else, another process works in it, or it can't be made.
@@ -67,11 +64,7 @@ CLEARING = "clearing"
 
 @contextmanager
 def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[tuple[Run, Tracker]]:
-    """The folder of a job of any other verb, locked, and its tracking; see :func:`tracked`.
-
-    Args:
-        config, manifest: of the job as it begins.
-        name: of a figure's files.
+    """The folder of a job of any other verb, locked, and its tracking; see :func:`tracked`. ``name``: of a figure.
 
     Raises:
         DgnError: the folder holds something else, another process works in it, or it can't be made.
@@ -91,10 +84,6 @@ def tracked(config: Any, run: Run, manifest: dict[str, Any], *, begin: bool = Fa
 
     However the job ends, the tracking is ended. Where it ends with an exception, Weights & Biases and the manifest say
     so; a folder in which nothing was finished is removed.
-
-    Args:
-        config, run, manifest: of the job.
-        begin: write its first files.
     """
     tracker: Tracker | None = None
     try:
@@ -117,14 +106,8 @@ def tracked(config: Any, run: Run, manifest: dict[str, Any], *, begin: bool = Fa
 def newest(
     verb: str, key: str, patterns: Sequence[str], manifest: str = "manifest.json", *, resume: bool = True
 ) -> tuple[Run, IO[bytes]]:
-    """The newest unfinished run of a job below ``runs/VERB`` that no living process works on, else a new one; locked.
-
-    Args:
-        verb, key: of the job.
-        patterns: of what it writes.
-        manifest: the file that says what a folder holds.
-        resume: else a new one in any case.
-    """
+    """The newest unfinished run of a job below ``runs/VERB`` that no living process works on, else (and without
+    ``resume``) a new one; locked."""
     for path in sorted((Path("runs") / verb).glob(f"*/{manifest}"), reverse=True) if resume else []:
         facts = read_facts(path)
         if facts.get("key") == key and facts.get("status") != "done" and (held := lock(path.parent)):

@@ -42,9 +42,6 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 class Sweep:
     """A sweep's folder: ``sweep.json``, ``jobs/NUMBER.json``, and one folder a job.
 
-    Args:
-        verb, arguments: the command line.
-
     Raises:
         DgnError: the folder that was asked for holds something else, or another process works in it.
     """
