@@ -99,7 +99,7 @@ class Run:
 
     def write_table(
         self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = COLUMNS, name: str = "results.csv"
-    ) -> None:
+    ) -> Path:
         """A table as CSV, with facets where there are some; what a row holds besides the columns is left out."""
         if any(row.get("facet") for row in rows) and "facet" not in columns:
             columns = [columns[0], "facet", *columns[1:]]
@@ -107,7 +107,7 @@ class Run:
         writer = csv.DictWriter(table, columns, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        self.write_text(name, table.getvalue())
+        return self.write_text(name, table.getvalue())
 
     def write_codes(
         self, codes: Mapping[str, Tensor], coordinates: Mapping[str, str], name: str = "codes.safetensors"

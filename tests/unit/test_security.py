@@ -26,7 +26,8 @@ from dgn.errors import DgnError
 from dgn.evaluation.judges import load_judge
 from dgn.images.pictures import to_image
 from dgn.priors.checkpoint import save_generator
-from dgn.report.gallery import page, read_run
+from dgn.report.gallery import page
+from dgn.runs.past import read_run
 from dgn.runs.run import Run
 from dgn.units.unit import Unit, file_name
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dgn.analysis.squares import Squares
@@ -14,7 +13,7 @@ from dgn.ascent.settings import AscentSettings
 from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, load_chosen, settle_batch
 from dgn.cli.judging.blind import scored, write_sheets
 from dgn.cli.judging.copies import compare_with_training
-from dgn.cli.judging.methods import read_past, synthesized
+from dgn.cli.judging.methods import made_by, read_past, synthesized
 from dgn.cli.judging.writing import by_temperature, write_figures
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.sweeps.resume import at_work
@@ -40,10 +39,8 @@ def run(config: Any) -> None:
     device = choose_device(config.device, config.threads)
     settle_batch(config, device)
     root, data = Path(str(config.data.root)), config.data
-    past = None if config.run is None else read_past(Path(str(config.run)))
-    network = load_chosen(
-        config.network if past is None else OmegaConf.create(past.network), device, trust=config.trust
-    )
+    past, chosen = (None, config.network) if config.run is None else read_past(Path(str(config.run)))
+    network = load_chosen(chosen, device, trust=config.trust)
     judges = load_judges(list(config.judges), device, trust=config.trust)
     for judge in judges:
         if not judge.names(network):
@@ -77,7 +74,7 @@ def run(config: Any) -> None:
         made = [best_examples(reference, units, len(seeds))]
         if past is not None:
             named = dict(zip(specs, units, strict=True))
-            made += [past.made(method, named) for method in methods]
+            made += [made_by(past, method, named) for method in methods]
         made += [synthesized(folder, config, network, units, seeds, *climb) for climb in climbs]
         found = assess(network, judges, reference, made, photos, [prior for prior, _ in climbs])
         if training is not None and len(made) > 1:

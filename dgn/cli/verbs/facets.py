@@ -26,8 +26,9 @@ from dgn.evaluation.real import class_of
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
 from dgn.report.facets import facets_matrix
-from dgn.report.gallery import write_gallery
+from dgn.report.gallery import write_page
 from dgn.report.table import keep_images, result_rows
+from dgn.runs.past import read_run
 from dgn.synthesis.plan import plan
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
@@ -93,7 +94,7 @@ def run(config: Any) -> None:
         canvas = draw_matrix(matrix, title=title)
         for form in ("pdf", "png"):
             folder.write(f"facets.{form}", render(canvas, form))
-        write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
+        write_page([read_run(folder.folder)], folder.folder / "index.html", reproduce, title)
         scores = {count: None if math.isnan(score) else round(score, 4) for count, score in facets.scores.items()}
         sizes = torch.bincount(facets.labels).tolist()
         manifest |= {"facets": facets.count, "silhouettes": scores, "sizes": sizes}

@@ -11,7 +11,8 @@ from dgn.cli.manifest import plain
 from dgn.cli.reproduce import reproduce
 from dgn.errors import DgnError
 from dgn.files.pages import is_page
-from dgn.report.gallery import write_gallery
+from dgn.report.gallery import write_page
+from dgn.runs.past import read_run
 
 
 def run(config: Any) -> None:
@@ -32,5 +33,5 @@ def run(config: Any) -> None:
     file = out if out.suffix == ".html" else out / ("index.html" if len(found) == 1 else "gallery.html")
     if os.path.lexists(file) and not is_page(file):
         raise DgnError(f"{str(file)!r} is not a page that dgn wrote, and dgn never replaces it: give another out=")
-    write_gallery(found, file, reproduce, str(config.title) if config.title is not None else None)
+    write_page([*map(read_run, found)], file, reproduce, str(config.title) if config.title is not None else None)
     print(file)

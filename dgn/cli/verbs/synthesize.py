@@ -31,10 +31,11 @@ from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
-from dgn.report.gallery import write_gallery
+from dgn.report.gallery import write_page
 from dgn.report.table import grid_cells, result_rows
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
+from dgn.runs.past import read_run
 from dgn.runs.run import Run, now
 from dgn.runs.writer import Writer
 from dgn.synthesis.plan import Plan, as_begun, plan
@@ -188,7 +189,7 @@ class _Job:
         summary = summarise(self.rows)
         tracker.summary(summary)
         folder.write_manifest(self.manifest)
-        write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
+        write_page([read_run(folder.folder)], folder.folder / "index.html", reproduce, title)
         tracker.finish()
         self.manifest |= {
             "summary": summary, "seconds": round(time.perf_counter() - self.began, 3),
