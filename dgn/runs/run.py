@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.files.folders import HYDRAS, NEW, begins, check_folder, missing, read_facts, remove_logs
+from dgn.files.folders import HYDRAS, begins, check_folder, making, missing, read_facts, remove_logs
 from dgn.files.ledger import JOURNAL, Ledger, foreign
 from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
@@ -46,12 +46,32 @@ class Run:
 
     def __init__(self, folder: Path, patterns: Sequence[str] = (), manifest: str = "manifest.json") -> None:
         self.folder, self.patterns, self.manifest = folder, list(patterns), manifest
-        self._made = NEW.pop(folder, []) or missing(folder)
-        try:
+        self._made = missing(folder)
+        with making(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
         self.ledger = Ledger(folder)
+
+    @classmethod
+    def new(cls, verb: str, patterns: Sequence[str] = (), manifest: str = "manifest.json") -> Run:
+        """``runs/VERB/DATE_TIME``, below the current folder; with a number added where another process has it already.
+
+        Raises:
+            DgnError: it can't be made.
+        """
+        stamp, number = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
+        folder = Path("runs") / verb / stamp
+        while True:
+            around = missing(folder)
+            with making(folder):
+                try:
+                    folder.mkdir(parents=True)
+                    break
+                except FileExistsError:
+                    number += 1
+                    folder = folder.with_name(f"{stamp}-{number}")
+        run = cls(folder, patterns, manifest)
+        run._made = around
+        return run
 
     def take_up(self, verb: str, *, beside: bool = False) -> dict[str, Any]:
         """The manifest of an earlier call, whose files count as this run's from now on; empty in a new folder. Call it

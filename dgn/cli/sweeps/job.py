@@ -44,14 +44,12 @@ class Task:
         """Run the job; in a sweep, one that is done already is not run again, and no error stops the others."""
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:
-            return self._in_sweep(config, Record(Path(str(hydra.sweep.dir)), int(hydra.job.num)), hydra)
+            record = Record(Path(str(hydra.sweep.dir)), int(hydra.job.num))
+            return told(self._in_sweep(config, record, [str(word) for word in hydra.overrides.task]), hydra)
         try:
             return self._run(config)
-        except BrokenPipeError:  # raised through Hydra it would not be quiet
-            self.unread = True
-            return None
-        except Exception as error:
-            self.stopped = self._line(error)
+        except Exception as error:  # a closed pipe, too: raised through Hydra it would not be quiet
+            self.unread, self.stopped = isinstance(error, BrokenPipeError), self._line(error)
             return None
 
     def _run(self, config: Any) -> float | None:
@@ -63,34 +61,32 @@ class Task:
         value = importlib.import_module(f"dgn.cli.verbs.{self.verb}").run(config)
         return None if value is None else float(value)
 
-    def _in_sweep(self, config: Any, record: Record, hydra: Any) -> float | None:
-        facts: dict[str, Any] = {"overrides": [str(word) for word in hydra.overrides.task], "made_from": None}
+    def _in_sweep(self, config: Any, record: Record, words: list[str]) -> float | None:
+        facts: dict[str, Any] = {"overrides": words, "made_from": None}
         with suppress(OmegaConfBaseException):  # the job will say so
             facts["made_from"] = made_from(config)
         before = record.read()
         if before.get("status") == "done" and facts.items() <= before.items():
-            return told(record.value(), hydra)
+            return record.value()
         record.write({**facts, "status": "running", "started": now()})
         try:
             value = self._run(config)
-        except BrokenPipeError:
-            record.write({**facts, "status": "failed", "error": "nobody read what it printed", "finished": now()})
-            return told(math.nan, hydra)
         except Exception as error:
             line = " ".join(self._line(error).split())
             record.write({**facts, "status": "failed", "error": line, "finished": now()})
             print(f"dgn: job {record.number}: {line}", file=sys.stderr)
-            return told(math.nan, hydra)
+            return math.nan
         except KeyboardInterrupt:
             record.write({**facts, "status": "interrupted", "finished": now()})
             raise
         plain = value if value is None or math.isfinite(value) else str(value)  # JSON has no NaN
         record.write({**facts, "status": "done", "value": plain, "finished": now()})
-        return told(value, hydra)
+        return value
 
     def _line(self, error: Exception) -> str:
-        line = of_machine(error) if isinstance(error, OSError) else None
-        if line is not None:
+        if isinstance(error, BrokenPipeError):
+            return "nobody read what it printed"
+        if isinstance(error, OSError) and (line := of_machine(error)):
             return line
         if isinstance(error, DgnError):
             return str(error)

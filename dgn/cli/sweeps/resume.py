@@ -16,7 +16,7 @@ from dgn.cli.manifest import open_tracker
 from dgn.cli.tracking import Tracker
 from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError
-from dgn.files.folders import check_folder, new_folder, read_facts
+from dgn.files.folders import check_folder, read_facts
 from dgn.files.storage import lock
 from dgn.runs.run import Run, now
 
@@ -36,7 +36,8 @@ def open_job(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, dict[
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
     verb, given = str(config.verb), given_folder(config)
-    run, held = _locked(given, verb) if given else newest(verb, manifest["key"], _writes(verb), resume=config.resume)
+    patterns, resume = _writes(verb), config.resume
+    run, held = _locked(given, verb, patterns) if given else newest(verb, manifest["key"], patterns, resume=resume)
     with held:
         before = run.take_up(verb)
         if before and (not config.resume or before["status"] == CLEARING):
@@ -70,7 +71,8 @@ def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[t
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
     verb = str(config.verb)
-    run, held = _locked(given_folder(config) or new_folder(verb), verb, name)
+    given, patterns = given_folder(config), _writes(verb, name)
+    run, held = _locked(given, verb, patterns) if given else newest(verb, "", patterns, resume=False)
     with held:
         run.take_up(verb)
         run.check_way()
@@ -115,7 +117,7 @@ def newest(
             if run.read_manifest().get("status") != "done":  # nor was it finished just now
                 return run, held
             held.close()
-    run = Run(new_folder(verb), patterns, manifest)
+    run = Run.new(verb, patterns, manifest)
     return run, hold(run.folder)
 
 
@@ -152,9 +154,9 @@ def _writes(verb: str, figure: str = "") -> list[str]:
     return ["config.yaml", *own]
 
 
-def _locked(folder: Path, verb: str, name: str = "") -> tuple[Run, IO[bytes]]:
+def _locked(folder: Path, verb: str, patterns: list[str]) -> tuple[Run, IO[bytes]]:
     refuse_foreign(folder, verb)
-    run = Run(folder, _writes(verb, name))
+    run = Run(folder, patterns)
     return run, hold(folder)
 
 

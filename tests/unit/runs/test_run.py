@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from dgn.errors import DgnError
-from dgn.files.folders import new_folder
 from dgn.runs.past import read_run, title_of
 from dgn.runs.run import Run
 
@@ -22,9 +21,9 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_new_folder_is_one_jobs_alone() -> None:
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: new_folder("ablate"), range(40)))
+        runs = list(pool.map(lambda _: Run.new("ablate"), range(40)))
+    folders = [run.folder for run in runs]
     assert len(set(folders)) == 40 and all(folder.is_dir() for folder in folders)
-    runs = [Run(folder) for folder in folders]
     for run in runs[1:]:
         assert run.discard() and not run.folder.exists()
     runs[0].write_text("results.csv", "a\n")
@@ -32,13 +31,13 @@ def test_a_new_folder_is_one_jobs_alone() -> None:
 
 
 def test_a_new_folder_is_removed_with_those_around_it() -> None:
-    run = Run(new_folder("ablate"))
+    run = Run.new("ablate")
     run.write_text("config.yaml", "a: 1\n")
     run.write_manifest({"status": "running"})
     assert run.discard() and not Path("runs").exists()
     Path("runs").write_text("")
     with pytest.raises(DgnError, match=r"can't make the run folder 'runs/ablate/.*': Not a directory"):
-        new_folder("ablate")
+        Run.new("ablate")
 
 
 def test_what_a_run_wrote_is_taken_up() -> None:
