@@ -149,7 +149,8 @@ def draw_matrix(
         paper.imshow(picture, extent=(x, x + wide, y + high, y), aspect="auto", interpolation=rule)
 
     def write(lines: Sequence[str], x: float, y: float, points: float, **more: Any) -> None:
-        paper.text(x, y, "\n".join(lines), fontsize=points, parse_math=False, **more)
+        if any(lines):
+            paper.text(x, y, "\n".join(lines), fontsize=points, parse_math=False, **more)
 
     def middle(column: int) -> float:
         return left + (column + 0.5) * tile
