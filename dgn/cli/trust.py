@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
 
@@ -108,7 +109,9 @@ def _check(name: str, target: str) -> None:
             f"{name} names {target!r}, which dgn does not build unasked: expected a module class of "
             f"{', '.join(LIBRARIES)}; if you trust this configuration and its code, add trust=true"
         )
-    found = _find(target)
+    found = None
+    with suppress(Exception):  # there is none
+        found = resolve_name(target)
     if not (isinstance(found, type) and issubclass(found, nn.Module) and _within(found.__module__, LIBRARIES)):
         raise DgnError(
             f"{name} names {target!r}, no class of torch.nn.Module; if you trust this configuration, add trust=true"
@@ -117,11 +120,3 @@ def _check(name: str, target: str) -> None:
 
 def _within(path: str, packages: tuple[str, ...]) -> bool:
     return any(path == package or path.startswith(package + ".") for package in packages)
-
-
-def _find(target: str) -> Any:
-    """The object at a dotted path; None where there is none."""
-    try:
-        return resolve_name(target)
-    except Exception:
-        return None

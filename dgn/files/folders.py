@@ -72,15 +72,12 @@ def check_folder(folder: Path, verb: str, manifest: str = "manifest.json") -> No
         return
     other = next((name for name in (manifest, "manifest.json", "sweep.json") if name in names), manifest)
     facts = read_facts(folder / other)
+    kinds = {"sweep.json": "sweep"}
     if facts.keys() >= {"verb", "status", "started"}:
-        holds = f"holds a {_KINDS.get(other, 'run')} of dgn {facts['verb']}"
+        holds = f"holds a {kinds.get(other, 'run')} of dgn {facts['verb']}"
     else:
-        holds = f"is not empty and holds no {_KINDS.get(manifest, 'run')} of dgn {verb}"
+        holds = f"is not empty and holds no {kinds.get(manifest, 'run')} of dgn {verb}"
     raise DgnError(f"{str(folder)!r} {holds}: give another out=, a new or empty folder")
-
-
-_KINDS = {"sweep.json": "sweep"}
-"""What a manifest of this name is of, but a run."""
 
 
 def missing(folder: Path) -> list[Path]:

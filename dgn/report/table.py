@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from dgn.drawing.matrix import Cell
-from dgn.images.pictures import to_image
 from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
-from dgn.runs.run import Run, row_name
+from dgn.runs.run import row_name
 from dgn.synthesis.result import Synthesis
 
 
@@ -49,12 +48,6 @@ def result_rows(result: Synthesis, network: Network, seconds: float, batch: int 
             "image": f"images/{unit.file_name}--{result.prior}--s{seed}.png", "log_probability": log_probability,
         })  # fmt: skip
     return rows
-
-
-def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]]) -> None:
-    """Write the images as the rows name them."""
-    for image, row in zip(result.images, rows, strict=True):
-        folder.write_picture(row["image"], to_image(image))
 
 
 def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suffix: str = "") -> list[Cell]:

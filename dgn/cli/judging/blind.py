@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dgn.cli.sweeps.resume import hold, refuse_foreign
 from dgn.errors import DgnError
-from dgn.evaluation.blind import KEY, Numbered, draw, key_rows, lay_out, read_answers, read_key, score, table
+from dgn.evaluation.blind import KEY, draw, key_rows, lay_out, read_answers, read_key, score, table
 from dgn.evaluation.real import RealImages
 from dgn.evaluation.reference import Made
 from dgn.images.fit import resized
@@ -72,13 +72,9 @@ def write_sheets(folder: Path, made: list[Made], photos: RealImages, seed: int) 
             run.write_table(key_rows(shown), KEY, "key.csv")
             for sheet in range(1, shown[-1].sheet + 1):
                 own = [one for one in shown if one.sheet == sheet]
-                run.write_picture(f"sheet-{sheet:02}.png", draw(own, [images[_of(one)] for one in own]))
+                run.write_picture(f"sheet-{sheet:02}.png", draw(own, [images[one.method, one.label] for one in own]))
             run.write_manifest({**facts, "status": "done", "finished": now()})
     print(
         f"dgn: {len(shown)} images on {shown[-1].sheet} sheets; let somebody write {folder / ANSWERS} "
         f"(number,name,natural: 1 noise to 5 a photograph), then give the same command again"
     )
-
-
-def _of(one: Numbered) -> tuple[str, int]:
-    return one.method, one.label

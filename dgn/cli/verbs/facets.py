@@ -27,7 +27,7 @@ from dgn.images.pictures import to_image
 from dgn.network.network import Network
 from dgn.report.facets import facets_matrix
 from dgn.report.gallery import write_page
-from dgn.report.table import keep_images, result_rows
+from dgn.report.table import result_rows
 from dgn.runs.past import read_run
 from dgn.synthesis.plan import plan
 from dgn.units.unit import Unit
@@ -75,18 +75,16 @@ def run(config: Any) -> None:
             )  # fmt: skip
             result = climb(job, prior.name, config.progress, tracker)
             new = result_rows(result, network, time.perf_counter() - started, config.batch)
-            for facet, row in enumerate(new):
-                row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
-                row["facet"] = facet + 1
-            keep_images(folder, result, new)
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
             manifest["ascent"][prior.name] = asdict(job.settings)
             warn(manifest, result.warnings)
             matrix.columns.append(prior.name)
             for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):
-                place = (facet, len(matrix.columns) - 1)
-                matrix.pictures[place], matrix.captions[place] = to_image(image), f"{row['activation']:.1f}"
+                row |= {"facet": facet + 1, "image": f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"}
+                place, picture = (facet, len(matrix.columns) - 1), to_image(image)
+                matrix.pictures[place], matrix.captions[place] = picture, f"{row['activation']:.1f}"
+                folder.write_picture(row["image"], picture)
             folder.write_codes(codes, coordinates)
             folder.write_codes(begun, begun_in, "starts.safetensors")
             folder.write_table(rows)
