@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from dgn.cli.compose import expanded
 from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError, first_line, nearest
 
@@ -86,16 +87,14 @@ def texts_in(word: str) -> Iterator[str]:
     from hydra.core.override_parser.types import QuotedString, Sweep
 
     def walk(value: Any) -> Iterator[str]:
-        if isinstance(value, QuotedString):
-            yield value.text
-        elif isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            for part in value.values():
-                yield from walk(part)
-        elif isinstance(value, list) or (isinstance(value, Sweep) and isinstance(getattr(value, "list", None), list)):
-            for part in value if isinstance(value, list) else value.list:  # type: ignore[attr-defined]
-                yield from walk(part)
+        if isinstance(value, (QuotedString, str)):
+            yield value if isinstance(value, str) else value.text
+            return
+        if isinstance(value, Sweep):
+            value = getattr(value, "list", None)
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for part in parts:
+            yield from walk(part)
 
     yield from walk(parse(word).value())
 
@@ -113,13 +112,9 @@ def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
             raise DgnError(_bare(verb, given, place))
     for word in given:
         _refuse_hydras(key_of(word))
-    for word in given:
-        if "=" in word and not word.startswith("~") and not word.partition("=")[2].strip():
-            raise DgnError(
-                f"{word.strip()!r} gives no value (a variable of the shell that is not set?); give a value, or leave "
-                "the key out"
-            )
-        override = parse(word)
+        override, value = parse(word), word.partition("=")[2]
+        if "=" in word and not word.startswith("~") and not value.strip():
+            expanded(str(override.key_or_group), value)  # which says so
         if override.is_sweep_override() and not sweep:
             raise DgnError(_several(word, str(override.key_or_group)))
         if override.is_add() or override.is_force_add():
