@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from dgn.files.listing import printable
 from dgn.images.reading import read_image, suffixes
 from dgn.network.network import Network
 from dgn.report.ablation import COLUMNS, Ablated, curve_panels, overview, results
+from dgn.runs.past import read_run
 from dgn.runs.run import Run
 from dgn.units.unit import Unit, file_name
 from dgn.units.units import parse_units
@@ -70,8 +70,10 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
     made_for: dict[Path, str] = {}
     for path in paths(values["image"]):
         if path.is_dir():
-            made_for |= _units_of_run(path)
-            inside = path / "images" if (path / "results.csv").is_file() else path
+            inside = path
+            if (path / "results.csv").is_file() and (path / "manifest.json").is_file():
+                inside = path / "images"
+                made_for |= {path / row["image"]: row["unit"] for row in read_run(path).rows if row["image"]}
             found = sorted(file for file in inside.iterdir() if file.suffix.lower() in suffixes())
             if not found:
                 raise DgnError(f"no images in {str(inside)!r}")
@@ -97,16 +99,6 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
         name = stems[number - 1] if stems.count(stems[number - 1]) == 1 else f"{stems[number - 1]}-{number}"
         jobs.append((name, image, own or first_choice(network, image)))
     return jobs
-
-
-def _units_of_run(folder: Path) -> dict[Path, str]:
-    """The unit that each image of a run was made for; of none where the folder is no run."""
-    table = folder / "results.csv"
-    if not table.is_file():
-        return {}
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
-    return {folder / row["image"]: row["unit"] for row in rows}
 
 
 def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:
