@@ -19,6 +19,16 @@ LISTS = ("units", "image", "runs", "prior", "judges", "kinds", "figure.units", "
 TAKE_A_WORD = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c"}
 """Hydra's flags that are followed by a word which is no override."""
 
+PATHS = ("start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep")
+"""Keys whose values are files or folders that are there."""
+
+INSTEAD = {
+    "hydra.mode": "-m runs a sweep, and a command without it one job",
+    "hydra.run.dir": "Hydra would write into it whatever lies there; out= gives the folder of a run",
+    "hydra.output_subdir": "Hydra would write into it whatever lies there; config.yaml has the configuration",
+}
+"""Keys of Hydra's that would pass by dgn's own care, and what to do instead."""
+
 
 def positional(verb: str, words: list[str]) -> list[str]:
     """Run folders and a figure's name in their plain form, as overrides.
@@ -111,7 +121,11 @@ def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
         if _is_bare(word):
             raise DgnError(_bare(verb, given, place))
     for word in given:
-        _refuse_hydras(key_of(word))
+        key = key_of(word)
+        if key in INSTEAD:
+            raise DgnError(f"{key} can't be given: {INSTEAD[key]}")
+        if key in ("hydra", "hydra.run", "hydra.sweep"):
+            raise DgnError(f"{key} can't be given as a whole: give the keys in it that are to change")
         override, value = parse(word), word.partition("=")[2]
         if "=" in word and not word.startswith("~") and not value.strip():
             expanded(str(override.key_or_group), value)  # which says so
@@ -119,10 +133,6 @@ def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
             raise DgnError(_several(word, str(override.key_or_group)))
         if override.is_add() or override.is_force_add():
             _check_new(verb, str(override.key_or_group))
-
-
-PATHS = ("start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep")
-"""Keys whose values are files or folders that are there."""
 
 
 def check_paths(words: Sequence[str]) -> None:
@@ -148,23 +158,6 @@ def _is_there(text: str) -> bool:
     except (OSError, ValueError, RuntimeError):  # which its reader will say
         return True
     return True
-
-
-HYDRAS_OWN = {
-    "hydra.mode": "-m runs a sweep, and a command without it one job",
-    "hydra.run.dir": "Hydra would write into it whatever lies there; out= gives the folder of a run",
-    "hydra.output_subdir": "Hydra would write into it whatever lies there; config.yaml has the configuration",
-}
-"""Keys of Hydra's that would pass by dgn's own care, and what to do instead."""
-
-
-def _refuse_hydras(key: str) -> None:
-    """Refuse :data:`HYDRAS_OWN`, and the groups around them as a whole."""
-    for own, instead in HYDRAS_OWN.items():
-        if key == own:
-            raise DgnError(f"{own} can't be given: {instead}")
-    if key in ("hydra", "hydra.run", "hydra.sweep"):
-        raise DgnError(f"{key} can't be given as a whole: give the keys in it that are to change")
 
 
 def _is_bare(word: str) -> bool:
@@ -238,7 +231,7 @@ def suggestion(word: str) -> str | None:
 def item(text: str) -> str:
     """One value as Hydra takes it: as it is where that says the same, else quoted."""
     text = text.strip()
-    return text if text and _reads(f"a={text}") and not _is_sweep(f"a={text}") else quoted(text)
+    return text if text and _reads(f"a={text}") and not parse(f"a={text}").is_sweep_override() else quoted(text)
 
 
 def quoted(text: str) -> str:
@@ -277,10 +270,6 @@ def _reads(word: str) -> bool:
     except HydraException:
         return False
     return True
-
-
-def _is_sweep(word: str) -> bool:
-    return bool(parse(word).is_sweep_override())
 
 
 def _open(word: str) -> bool:

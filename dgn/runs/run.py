@@ -162,16 +162,11 @@ class Run:
         """Remove what this run wrote, or what of it lies in one of its folders; other files stay."""
         self.ledger.remove(name for name in set(self.ledger.files) - {self.manifest} if name.startswith(folder))
 
-    def has_results(self) -> bool:
-        """Whether there is more than what every job writes when it begins."""
-        return any(
-            path.relative_to(self.folder).parts[0] not in {JOURNAL, *BEGINNINGS}
-            for path in self.folder.rglob("*") if not path.is_dir() and path.suffix != ".part"
-        )  # fmt: skip
-
     def discard(self) -> bool:
         """Remove the folder, and the empty ones that were made around it, if no result is in it; whether it was."""
-        if not self._made or self.has_results():
+        files = (path for path in self.folder.rglob("*") if not path.is_dir() and path.suffix != ".part")
+        results = (path for path in files if path.relative_to(self.folder).parts[0] not in {JOURNAL, *BEGINNINGS})
+        if not self._made or any(results):
             return False
         self.ledger.remove([*self.ledger.files])
         self.ledger.fold()

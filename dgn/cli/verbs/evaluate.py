@@ -21,7 +21,6 @@ from dgn.cli.tracking import check_mode
 from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.evaluation.evaluate import assess, load_judges
-from dgn.evaluation.judges import Judge
 from dgn.evaluation.real import load_real, most_frequent, real_images_of
 from dgn.evaluation.reference import best_examples, look_at
 from dgn.files.listing import counted
@@ -39,6 +38,8 @@ def run(config: Any) -> None:
     device = choose_device(config.device, config.threads)
     settle_batch(config, device)
     root, data = Path(str(config.data.root)), config.data
+    if data.training is not None and data.photos is None:
+        raise DgnError("data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with")
     past, chosen = (None, config.network) if config.run is None else read_past(Path(str(config.run)))
     network = load_chosen(chosen, device, trust=config.trust)
     judges = load_judges(list(config.judges), device, trust=config.trust)
@@ -48,7 +49,7 @@ def run(config: Any) -> None:
                 f"dgn: judge {judge.name} has other classes than {network.name}: no transfer is measured by it",
                 file=sys.stderr,
             )
-    training = _training_images(config, judges[-1])
+    training = None if data.training is None else Squares(Path(str(data.training)), judges[-1].network.sight)
     climbs: list[tuple[Prior, AscentSettings]] = []
     if past is not None:
         specs: list[Any] = past.column("unit")
@@ -92,12 +93,3 @@ def run(config: Any) -> None:
         })  # fmt: skip
     print((folder.folder / "table.md").read_text())
     print(folder.folder / "panels.png")
-
-
-def _training_images(config: Any, judge: Judge) -> Squares | None:
-    """Those that copies are looked for among, as the judge sees them."""
-    if config.data.training is None:
-        return None
-    if config.data.photos is None:
-        raise DgnError("data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with")
-    return Squares(Path(str(config.data.training)), judge.network.sight)

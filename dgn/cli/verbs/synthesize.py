@@ -167,7 +167,7 @@ class _Job:
     def _note(self, part: Part, writer: Writer) -> None:
         self.rows += part.rows
         warn(self.manifest, part.warnings)
-        writer.put(lambda: write_pictures(self.folder, part))
+        writer.put(lambda: _write_pictures(self.folder, part))
         if time.monotonic() - self.tabled > TABLE_EVERY:
             self.tabled = time.monotonic()
             rows = list(self.rows)
@@ -201,13 +201,24 @@ TABLE_EVERY = 5.0
 """Seconds between two writings of the table while a job runs."""
 
 
-def write_pictures(folder: Run, part: Part) -> None:
-    """The images of a batch, and the way of each where frames were kept; those that are there already are left."""
+def _write_pictures(folder: Run, part: Part) -> None:
+    """The images of a batch and, where frames were kept, the way of each: frames side by side, the activation below.
+    Those that are there already are left."""
     if not all(folder.holds(row["image"]) for row in part.rows):
         for image, row in zip(part.read("images"), part.rows, strict=True):
             folder.write_picture(row["image"], to_image(image))
-    if part.frame_steps:
-        _strips(folder, part)
+    if not part.frame_steps:
+        return
+    frames, activations = part.read("frames"), part.read("frame_activations")
+    for index, row in enumerate(part.rows):
+        name = f"trajectory/{Path(row['image']).name}"
+        if not folder.holds(name):
+            cells = [
+                Cell(f"step {step}", row["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+                for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
+            ]
+            title = f"{row['unit']}, seed {row['seed']}"
+            folder.write_picture(name, grid(cells, title, columns=len(cells), tile=128))
 
 
 def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tensor | None:
@@ -234,17 +245,3 @@ def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tenso
     climbed = written_for(prior, rule)
     coordinates = read_notes(path).get(prior.name, climbed.coordinates)
     return climbed.convert(code, coordinates)
-
-
-def _strips(folder: Run, part: Part) -> None:
-    """The way of each image: its frames side by side, the activation below each."""
-    frames, activations = part.read("frames"), part.read("frame_activations")
-    for index, row in enumerate(part.rows):
-        name = f"trajectory/{Path(row['image']).name}"
-        if folder.holds(name):
-            continue
-        cells = [
-            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
-            for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
-        ]
-        folder.write_picture(name, grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128))
