@@ -54,6 +54,11 @@ class Row(NamedTuple):
     text: str
     value: str = ""
 
+    @property
+    def group(self) -> str:
+        """The first part of the key."""
+        return self.key.split(".")[0].split("=")[0]
+
 
 def described(settings: type) -> dict[str, str]:
     """The fields of a dataclass as their docstrings tell: name -> text, those of its bases too."""
@@ -97,13 +102,9 @@ def help_of(verb: str, words: Sequence[str]) -> str:
 def _grouped(rows: Sequence[Row], own: Sequence[str]) -> tuple[list[Row], list[Row], list[Row]]:
     """What, how and where to; the verb's own keys first, the network's last."""
     groups: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
-    for row in sorted(rows, key=lambda row: (_group(row) not in own, _group(row) == "network")):
-        groups[1 if _group(row) in HOW else 2 if _group(row) in RUN | KEPT else 0].append(row)
+    for row in sorted(rows, key=lambda row: (row.group not in own, row.group == "network")):
+        groups[1 if row.group in HOW else 2 if row.group in RUN | KEPT else 0].append(row)
     return groups
-
-
-def _group(row: Row) -> str:
-    return row.key.split(".")[0].split("=")[0]
 
 
 def _groups(verb: str) -> list[str]:
