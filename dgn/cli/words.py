@@ -120,12 +120,12 @@ def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
     for place, word in enumerate(given):
         if _is_bare(word):
             raise DgnError(_bare(verb, given, place))
-    for word in given:
-        key = key_of(word)
+    for key in map(key_of, given):
         if key in INSTEAD:
             raise DgnError(f"{key} can't be given: {INSTEAD[key]}")
         if key in ("hydra", "hydra.run", "hydra.sweep"):
             raise DgnError(f"{key} can't be given as a whole: give the keys in it that are to change")
+    for word in given:
         override, value = parse(word), word.partition("=")[2]
         if "=" in word and not word.startswith("~") and not value.strip():
             expanded(str(override.key_or_group), value)  # which says so
@@ -145,7 +145,7 @@ def check_paths(words: Sequence[str]) -> None:
     for word, key in keys.items():
         if key not in PATHS or parse(word).is_sweep_override() or "data.torchvision" in keys.values():
             continue
-        texts = [text for text in texts_in(word) if text not in ("", "random", "null")]
+        texts = [text for text in texts_in(word) if text.strip() not in ("", "random", "null")]
         if texts and not any("${" in text or _is_there(text) for text in texts):
             raise DgnError(f"no file or folder {texts[0]!r}, which {key} names")
 
