@@ -83,7 +83,8 @@ def strip(results: Path, evaluated: Path, method: str, every: int) -> None:
 
 def compose(results: Path, methods: dict[str, str], columns: list[str], title: str) -> None:
     """The strips of several methods below each other, each with what it is called, as ``figure.webp``."""
-    from dgn.report.figure import Matrix, draw_matrix, render
+    from dgn.drawing.charts import render
+    from dgn.drawing.matrix import Matrix, draw_matrix
 
     shown = [method for method in methods if (results / f"{method}.webp").exists()]
     matrix = Matrix([methods[method] for method in shown], columns)

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from dgn.arguments import check_counts
 from dgn.ascent.transforms import gaussian
+from dgn.drawing.heat import overlay
+from dgn.drawing.matrix import Cell
+from dgn.drawing.show import Shown
 from dgn.errors import DgnError, one_of
 from dgn.guest import guest
 from dgn.images.fit import Size, parse_size
@@ -26,9 +29,6 @@ from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
-from dgn.report.grid import Cell
-from dgn.report.heat import overlay
-from dgn.report.show import Shown
 from dgn.units.read import Reader
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units

@@ -15,6 +15,8 @@ from dgn.analysis.examples import find_examples
 from dgn.analysis.results import UnitExamples
 from dgn.analysis.squares import Squares
 from dgn.arguments import check_counts
+from dgn.drawing.matrix import Cell
+from dgn.drawing.show import Shown
 from dgn.errors import DgnError
 from dgn.guest import guest
 from dgn.images.fit import resized
@@ -23,8 +25,6 @@ from dgn.network.layers import feature_layer
 from dgn.network.means import layer_means
 from dgn.network.network import Network
 from dgn.priors.base import Prior
-from dgn.report.grid import Cell
-from dgn.report.show import Shown
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from dgn.analysis.receptive import Box
 from dgn.analysis.squares import Squares
+from dgn.drawing.matrix import Cell
+from dgn.drawing.show import Shown
 from dgn.errors import DgnError
 from dgn.images.pictures import to_image
-from dgn.report.grid import Cell
-from dgn.report.show import Shown
 from dgn.units.unit import Unit
 
 KINDS = {"top": "best", "bottom": "least", "random": "random, above 0"}

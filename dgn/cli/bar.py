@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from tqdm import tqdm
 
 from dgn.cli.tracking import Tracker
 from dgn.network.fast.readback import Readback
+from dgn.synthesis.plan import Plan
+from dgn.synthesis.result import Synthesis, join
 from dgn.units.unit import Unit
 
 MOST_CURVES = 32
@@ -22,27 +24,21 @@ class Bar:
     Activations are asked for only where somebody sees them, and read a step or more later, when they have come.
 
     Args:
-        name, units, seeds: what climbs.
+        name, rows: what climbs: of each row its unit and seed.
         shown: whether it is drawn.
         tracker: for the curves; None for none.
         first: row to begin at.
+        read: how activations come from the device.
     """
 
     def __init__(
-        self,
-        name: str,
-        units: Sequence[Unit],
-        seeds: list[int],
-        shown: bool,
-        tracker: Tracker | None = None,
-        *,
-        first: int = 0,
-    ) -> None:
+        self, name: str, rows: Sequence[tuple[Unit, int]], shown: bool, tracker: Tracker | None = None, *,
+        first: int = 0, read: Callable[[torch.Tensor], Readback] = Readback,
+    ) -> None:  # fmt: skip
         self.name, self.shown, self.bar = name, shown, tqdm(disable=True)
         self.tracker = tracker if tracker is not None and tracker.on else None
-        self.rows = [(unit.name, seed) for unit in units for seed in seeds]
-        self.first, self.past, self.piece = first, 0, (0, 0)
-        self.asked: deque[tuple[Readback, int, bool]] = deque()
+        self.rows, self.first, self.past, self.piece = rows, first, 0, (0, 0)
+        self.read, self.asked = read, deque[tuple[Readback, int, bool]]()
         self.starts = tqdm(disable=True)
 
     def __enter__(self) -> Bar:
@@ -75,7 +71,7 @@ class Bar:
         last = i == steps - 1
         self.bar.update(self.past + i + 1 - self.bar.n)
         if (self.shown and (i % 5 == 0 or last)) or (self.tracker is not None and (i % 10 == 0 or last)):
-            self.asked.append((Readback(activations), i, last))
+            self.asked.append((self.read(activations), i, last))
         if last:
             self.piece = (len(activations), steps)
 
@@ -96,5 +92,11 @@ class Bar:
                 if len(self.rows) <= MOST_CURVES:
                     piece = self.rows[self.first : self.first + len(activations)]
                     for (unit, seed), value in zip(piece, activations, strict=True):
-                        values[f"{unit} s{seed}"] = value
+                        values[f"{unit.name} s{seed}"] = value
                 self.tracker.curves(self.name, self.past + i, values, keep=last)
+
+
+def climb(job: Plan, name: str, shown: bool, tracker: Tracker | None = None) -> Synthesis:
+    """A plan's ascent, whole, with its bar."""
+    with Bar(name, job.rows, shown, tracker) as bar:
+        return join(list(job.pieces(on_step=bar.step, on_cut=bar.again, on_read=bar.reading)))

@@ -28,11 +28,7 @@ def stamp(path: Any) -> tuple[int, int] | None:
 
 
 def stamps(texts: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Time and size of each file that a text names: ``FILE``, ``@FILE``, ``FILE@ROW``, or a folder of tensors.
-
-    Args:
-        texts: values of a configuration; most of them name no file.
-    """
+    """Time and size of each file that a text names: ``FILE``, ``@FILE``, ``FILE@ROW``, or a folder of tensors."""
     stamped = {}
     for text in filter(None, texts):
         path = Path(re.sub(r"@\d+$", "", text.removeprefix("@")))

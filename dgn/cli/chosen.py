@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -18,14 +19,38 @@ from dgn.ascent.settings import AscentSettings
 from dgn.cli.changes import stamp
 from dgn.cli.groups import PriorConfig
 from dgn.cli.manifest import plain
-from dgn.cli.network import load_chosen, network_key
 from dgn.cli.tracking import check_mode
 from dgn.cli.trust import build_functions, build_module
 from dgn.errors import DgnError, nearest
 from dgn.images.fit import canvas_size, parse_size
+from dgn.network.facts import FACTS
 from dgn.network.network import Network
+from dgn.network.sources import load_network
 from dgn.priors import CANVASES, Prior, load_prior
 from dgn.synthesis.plan import default_batch
+
+Loaded = TypeVar("Loaded", Network, Prior)
+
+
+def network_facts(chosen: Any) -> dict[str, Any]:
+    """What the configuration says of a network beside its name and weights; None: nothing."""
+    values = OmegaConf.to_container(chosen, resolve=True) if OmegaConf.is_config(chosen) else dict(chosen)
+    return {name: values.get(name) for name in FACTS} if isinstance(values, dict) else {}
+
+
+def network_key(chosen: Any, device: str) -> str:
+    """Changes whenever another network is meant, or a file that it is read from has changed."""
+    facts = network_facts(chosen)
+    files = [chosen.name, chosen.weights, facts["classes"] if isinstance(facts["classes"], str) else None]
+    return json.dumps([files, facts, device, [stamp(file) for file in files]], default=str)
+
+
+def load_chosen(chosen: Any, device: str = "cpu", *, trust: bool) -> Network:
+    """The network that a configuration names; see :func:`dgn.load_network`."""
+    facts = network_facts(chosen)
+    if isinstance(facts["classes"], str):
+        facts["classes"] = Path(facts["classes"])
+    return load_network(chosen.name, weights=chosen.weights, device=device, trust=trust, **facts)
 
 
 def choose_device(name: str, threads: int | None) -> str:
@@ -60,48 +85,46 @@ def open_network(config: Any) -> tuple[Network, str]:
     check_mode(str(config.tracking.mode))
     device = choose_device(config.device, config.threads)
     key = network_key(config.network, device)
-    if key not in _NETWORKS:
-        _NETWORKS.clear()
-        _NETWORKS[key] = load_chosen(config.network, device, trust=config.trust)
     settle_batch(config, device)
-    return _NETWORKS[key], device
+    return _kept(_NETWORKS, key, 1, lambda: load_chosen(config.network, device, trust=config.trust)), device
 
 
 _NETWORKS: dict[str, Network] = {}
-"""The last network: the jobs of a sweep that run in one process load it once."""
-
-
 _PRIORS: dict[str, Prior] = {}
-"""The last priors, likewise."""
+"""The last network and priors: the jobs of a sweep that run in one process load them once."""
 
 
-MOST_PRIORS = 4
+def _kept(last: dict[str, Loaded], key: str, most: int, load: Callable[[], Loaded]) -> Loaded:
+    """What has a key, of the ``most`` that were loaded last, or loaded now."""
+    if key not in last:
+        while len(last) >= most:
+            last.pop(next(iter(last)))
+        last[key] = load()
+    return last[key]
 
 
-def _open_prior(name: str, entry: Any, network: Network, trust: bool) -> Prior:
-    values, channels, size = plain(entry), network.channels, plain(entry)["size"]
+def _open_prior(name: str, entry: dict[str, Any], network: Network, trust: bool) -> Prior:
+    size = entry["size"]
     if size is not None:
         parse_size(size, f"prior.{name}.size")
-    if str(entry.path) in CANVASES:
+    if str(entry["path"]) in CANVASES:
         size = canvas_size(size, network.input_size)
-    paths = [entry.path, entry.weights, *(Path(str(entry.path)) / f"{kind}.safetensors" for kind in PRIOR_FILES)]
-    key = json.dumps([values, channels, size, [stamp(path) for path in paths]], sort_keys=True, default=str)
-    if key not in _PRIORS or entry.module is not None:
-        while len(_PRIORS) >= MOST_PRIORS:
-            _PRIORS.pop(next(iter(_PRIORS)))
-        module = _module(name, entry.module, trust)
-        _PRIORS[key] = module if isinstance(module, Prior) else load_prior(
-            entry.path, size=size, space=entry.space, channels=channels, weights=entry.weights,
-            options=plain(entry.options), module=module, trust=trust,
+
+    def load() -> Prior:
+        module = entry["module"] and build_module(f"prior.{name}.module", entry["module"], trust=trust)
+        return module if isinstance(module, Prior) else load_prior(
+            entry["path"], size=size, space=entry["space"], channels=network.channels, weights=entry["weights"],
+            options=entry["options"], module=module, trust=trust,
         )  # fmt: skip
-    prior = copy.copy(_PRIORS[key])  # its name and its settings are this job's own
+
+    kinds = ("generator", "components", "flow")
+    paths = [entry["path"], entry["weights"], *(Path(str(entry["path"])) / f"{kind}.safetensors" for kind in kinds)]
+    key = json.dumps([entry, network.channels, size, [stamp(path) for path in paths]], sort_keys=True, default=str)
+    prior = copy.copy(load() if entry["module"] else _kept(_PRIORS, key, 4, load))  # named and set for the job
     prior.name = name
-    prior.ascent = {**prior.ascent, **build_functions(f"prior.{name}.ascent", plain(entry.ascent), trust=trust)}
+    prior.ascent = {**prior.ascent, **build_functions(f"prior.{name}.ascent", entry["ascent"], trust=trust)}
     AscentSettings().with_changes(dict(prior.ascent))
     return prior
-
-
-PRIOR_FILES = ("generator", "components", "flow")
 
 
 def choose_seeds(config: Any) -> list[int]:
@@ -125,15 +148,7 @@ def choose_priors(config: Any, network: Network) -> list[tuple[Prior, AscentSett
     return climbs
 
 
-def _module(name: str, config: Any, trust: bool) -> Any:
-    """The module of a prior that names one; see :mod:`dgn.cli.trust`."""
-    if config is None:
-        return None
-    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
-    return build_module(f"prior.{name}.module", values, trust=trust)
-
-
-def _prior_entry(name: str, given: Any) -> Any:
+def _prior_entry(name: str, given: Any) -> dict[str, Any]:
     """One prior's configuration, its name, its keys and their types checked."""
     if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):  # files are called by it
         raise DgnError(f"no prior can be called {name[:80]!r}: a name has up to 64 letters, digits and _")
@@ -144,6 +159,6 @@ def _prior_entry(name: str, given: Any) -> Any:
         if key not in known:
             raise DgnError(f"no key 'prior.{name}.{key!s}'{nearest(str(key), known)}")
     try:
-        return OmegaConf.merge(OmegaConf.structured(PriorConfig), given)
+        return plain(OmegaConf.merge(OmegaConf.structured(PriorConfig), given))
     except OmegaConfBaseException as error:
         raise DgnError(f"prior.{name}: {str(error).splitlines()[0]}") from None

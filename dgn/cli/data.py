@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from dgn.analysis.examples import find_examples, search_warnings
+from dgn.analysis.results import Examples
 from dgn.analysis.squares import Squares
-from dgn.cli.manifest import plain
-from dgn.errors import DgnError, nearest
+from dgn.cli.manifest import plain, warn
+from dgn.errors import DgnError, first_line, nearest
 from dgn.network.network import Network
+from dgn.units.unit import Unit
 
 _PICKLED = ("LSUN", "LSUNClass")
 """Data sets that unpickle unchecked files (those of CIFAR are pickles too, but torchvision checks their digests)."""
+
+
+def paths(given: Any) -> list[Path]:
+    """What a key names that takes one path or a list of them."""
+    return [Path(str(entry)) for entry in (given if isinstance(given, list) else [given]) if entry is not None]
+
+
+def counting(bar: tqdm[Any]) -> Callable[[int, int], None]:
+    """What tells a bar how many of how many things are done."""
+
+    def note(done: int, count: int) -> None:
+        bar.total = count
+        bar.update(done - bar.n)
+
+    return note
 
 
 def open_data(config: Any, network: Network) -> Squares:
@@ -27,10 +48,18 @@ def open_data(config: Any, network: Network) -> Squares:
         raise DgnError(f"torchvision has no data set {name!r}{nearest(name, known.__all__)}")
     if name in _PICKLED:
         raise DgnError(f"torchvision's {name} unpickles a file beside its images: give data.root=FOLDER instead")
-    options = {"root": str(config.root or "."), **plain(config.options)}
     try:
-        source = getattr(known, name)(**options)
+        source = getattr(known, name)(**{"root": str(config.root or "."), **plain(config.options)})
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise DgnError(f"torchvision's {name} can't be opened: {first} (options: data.options)") from error
+        raise DgnError(f"torchvision's {name} can't be opened: {first_line(error)} (options: data.options)") from error
     return Squares(source, network.sight)
+
+
+def look_through(
+    config: Any, network: Network, units: list[Unit], data: Squares, manifest: dict[str, Any], **more: Any
+) -> Examples:
+    """:func:`dgn.find_examples` of a job, with a bar; what could not be read is said."""
+    with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
+        found = find_examples(network, units, data, workers=config.data.workers, note=counting(bar), **more)
+    warn(manifest, search_warnings(found.units, found.data, found.broken, network))
+    return found

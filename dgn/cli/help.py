@@ -17,16 +17,12 @@ from dgn.ascent.presets import preset
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.compose import compose
 from dgn.cli.groups import AscentConfig, PriorConfig, TrainingConfig
-from dgn.cli.keys import KEPT, RUN
-from dgn.cli.schema import VERBS
+from dgn.cli.keys import HOW, KEPT, RUN
+from dgn.cli.schema import schema_of
+from dgn.cli.verbs import VERBS
 from dgn.resources import prior_family, resource
 from dgn.training.settings import FlowSettings, TrainSettings
 
-HOW = {
-    "ascent", "training", "batch", "device", "threads", "trust", "compile", "seed", "components", "tsne", "layer",
-    "size", "stride", "fill", "curve_steps", "curve_fill",
-}  # fmt: skip
-WHERE = RUN | KEPT
 OF_GROUPS = {
     "figure": {
         "name": "of its files", "kind": "how it is made: matrix, facets, ablation, convergence or start",
@@ -58,6 +54,11 @@ class Row(NamedTuple):
     text: str
     value: str = ""
 
+    @property
+    def group(self) -> str:
+        """The first part of the key."""
+        return self.key.split(".")[0].split("=")[0]
+
 
 def described(settings: type) -> dict[str, str]:
     """The fields of a dataclass as their docstrings tell: name -> text, those of its bases too."""
@@ -78,22 +79,17 @@ def brief(text: str) -> str:
     return re.sub(r":\w+:`[\w.]+\.(\w+)`", r"\1", " ".join(kept)).replace("``", "").rstrip(".")
 
 
-def help_of(verb: str, what: str, words: Sequence[str]) -> str:
+def help_of(verb: str, words: Sequence[str]) -> str:
     """The whole text.
-
-    Args:
-        verb: of the command.
-        what: it does, in a line.
-        words: overrides beside ``--help``: the values are those with them.
 
     Raises:
         DgnError: Hydra can't compose them.
     """
     config = compose(verb, [word for word in words if word not in FLAGS])
-    rows = list(_rows(VERBS[verb], OmegaConf.to_container(config, throw_on_missing=False), _groups(verb)))
-    lines = [f"dgn {verb}: {what}", "", f"usage: dgn {verb} [KEY=VALUE ...] [-m]", ""]
+    rows = list(_rows(schema_of(verb), OmegaConf.to_container(config, throw_on_missing=False), _groups(verb)))
+    lines = [f"dgn {verb}: {VERBS[verb].what}", "", f"usage: dgn {verb} [KEY=VALUE ...] [-m]", ""]
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
-    for title, kept in zip(SECTIONS, _grouped(rows, list(VERBS[verb].__annotations__)), strict=True):
+    for title, kept in zip(SECTIONS, _grouped(rows, list(schema_of(verb).__annotations__)), strict=True):
         if kept:
             lines += [title, *(line for row in kept for line in _shown(row, width)), ""]
     lines += [
@@ -106,13 +102,9 @@ def help_of(verb: str, what: str, words: Sequence[str]) -> str:
 def _grouped(rows: Sequence[Row], own: Sequence[str]) -> tuple[list[Row], list[Row], list[Row]]:
     """What, how and where to; the verb's own keys first, the network's last."""
     groups: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
-    for row in sorted(rows, key=lambda row: (_group(row) not in own, _group(row) == "network")):
-        groups[1 if _group(row) in HOW else 2 if _group(row) in WHERE else 0].append(row)
+    for row in sorted(rows, key=lambda row: (row.group not in own, row.group == "network")):
+        groups[1 if row.group in HOW else 2 if row.group in RUN | KEPT else 0].append(row)
     return groups
-
-
-def _group(row: Row) -> str:
-    return row.key.split(".")[0].split("=")[0]
 
 
 def _groups(verb: str) -> list[str]:

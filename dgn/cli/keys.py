@@ -15,6 +15,12 @@ ROWS = frozenset({"units", "shard", "seed", "seeds", "prior"})
 HYDRAS_OWN = frozenset({"hydra/launcher", "hydra.launcher", "hydra.sweep.dir"})
 """Hydra's own of the first kind."""
 
+HOW = frozenset({
+    "ascent", "training", "batch", "device", "threads", "trust", "compile", "seed", "components", "tsne", "layer",
+    "size", "stride", "fill", "curve_steps", "curve_fill",
+})  # fmt: skip
+"""How a job does what it does: under this heading ``--help`` shows them."""
+
 GROUPS = frozenset({"tracking", "launcher"})
 """Keys that hold others, which are of their kind."""
 

@@ -10,21 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
-from dgn.cli.words import check, key_of, overrides_in, positional
+from dgn.cli.verbs import VERBS
+from dgn.cli.words import check, check_paths, key_of, overrides_in, positional
 from dgn.errors import DgnError, first_line, nearest, of_machine
-
-VERBS = {
-    "synthesize": "images that units prefer, through a generator prior and from raw pixels",
-    "examples": "the images of a data set that excite units most",
-    "facets": "the kinds of images that a unit answers to, with a synthesis of each",
-    "ablate": "which parts of an image a unit needs",
-    "train": "train a generator that inverts a layer of a network",
-    "evaluate": "measure how good the images of a run or of a prior are",
-    "figure": "a figure for a paper: PDF, PNG and the numbers behind it",
-    "gallery": "runs as one self-contained page",
-    "gather": "the runs of a sweep as one table, grid and gallery",
-    "units": "list a network's layers; find its classes",
-}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +84,7 @@ def _stoppable() -> Iterator[None]:
 
 def _help() -> str:
     lines = ["dgn: what does this neuron want to see?", "", "usage: dgn VERB [key=value ...] [-m]", ""]
-    lines += [f"  {verb:<12}{what}" for verb, what in VERBS.items()]
+    lines += [f"  {name:<12}{verb.what}" for name, verb in VERBS.items()]
     lines += [
         "",
         "dgn VERB --help shows what can be set, and its values; -m sweeps over comma-separated values.",
@@ -115,12 +103,13 @@ def _run(verb: str, arguments: list[str]) -> int:
     if {"-h", "--help"} & {*arguments}:
         from dgn.cli.help import help_of
 
-        print(help_of(verb, VERBS[verb], arguments))
+        print(help_of(verb, arguments))
         return 0
+    check_paths(arguments)
     from dgn.cli.sweeps.job import Task
     from dgn.cli.sweeps.sweep import Sweep, is_sweep
 
-    task, no_runs = Task(verb), verb in ("units", "gallery", "gather")
+    task, no_runs = Task(verb), VERBS[verb].writes is None
     if no_runs and any(key_of(word) == "hydra.sweep.dir" for word in overrides_in(arguments)):
         raise DgnError(f"dgn {verb} makes no runs: leave out hydra.sweep.dir")
     if not is_sweep(arguments) or no_runs:
@@ -164,7 +153,7 @@ def _hydra(task: Any, arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from dgn.cli import schema
-    from dgn.cli.explain import explain
+    from dgn.cli.compose import explain
     from dgn.resources import resource
 
     schema.register()

@@ -18,6 +18,7 @@ from dgn.cli.groups import (
     RealConfig,
     TrainingConfig,
 )
+from dgn.cli.verbs import VERBS
 
 
 @dataclass
@@ -227,15 +228,13 @@ class UnitsConfig:
     find: str | None = None
 
 
-VERBS: dict[str, type] = {
-    "synthesize": SynthesizeConfig, "examples": ExamplesConfig, "facets": FacetsConfig, "ablate": AblateConfig,
-    "train": TrainConfig, "evaluate": EvaluateConfig, "figure": FigureConfig, "gallery": GalleryConfig,
-    "gather": GatherConfig, "units": UnitsConfig,
-}  # fmt: skip
+def schema_of(verb: str) -> type:
+    """The dataclass of a verb's keys."""
+    return globals()[f"{verb.title()}Config"]
 
 
 @functools.cache  # Hydra keeps them
 def register() -> None:
     """Make the schemas known to Hydra."""
-    for verb, schema in VERBS.items():
-        ConfigStore.instance().store(name=f"{verb}_schema", node=schema)
+    for verb in VERBS:
+        ConfigStore.instance().store(name=f"{verb}_schema", node=schema_of(verb))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from dgn.cli.compose import expanded
 from dgn.cli.words import key_of
-from dgn.errors import DgnError
 
 TEXTS = ("title", "panel", "label", "init", "prefix", "suffix")
 """Keys whose value may be an empty text."""
@@ -41,9 +40,6 @@ def _walk(node: Any, place: str) -> None:
         if isinstance(value, (DictConfig, ListConfig)):
             _walk(value, name)
         elif isinstance(value, str):
-            if not value.strip() and key not in TEXTS:
-                raise DgnError(
-                    f"{name} is empty (a variable of the shell that is not set?); give a value, or leave the key out"
-                )
-            if value == "~" or value.startswith("~/"):
-                node[key] = str(Path(value).expanduser())
+            text = value if key in TEXTS else expanded(name, value)
+            if text != value:
+                node[key] = text

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError, first_line, nearest
 from dgn.runs.writer import Writer
 
 MODES = ("offline", "online", "off")
@@ -18,13 +18,8 @@ ALLOWANCE, SHARE = 0.25, 0.003
 """Seconds, and the share of a job's time besides, that curves and pictures may cost; what is beyond is left out, but
 for the end of each curve."""
 
-
 PATIENCE = 10
 """Seconds that the server may take to answer at the start; twice as many to take what is left at the end."""
-
-COSTLY = ("x_save_requirements",)
-"""Settings of Weights & Biases that are switched off, where its version has them: to write down every installed package
-takes 0.12 seconds of each job. The versions that matter are in the run's configuration."""
 
 MOST_PICTURES = 512
 """In a table."""
@@ -41,58 +36,39 @@ class Tracker:
             warning, where the server can't be reached; it never prompts.
         folder: the run folder; Weights & Biases writes into ``wandb/`` there.
         config: the whole configuration.
-        name, group, job_type: of the run; the group is the sweep.
+        begin: starts a run; by default ``wandb.init``.
+        clock: what tells the time.
+        how: what else it is begun with: project, entity, name, group (the sweep), job_type.
 
     Raises:
         DgnError: an unknown mode, or ``"online"`` without an account.
     """
 
     def __init__(
-        self,
-        mode: str,
-        folder: Path,
-        config: Mapping[str, Any],
-        *,
-        project: str = "dgn",
-        entity: str | None = None,
-        name: str | None = None,
-        group: str | None = None,
-        job_type: str | None = None,
-    ) -> None:
+        self, mode: str, folder: Path, config: Mapping[str, Any], *, begin: Callable[..., Any] | None = None,
+        clock: Any = time, **how: Any,
+    ) -> None:  # fmt: skip
         check_mode(mode)
         self._run: Any = None
-        self._writer: Writer | None = None
-        self._began, self._spent = time.monotonic(), 0.0
+        self._clock, self._began, self._spent = clock, clock.monotonic(), 0.0
+        self._writer = None if mode == "off" else Writer(most=256)
         self.cost = 0.0
         """Seconds that the job has given to it: waiting for the thread, and the processor's time in the thread."""
-        if mode == "off":
+        how = {"dir": str(folder), "config": dict(config), **how}
+        self._put(lambda: self._start(mode, folder, begin or _begin, how))
+
+    def _start(self, mode: str, folder: Path, begin: Callable[..., Any], how: dict[str, Any]) -> None:
+        strange = _in_its_way(folder / "wandb")
+        if strange:
+            _say(f"Weights & Biases did not start: {strange} is not what it wrote; the job goes on")
             return
-
-        def start() -> None:
-            strange = _in_its_way(folder / "wandb")
-            if strange:
-                _say(f"Weights & Biases did not start: {strange} is not what it wrote; the job goes on")
+        for attempt in dict.fromkeys((mode, "offline")):
+            try:
+                self._run = begin(mode=attempt, **how)
                 return
-            for attempt in dict.fromkeys((mode, "offline")):
-                try:
-                    import wandb
-
-                    cheap = {name: False for name in COSTLY if name in getattr(wandb.Settings, "model_fields", ())}
-                    settings = wandb.Settings(
-                        silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE, **cheap
-                    )  # fmt: skip
-                    self._run = wandb.init(
-                        mode="online" if attempt == "online" else "offline", dir=str(folder), config=dict(config),
-                        project=project, entity=entity, name=name, group=group, job_type=job_type,
-                        reinit="finish_previous", settings=settings,
-                    )  # fmt: skip
-                    return
-                except Exception as error:
-                    goes_on = "; the job goes on, tracked offline" if attempt == "online" else "; the job goes on"
-                    _say(f"Weights & Biases ({attempt}) did not start: {_line(error)}{goes_on}")
-
-        self._writer = Writer(most=256)
-        self._put(start)
+            except Exception as error:
+                goes_on = "the job goes on, tracked offline" if attempt == "online" else "the job goes on"
+                _say(f"Weights & Biases ({attempt}) did not start: {first_line(error)}; {goes_on}")
 
     @property
     def on(self) -> bool:
@@ -105,13 +81,13 @@ class Tracker:
             return
 
         def counted() -> None:
-            began = time.thread_time()
+            began = self._clock.thread_time()
             work()
-            self.cost += time.thread_time() - began
+            self.cost += self._clock.thread_time() - began
 
-        began = time.monotonic()
+        began = self._clock.monotonic()
         self._writer.put(counted)
-        self.cost += time.monotonic() - began
+        self.cost += self._clock.monotonic() - began
 
     def _guard(self, action: str, call: Callable[[Any], None], *, optional: bool = False) -> None:
         """Have the thread log something; what goes wrong ends the tracking, and nothing else."""
@@ -119,19 +95,19 @@ class Tracker:
         def work() -> None:
             if self._run is None or (optional and self._spent > self._budget()):
                 return
-            began = time.monotonic()
+            began = self._clock.monotonic()
             try:
                 call(self._run)
             except Exception as error:
                 self._run = None
-                _say(f"Weights & Biases stopped at {action}: {_line(error)}; the job goes on")
-            self._spent += time.monotonic() - began
+                _say(f"Weights & Biases stopped at {action}: {first_line(error)}; the job goes on")
+            self._spent += self._clock.monotonic() - began
 
         self._put(work)
 
     def _budget(self) -> float:
         """Seconds that curves and pictures may have taken by now."""
-        return ALLOWANCE + SHARE * (time.monotonic() - self._began)
+        return ALLOWANCE + SHARE * (self._clock.monotonic() - self._began)
 
     def curves(self, prefix: str, step: int, values: Mapping[str, float], *, keep: bool = False) -> None:
         """Numbers at a step; each prefix has a step axis of its own, ``PREFIX/step``. ``keep``: never left out."""
@@ -152,69 +128,35 @@ class Tracker:
 
         self._guard("a picture", log)
 
-    def _pictures(self, folder: Path) -> Callable[[str], Any]:
-        """What makes a table's pictures of files: None for no file, and from where on they are too many or too dear."""
-        import wandb
+    def table(
+        self, name: str, rows: Sequence[Mapping[str, Any]], folder: Path = Path(), *,
+        pictures: Mapping[str, str] | None = None, columns: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Rows with their pictures; of very many, with those of the first rows.
 
-        began, left, shown = time.monotonic(), max(ALLOWANCE, self._budget() - self._spent), 0
-
-        def picture(name: str) -> Any:
-            nonlocal shown
-            if not name or shown >= MOST_PICTURES or time.monotonic() - began > left:
-                return None
-            shown += 1
-            return wandb.Image(str(folder / name))
-
-        return picture
-
-    def table(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """The results with their images; of very many images, with those of the first rows."""
+        Args:
+            name: of the table.
+            rows: of which each has ``columns`` (by default all of the first row).
+            folder, pictures: where the pictures are, and in which key of a row the file for each heading stands.
+        """
+        pictures, columns = pictures or {}, list(columns or (rows[0] if rows else ()))
 
         def log(run: Any) -> None:
             import wandb
 
-            columns = list(rows[0])
-            table = wandb.Table(columns=["picture", *columns])
-            picture = self._pictures(folder)
+            began, left, shown = self._clock.monotonic(), max(ALLOWANCE, self._budget() - self._spent), 0
+            table = wandb.Table(columns=[*pictures, *columns])
             for row in rows:
-                values = [None if row[column] == "" else row[column] for column in columns]
-                table.add_data(picture(row["image"]), *values)
-            run.log({"results": table})
+                images: list[Any] = []
+                for file in (row[key] for key in pictures.values()):
+                    there = file and shown < MOST_PICTURES and self._clock.monotonic() - began <= left
+                    images.append(wandb.Image(str(folder / file)) if there else None)
+                    shown += bool(there)
+                table.add_data(*images, *(None if row[column] == "" else row[column] for column in columns))
+            run.log({name: table})
 
         if rows:
-            self._guard("the table", log)
-
-    def examples(self, rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
-        """Examples of a data set: a row a unit, kind and rank, with the image and what the unit's feature sees; of very
-        many images, with those of the first rows."""
-
-        def log(run: Any) -> None:
-            import wandb
-
-            columns = ["unit", "kind", "rank", "activation", "name"]
-            table = wandb.Table(columns=["image", "field", *columns])
-            picture = self._pictures(folder)
-            for row in rows:
-                table.add_data(picture(row["image"]), picture(row["field"]), *(row[column] for column in columns))
-            run.log({"examples table": table})
-
-        if rows:
-            self._guard("the table of examples", log)
-
-    def figures(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Numbers of an evaluation: a table, and each as ``METHOD/METRIC`` (``METHOD/METRIC/JUDGE``) of the summary."""
-
-        def log(run: Any) -> None:
-            import wandb
-
-            columns = list(rows[0])
-            run.log({"figures": wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])})
-            for row in rows:
-                name = "/".join(str(row[key]) for key in ("method", "metric", "judge") if row[key])
-                run.summary[name] = row["value"]
-
-        if rows:
-            self._guard("the figures", log)
+            self._guard("a table", log)
 
     def summary(self, values: Mapping[str, float]) -> None:
         """Numbers of the whole job, by which runs are compared."""
@@ -225,11 +167,26 @@ class Tracker:
         if self._writer is None:
             return
         self._guard("the end", lambda run: run.finish(exit_code=1 if failed else 0))
-        began, spent = time.monotonic(), self.cost
+        began, spent = self._clock.monotonic(), self.cost
         writer, self._writer = self._writer, None
         writer.close()
-        self.cost = spent + time.monotonic() - began  # the job waits: the clock's time, the thread's is within it
+        self.cost = (
+            spent + self._clock.monotonic() - began
+        )  # the job waits: the clock's time, the thread's is within it
         self._run = None
+
+
+def _begin(**how: Any) -> Any:
+    """A run of Weights & Biases that says nothing, asks nothing, and does not list all installed packages, which would
+    take 0.12 seconds of each job: the versions that matter are in its configuration."""
+    import wandb
+
+    known = getattr(wandb.Settings, "model_fields", ())
+    cheap = {"x_save_requirements": False} if "x_save_requirements" in known else {}
+    settings = wandb.Settings(
+        silent=True, console="off", init_timeout=PATIENCE, finish_timeout=2 * PATIENCE, **cheap
+    )  # fmt: skip
+    return wandb.init(reinit="finish_previous", settings=settings, **how)
 
 
 def _in_its_way(folder: Path) -> str:
@@ -254,8 +211,3 @@ def check_mode(mode: str) -> None:
 
 def _say(line: str) -> None:
     print(f"dgn: {line}", file=sys.stderr)
-
-
-def _line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
 
@@ -51,12 +52,7 @@ def build_module(name: str, config: Any, *, trust: bool = False) -> nn.Module | 
 
 def build_functions(name: str, node: Any, *, trust: bool = False) -> Any:
     """Values in which each ``{_target_: PACKAGE.FUNCTION, KEY: VALUE}`` is that function with its keywords set; of a
-    class it is an object, which is called.
-
-    Args:
-        name: of their key, for errors.
-        node: plain values.
-        trust: whether code that the configuration names may run.
+    class it is an object, which is called. ``name``: of their key, for errors.
 
     Raises:
         DgnError: there is one without ``trust``, or it can't be had.
@@ -113,7 +109,9 @@ def _check(name: str, target: str) -> None:
             f"{name} names {target!r}, which dgn does not build unasked: expected a module class of "
             f"{', '.join(LIBRARIES)}; if you trust this configuration and its code, add trust=true"
         )
-    found = _find(target)
+    found = None
+    with suppress(Exception):  # there is none
+        found = resolve_name(target)
     if not (isinstance(found, type) and issubclass(found, nn.Module) and _within(found.__module__, LIBRARIES)):
         raise DgnError(
             f"{name} names {target!r}, no class of torch.nn.Module; if you trust this configuration, add trust=true"
@@ -122,11 +120,3 @@ def _check(name: str, target: str) -> None:
 
 def _within(path: str, packages: tuple[str, ...]) -> bool:
     return any(path == package or path.startswith(package + ".") for package in packages)
-
-
-def _find(target: str) -> Any:
-    """The object at a dotted path; None where there is none."""
-    try:
-        return resolve_name(target)
-    except Exception:
-        return None

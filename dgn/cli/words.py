@@ -6,21 +6,28 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
+from dgn.cli.compose import expanded
+from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError, first_line, nearest
-
-MAIN = {
-    "synthesize": "units", "examples": "units", "facets": "unit", "ablate": "image", "train": "data.root",
-    "units": "find", "figure": "figure", "evaluate": "run", "gather": "sweep", "gallery": "runs",
-}  # fmt: skip
-"""The key that a word without one is most likely meant for."""
 
 LISTS = ("units", "image", "runs", "prior", "judges", "kinds", "figure.units", "figure.images")
 """Keys that take several values in one job."""
 
 TAKE_A_WORD = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c"}
 """Hydra's flags that are followed by a word which is no override."""
+
+PATHS = ("start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep")
+"""Keys whose values are files or folders that are there."""
+
+INSTEAD = {
+    "hydra.mode": "-m runs a sweep, and a command without it one job",
+    "hydra.run.dir": "Hydra would write into it whatever lies there; out= gives the folder of a run",
+    "hydra.output_subdir": "Hydra would write into it whatever lies there; config.yaml has the configuration",
+}
+"""Keys of Hydra's that would pass by dgn's own care, and what to do instead."""
 
 
 def positional(verb: str, words: list[str]) -> list[str]:
@@ -34,14 +41,14 @@ def positional(verb: str, words: list[str]) -> list[str]:
     if verb == "figure":
         words = [re.sub(r"^name=", "figure=", word) for word in words]
     plain = [word for word in overrides_in(words) if _is_bare(word)]
-    if verb not in ("evaluate", "gallery", "gather", "figure") or not plain:
+    if not VERBS[verb].bare or not plain:
         return words
     if verb == "gallery":
         first = f"runs=[{','.join(map(quoted, plain))}]"
     elif len(plain) > 1:
         raise DgnError(f"dgn {verb} takes one of {', '.join(map(repr, plain))}, or quotes around a name with blanks")
     else:
-        first = f"{MAIN[verb]}={plain[0] if verb == 'figure' else quoted(plain[0])}"
+        first = f"{VERBS[verb].key}={plain[0] if verb == 'figure' else quoted(plain[0])}"
     rest = [word for word in words if word not in plain]
     flags = [word for word in rest[:1] if word in ("-m", "--multirun")]
     return [*flags, first, *rest[len(flags) :]]
@@ -90,26 +97,20 @@ def texts_in(word: str) -> Iterator[str]:
     from hydra.core.override_parser.types import QuotedString, Sweep
 
     def walk(value: Any) -> Iterator[str]:
-        if isinstance(value, QuotedString):
-            yield value.text
-        elif isinstance(value, str):
-            yield value
-        elif isinstance(value, dict):
-            for part in value.values():
-                yield from walk(part)
-        elif isinstance(value, list) or (isinstance(value, Sweep) and isinstance(getattr(value, "list", None), list)):
-            for part in value if isinstance(value, list) else value.list:  # type: ignore[attr-defined]
-                yield from walk(part)
+        if isinstance(value, (QuotedString, str)):
+            yield value if isinstance(value, str) else value.text
+            return
+        if isinstance(value, Sweep):
+            value = getattr(value, "list", None)
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        for part in parts:
+            yield from walk(part)
 
     yield from walk(parse(word).value())
 
 
 def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
     """Refuse overrides that are always mistakes, before Hydra composes anything.
-
-    Args:
-        verb, words: the command line; the plain forms of folders and names have their keys already.
-        sweep: whether it has ``-m``.
 
     Raises:
         DgnError: a word without a key, one that the grammar refuses, an empty value, several values without a sweep,
@@ -119,36 +120,44 @@ def check(verb: str, words: Sequence[str], *, sweep: bool) -> None:
     for place, word in enumerate(given):
         if _is_bare(word):
             raise DgnError(_bare(verb, given, place))
+    for key in map(key_of, given):
+        if key in INSTEAD:
+            raise DgnError(f"{key} can't be given: {INSTEAD[key]}")
+        if key in ("hydra", "hydra.run", "hydra.sweep"):
+            raise DgnError(f"{key} can't be given as a whole: give the keys in it that are to change")
     for word in given:
-        _refuse_hydras(key_of(word))
-    for word in given:
-        if "=" in word and not word.startswith("~") and not word.partition("=")[2].strip():
-            raise DgnError(
-                f"{word.strip()!r} gives no value (a variable of the shell that is not set?); give a value, or leave "
-                "the key out"
-            )
-        override = parse(word)
+        override, value = parse(word), word.partition("=")[2]
+        if "=" in word and not word.startswith("~") and not value.strip():
+            expanded(str(override.key_or_group), value)  # which says so
         if override.is_sweep_override() and not sweep:
             raise DgnError(_several(word, str(override.key_or_group)))
         if override.is_add() or override.is_force_add():
             _check_new(verb, str(override.key_or_group))
 
 
-HYDRAS_OWN = {
-    "hydra.mode": "-m runs a sweep, and a command without it one job",
-    "hydra.run.dir": "Hydra would write into it whatever lies there; out= gives the folder of a run",
-    "hydra.output_subdir": "Hydra would write into it whatever lies there; config.yaml has the configuration",
-}
-"""Keys of Hydra's that would pass by dgn's own care, and what to do instead."""
+def check_paths(words: Sequence[str]) -> None:
+    """Refuse paths of which none is there, in a job of one's own, before anything large is loaded.
+
+    Raises:
+        DgnError: no file or folder of that name; what else is wrong with it, its reader says.
+    """
+    keys = {word: key_of(word) for word in overrides_in(words)}
+    for word, key in keys.items():
+        if key not in PATHS or parse(word).is_sweep_override() or "data.torchvision" in keys.values():
+            continue
+        texts = [text for text in texts_in(word) if text.strip() not in ("", "random", "null")]
+        if texts and not any("${" in text or _is_there(text) for text in texts):
+            raise DgnError(f"no file or folder {texts[0]!r}, which {key} names")
 
 
-def _refuse_hydras(key: str) -> None:
-    """Refuse :data:`HYDRAS_OWN`, and the groups around them as a whole."""
-    for own, instead in HYDRAS_OWN.items():
-        if key == own:
-            raise DgnError(f"{own} can't be given: {instead}")
-    if key in ("hydra", "hydra.run", "hydra.sweep"):
-        raise DgnError(f"{key} can't be given as a whole: give the keys in it that are to change")
+def _is_there(text: str) -> bool:
+    try:
+        Path(re.sub(r"@\d+$", "", text)).expanduser().stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, RuntimeError):  # which its reader will say
+        return True
+    return True
 
 
 def _is_bare(word: str) -> bool:
@@ -163,10 +172,10 @@ def _bare(verb: str, given: Sequence[str], place: int) -> str:
         end += 1
     whole = " ".join(given[max(0, place - 1) : end])
     key = whole.partition("=")[0]
-    if place and (_open(given[place - 1]) or key == MAIN.get(verb)):
+    if place and (_open(given[place - 1]) or key == VERBS[verb].key):
         works = shell(whole) if _reads(whole) else suggestion(whole)
         return f"the shell made {end - place + 1} words of {whole!r}" + (f"; quote it: {works}" if works else "")
-    word, main = given[place], MAIN.get(verb)
+    word, main = given[place], VERBS[verb].key
     if not word.strip():
         return "an empty word is no KEY=VALUE (a variable of the shell that is not set?)"
     meant = f"{main}=[{item(word)}]" if main in LISTS else f"{main}={item(word)}"
@@ -222,7 +231,7 @@ def suggestion(word: str) -> str | None:
 def item(text: str) -> str:
     """One value as Hydra takes it: as it is where that says the same, else quoted."""
     text = text.strip()
-    return text if text and _reads(f"a={text}") and not _is_sweep(f"a={text}") else quoted(text)
+    return text if text and _reads(f"a={text}") and not parse(f"a={text}").is_sweep_override() else quoted(text)
 
 
 def quoted(text: str) -> str:
@@ -261,10 +270,6 @@ def _reads(word: str) -> bool:
     except HydraException:
         return False
     return True
-
-
-def _is_sweep(word: str) -> bool:
-    return bool(parse(word).is_sweep_override())
 
 
 def _open(word: str) -> bool:

@@ -7,18 +7,18 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from dgn.drawing.matrix import Matrix, screen
 from dgn.errors import DgnError
 from dgn.evaluation.metrics import Interval, mean_interval
 from dgn.evaluation.naming import right
 from dgn.images.fit import resized
 from dgn.images.pictures import to_image
-from dgn.report.grid import FAINT, INK, PAPER
-from dgn.runs.run import table_bytes
 
 TILE, COLUMNS, ON_A_SHEET = 200, 5, 20
 """Pixels of an image on a sheet, images side by side, and images in all."""
@@ -27,7 +27,7 @@ KEY = ("number", "sheet", "method", "class_index")
 
 
 @dataclass(frozen=True)
-class Shown:
+class Numbered:
     """One image that a viewer is shown: its number, its sheet, whose it is, and of which ImageNet class."""
 
     number: int
@@ -44,7 +44,7 @@ class Answer:
     natural: float
 
 
-def lay_out(methods: Mapping[str, Sequence[int]], seed: int = 0) -> list[Shown]:
+def lay_out(methods: Mapping[str, Sequence[int]], seed: int = 0) -> list[Numbered]:
     """Images shuffled over methods and classes, and shared out over sheets: no class twice on one.
 
     Args:
@@ -67,33 +67,26 @@ def lay_out(methods: Mapping[str, Sequence[int]], seed: int = 0) -> list[Shown]:
             sheets.append(free := [])
         free.append(image)
     order = [(sheet, *image) for sheet, images in enumerate(sheets, 1) for image in images]
-    return [Shown(number, sheet, method, label) for number, (sheet, method, label) in enumerate(order, 1)]
+    return [Numbered(number, sheet, method, label) for number, (sheet, method, label) in enumerate(order, 1)]
 
 
-def draw(shown: Sequence[Shown], images: Sequence[Tensor]) -> Image.Image:
+def draw(shown: Sequence[Numbered], images: Sequence[Tensor]) -> Image.Image:
     """One sheet: images ``[C, H, W]`` in [0, 1], all of one size, with their numbers."""
-    font, gap, head = ImageFont.load_default(20), 12, 30
-    rows = -(-len(shown) // COLUMNS)
-    across = min(COLUMNS, len(shown))
-    sheet = Image.new("RGB", (gap + across * (TILE + gap), gap + rows * (TILE + head)), PAPER)
-    pen = ImageDraw.Draw(sheet)
-    for place, (one, image) in enumerate(zip(shown, images, strict=True)):
-        x, y = gap + place % COLUMNS * (TILE + gap), place // COLUMNS * (TILE + head)
-        pen.text((x + TILE / 2, y + head / 2 + 2), str(one.number), INK, font=font, anchor="mm")
-        picture = to_image(resized(image[None], (TILE, TILE))[0].clamp(0, 1)).convert("RGB")
-        sheet.paste(picture, (x, y + head))
-        pen.rectangle((x - 1, y + head - 1, x + TILE, y + head + TILE), outline=FAINT)
-    return sheet
+    matrix = Matrix([""] * -(-len(shown) // COLUMNS), [""] * min(COLUMNS, len(shown)))
+    for number, (one, image) in enumerate(zip(shown, images, strict=True)):
+        place = divmod(number, COLUMNS)
+        matrix.names[place] = str(one.number)
+        matrix.pictures[place] = to_image(resized(image[None], (TILE, TILE))[0].clamp(0, 1))
+    return screen(matrix, "", TILE)
 
 
-def key_text(shown: Sequence[Shown]) -> str:
-    """``key.csv``: to be opened afterwards."""
-    rows = [dict(zip(KEY, (one.number, one.sheet, one.method, one.label), strict=True)) for one in shown]
-    return table_bytes(rows, KEY).decode()
+def key_rows(shown: Sequence[Numbered]) -> list[dict[str, Any]]:
+    """Those of ``key.csv``: to be opened afterwards."""
+    return [dict(zip(KEY, (one.number, one.sheet, one.method, one.label), strict=True)) for one in shown]
 
 
-def read_key(path: Path) -> list[Shown]:
-    """What :func:`key_text` wrote.
+def read_key(path: Path) -> list[Numbered]:
+    """What :func:`key_rows` gave.
 
     Raises:
         DgnError: it can't be read.
@@ -101,7 +94,7 @@ def read_key(path: Path) -> list[Shown]:
     try:
         with path.open(newline="") as file:
             return [
-                Shown(int(row["number"]), int(row["sheet"]), row["method"], int(row["class_index"]))
+                Numbered(int(row["number"]), int(row["sheet"]), row["method"], int(row["class_index"]))
                 for row in csv.DictReader(file)
             ]
     except (OSError, KeyError, ValueError, TypeError) as error:
@@ -142,7 +135,7 @@ class Score:
     natural: Interval
 
 
-def score(key: Sequence[Shown], answers: Mapping[int, Answer]) -> list[Score]:
+def score(key: Sequence[Numbered], answers: Mapping[int, Answer]) -> list[Score]:
     """The scores of each method, in the order of their names; intervals are bootstrapped over images.
 
     Raises:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dgn.arguments import seed_list
 from dgn.ascent.settings import AscentSettings
+from dgn.drawing.matrix import Cell
+from dgn.drawing.show import Shown
 from dgn.errors import DgnError
 from dgn.evaluation.cost import measured
 from dgn.evaluation.figures import Figure, differences, table
@@ -26,8 +28,6 @@ from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.priors.components import ComponentsPrior
 from dgn.priors.deep import GeneratorPrior
-from dgn.report.grid import Cell
-from dgn.report.show import Shown
 from dgn.synthesis.plan import Plan, plan
 from dgn.synthesis.result import Synthesis
 from dgn.units.unit import Unit

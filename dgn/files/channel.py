@@ -15,9 +15,6 @@ class Channel(Generic[T]):
 
     Not a :class:`queue.Queue`: where Ctrl-C interrupts one just after it has taken its lock, the lock is never released
     and the next call hangs. The calls of a :class:`queue.SimpleQueue` can't be interrupted so.
-
-    Args:
-        most: items that may wait.
     """
 
     def __init__(self, most: int) -> None:

@@ -1,11 +1,11 @@
-"""Folders that jobs work in: new ones, and what may lie in those that are there."""
+"""Folders that jobs work in: how they are made, and what may lie in those that are there."""
 
 from __future__ import annotations
 
 import json
 import re
-from contextlib import suppress
-from datetime import datetime
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +72,12 @@ def check_folder(folder: Path, verb: str, manifest: str = "manifest.json") -> No
         return
     other = next((name for name in (manifest, "manifest.json", "sweep.json") if name in names), manifest)
     facts = read_facts(folder / other)
+    kinds = {"sweep.json": "sweep"}
     if facts.keys() >= {"verb", "status", "started"}:
-        holds = f"holds a {_KINDS.get(other, 'run')} of dgn {facts['verb']}"
+        holds = f"holds a {kinds.get(other, 'run')} of dgn {facts['verb']}"
     else:
-        holds = f"is not empty and holds no {_KINDS.get(manifest, 'run')} of dgn {verb}"
+        holds = f"is not empty and holds no {kinds.get(manifest, 'run')} of dgn {verb}"
     raise DgnError(f"{str(folder)!r} {holds}: give another out=, a new or empty folder")
-
-
-_KINDS = {"sweep.json": "sweep"}
-"""What a manifest of this name is of, but a run."""
-
-
-NEW: dict[Path, list[Path]] = {}
-"""Folders of :func:`new_folder` that no :class:`Run` has taken yet, each with those around it that were made for it."""
 
 
 def missing(folder: Path) -> list[Path]:
@@ -92,23 +85,10 @@ def missing(folder: Path) -> list[Path]:
     return [path for path in (folder, *folder.parents) if not path.exists()]
 
 
-def new_folder(verb: str) -> Path:
-    """Make ``runs/VERB/DATE_TIME``, below the current folder; with a number added where another process has it already.
-
-    Raises:
-        DgnError: it can't be made.
-    """
-    stamp, number = datetime.now().strftime("%Y-%m-%d_%H-%M-%S"), 1
-    folder = Path("runs") / verb / stamp
-    while True:
-        around = missing(folder)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            folder = folder.with_name(f"{stamp}-{number}")
-        except OSError as error:
-            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
-        else:
-            NEW[folder] = around
-            return folder
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """What goes wrong where a run's folder is made, as a :class:`DgnError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error

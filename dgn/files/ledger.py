@@ -107,8 +107,7 @@ class Ledger:
             self._temporary.discard(self.name(temporary))
 
     def vouch(self, name: str) -> None:
-        """Count a file as dgn's although it is not noted: the manifest that was just read, and what an earlier version
-        wrote."""
+        """Count a file as dgn's although it is not noted: the manifest that was just read."""
         if not self._behind_a_link(name) and not (self.folder / name).is_symlink():
             with suppress(OSError):
                 self.files[name] = digest_of(self.folder / name)

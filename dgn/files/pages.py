@@ -19,21 +19,12 @@ def seal(text: str) -> str:
 
 
 def is_page(path: Path) -> bool:
-    """Whether a file is a page that dgn wrote, as it wrote it (of an earlier version's, whether it begins so)."""
+    """Whether a file is a page that dgn wrote, as it wrote it."""
     if path.suffix != ".html" or path.is_symlink() or not path.is_file():
         return False
     data = path.read_bytes()
     match = re.search(re.escape(SEAL).replace(r"\{\}", "([0-9a-f]{64})").encode(), data[:4096])
     if match is None:
-        return data.startswith(_EARLIER)
+        return False
     unsealed = data[: match.start(1)] + b"0" * 64 + data[match.end(1) :]
     return hashlib.sha256(unsealed).hexdigest().encode() == match[1]
-
-
-_EARLIER = b"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>dgn gallery</title>
-"""

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.files.folders import making
 from dgn.files.ledger import ledger_of
 from dgn.files.weights import read_weights
 
@@ -84,11 +85,9 @@ def lock(folder: Path, *, wait: float = 0.0) -> IO[bytes] | None:
 
     end = time.monotonic() + wait
     while True:
-        try:
+        with making(folder):
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / ".lock").open("ab")
-        except OSError as error:
-            raise DgnError(f"can't make the run folder {str(folder)!r}: {error.strerror}; give another out=") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, folder / ".lock"):

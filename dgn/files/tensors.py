@@ -42,11 +42,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         raise DgnError(f"{str(path)!r} is cut short or no safetensors file; get it anew") from error
     if metadata.get("format") != kind:
         raise DgnError(f"{str(path)!r} was not written as {kind!r} by dgn (its format: {metadata.get('format')!r})")
-    if "seal" in metadata:
-        whole = metadata["seal"] == _seal(tensors, metadata.get("meta", ""), kind)
-    else:  # of the first files, whose configuration was not under the SHA-256
-        whole = metadata.get("sha256") == digest(tensors)
-    if not whole:
+    if metadata.get("seal") != _seal(tensors, metadata.get("meta", ""), kind):
         raise DgnError(f"{str(path)!r} was changed since it was written: its SHA-256 does not match; get it anew")
     try:
         return tensors, dict(json.loads(metadata["meta"]))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from dgn.analysis.ablation import Ablation, Curve
+from dgn.drawing.charts import Lines
+from dgn.drawing.heat import share_scale
+from dgn.drawing.matrix import Matrix
 from dgn.images.pictures import to_image
-from dgn.report.figure import Lines, Matrix
-from dgn.report.heat import share_scale
-from dgn.runs.run import table_bytes
 
 Ablated = tuple[str, Ablation, tuple[Curve, Curve] | None]
 """An image's name, its ablation, and its curves of deletion and insertion."""
@@ -16,7 +17,7 @@ Ablated = tuple[str, Ablation, tuple[Curve, Curve] | None]
 COLUMNS = ("image", "unit", "activation", "largest_drop", "top", "left", "deletion_area", "insertion_area")
 
 
-def results(images: Sequence[Ablated]) -> str:
+def results(images: Sequence[Ablated]) -> list[dict[str, Any]]:
     """The table: a row an image."""
     rows = []
     for name, one, both in images:
@@ -27,7 +28,7 @@ def results(images: Sequence[Ablated]) -> str:
             column * one.stride[1], *areas,
         )  # fmt: skip
         rows.append(dict(zip(COLUMNS, values, strict=True)))
-    return table_bytes(rows, COLUMNS).decode()
+    return rows
 
 
 def overview(images: Sequence[Ablated], most: int = 7) -> Matrix:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,70 +17,63 @@ from PIL import Image
 from dgn.errors import DgnError
 from dgn.files.pages import seal
 from dgn.files.storage import write_atomic
+from dgn.runs.past import PastRun, title_of
 from dgn.runs.run import row_name
 
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run folder's table and manifest.
-
-    Raises:
-        DgnError: no such folder, or none of ``dgn synthesize``.
-    """
-    table, manifest = folder / "results.csv", folder / "manifest.json"
-    if not table.is_file() or not manifest.is_file():
-        raise DgnError(f"{str(folder)!r} is no folder of a dgn run: it lacks results.csv or manifest.json")
-    try:
-        with table.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        facts = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DgnError(f"the run {str(folder)!r} can't be read: {error}") from error
-    needed = {"unit", "prior", "seed", "activation", "image"}
-    if rows and not needed <= set(rows[0]):
-        raise DgnError(
-            f"{str(table)!r} has no columns {', '.join(sorted(needed - set(rows[0])))}: not of dgn synthesize"
-        )
-    return {"folder": folder, "rows": rows, "manifest": facts}
-
+MOST_IMAGES = 1000
+"""Images in a gallery page, which holds them all."""
 
 Command = Callable[[Mapping[str, str], Mapping[str, Any], int], str]
 """What makes an image again: from its row of the table, the run's manifest, and its place among its prior's rows."""
 
 
-def page(runs: Sequence[Mapping[str, Any]], title: str, command: Command) -> str:
+def write_page(runs: Sequence[PastRun], file: Path, command: Command, title: str | None = None) -> None:
+    """Runs as one page; of more than :data:`MOST_IMAGES` images those of the first units."""
+    shown, left_out = first_units(runs)
+    title = title or title_of([*runs])
+    if left_out:
+        title += f" (the first units; {left_out} more images are in images/)"
+    write_atomic(file, page(shown, title, command).encode("utf-8", "backslashreplace"))
+
+
+def first_units(runs: Sequence[PastRun], most: int = MOST_IMAGES) -> tuple[list[PastRun], int]:
+    """The runs with as many of the first units as have ``most`` images, and how many images that leaves out."""
+    images = Counter(row["unit"] for run in runs for row in run.rows)  # in the order of their first appearance
+    count, kept = 0, set[str]()
+    for unit, number in images.items():
+        if kept and count + number > most:
+            break
+        kept.add(unit)
+        count += number
+    shown = [replace(run, rows=[row for row in run.rows if row["unit"] in kept]) for run in runs]
+    return shown, images.total() - count
+
+
+def page(runs: Sequence[PastRun], title: str, command: Command) -> str:
     """The HTML of a gallery.
 
-    Units go down, methods (prior, and run where there are several) across; every picture is inside the page.
-
-    Args:
-        runs: see :func:`read_run`.
-        title: heading.
-        command: for below each image.
+    Units go down, methods (prior, and run where there are several) across; every picture is inside the page, and below
+    each the command that makes it again.
     """
-    folders = [Path(run["folder"]).resolve() for run in runs]
-    plain = [folder.name for folder in folders]
+    folders = [run.folder.resolve() for run in runs]
+    times = Counter(folder.name for folder in folders)
     names = [
-        str(
-            run.get("name") or (folder.name if plain.count(folder.name) == 1 else f"{folder.parent.name}/{folder.name}")
-        )
+        run.name or (folder.name if times[folder.name] == 1 else f"{folder.parent.name}/{folder.name}")
         for run, folder in zip(runs, folders, strict=True)
     ]
     methods: dict[tuple[int, str], int] = {}
     units: dict[str, list[dict[str, Any]]] = {}
-    missing = []
     for number, run in enumerate(runs):
-        place: dict[str, int] = {}
-        for row in run["rows"]:
-            key = (number, row["prior"])
-            place[row["prior"]] = place.get(row["prior"], -1) + 1
-            column = methods.setdefault(key, len(methods))
-            file = Path(run["folder"]) / row["image"]
-            if not inside(Path(run["folder"]), row["image"]):
-                missing.append(str(row["image"]))
+        places = Counter[str]()
+        for row in run.rows:
+            place, file = places[row["prior"]], run.folder / row["image"]
+            places[row["prior"]] += 1
+            column = methods.setdefault((number, row["prior"]), len(methods))
+            if not inside(run.folder, row["image"]):
                 continue
             cell: dict[str, Any] = {
                 "m": column, "s": row["seed"], "a": _number(row["activation"]), "p": _number(row.get("probability")),
-                "i": _uri(file), "c": command(row, run["manifest"], place[row["prior"]]),
+                "i": _uri(file), "c": command(row, run.manifest, place),
             }  # fmt: skip
             strip = file.parent.parent / "trajectory" / file.name
             if strip.is_file():
@@ -102,10 +96,10 @@ def inside(folder: Path, name: str) -> bool:
 
 def _number(text: str | None) -> float | None:
     try:
-        value = float(text) if text not in (None, "") else None
-        return value if value is not None and math.isfinite(value) else None
+        value = float(text or "nan")
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def _uri(path: Path, *, shrink: bool = False) -> str:
@@ -117,42 +111,3 @@ def _uri(path: Path, *, shrink: bool = False) -> str:
             image.convert("RGB").save(file, "WEBP", quality=85)
         data, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()
-
-
-def write_gallery(folders: Sequence[Path], file: Path, command: Command, title: str | None = None) -> None:
-    """Runs as one page; see :mod:`dgn.report.gallery`."""
-    write_page([read_run(folder) for folder in folders], file, command, title)
-
-
-def write_page(runs: list[dict[str, Any]], file: Path, command: Command, title: str | None = None) -> None:
-    """:func:`write_gallery` of runs that were read already."""
-    left_out = shorten_runs(runs)
-    networks = list(dict.fromkeys(str(run["manifest"].get("network", "?")) for run in runs))
-    title = title or f"What units of {', '.join(networks)} want to see"
-    if left_out:
-        title += f" (the first units; {left_out} more images are in images/)"
-    write_atomic(file, page(runs, title, command).encode("utf-8", "backslashreplace"))
-
-
-MOST_IMAGES = 1000
-"""Images in a gallery page, which holds them all."""
-
-
-def shorten_runs(runs: list[dict[str, Any]]) -> int:
-    """Leave the first units of runs that hold more than :data:`MOST_IMAGES`; returns how many images are left out."""
-    total = sum(len(run["rows"]) for run in runs)
-    if total <= MOST_IMAGES:
-        return 0
-    images: dict[str, int] = {}
-    for run in runs:
-        for row in run["rows"]:
-            images[row["unit"]] = images.get(row["unit"], 0) + 1
-    count, kept = 0, set[str]()
-    for unit, number in images.items():
-        if kept and count + number > MOST_IMAGES:
-            break
-        kept.add(unit)
-        count += number
-    for run in runs:
-        run["rows"] = [row for row in run["rows"] if row["unit"] in kept]
-    return total - count

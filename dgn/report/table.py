@@ -9,26 +9,19 @@ from typing import Any
 
 import torch
 
-from dgn.images.pictures import to_image
+from dgn.drawing.matrix import Cell
 from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
-from dgn.report.grid import Cell
-from dgn.runs.run import Run, row_name
+from dgn.runs.run import row_name
 from dgn.synthesis.result import Synthesis
 
 
 @torch.no_grad()
 def result_rows(result: Synthesis, network: Network, seconds: float, batch: int | None = None) -> list[dict[str, Any]]:
-    """The table's rows; probability and rank are the network's own, of output units.
-
-    Args:
-        result, network: what was climbed.
-        seconds: that it took.
-        batch: images that the network sees at once, fewer where memory is full; None for all of them.
-    """
+    """The table's rows; probability and rank are the network's own, of output units."""
     classes = [unit.class_index for unit in result.units]
     logits = None
     if network.scores != "none" and any(target is not None for target in classes):
@@ -57,17 +50,6 @@ def result_rows(result: Synthesis, network: Network, seconds: float, batch: int 
     return rows
 
 
-def keep_images(folder: Run, result: Synthesis, rows: list[dict[str, Any]], seeds: int) -> list[Cell]:
-    """Write the images; returns the grid's cells."""
-    for image, row in zip(result.images, rows, strict=True):
-        folder.write_picture(row["image"], to_image(image))
-    return grid_cells(folder.folder, rows, seeds)
-
-
-MOST_CELLS = 512
-"""Images in a grid."""
-
-
 def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suffix: str = "") -> list[Cell]:
     """The grid's cells, whose images are read from their files one by one when it is drawn.
 
@@ -81,7 +63,7 @@ def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suff
     for row in rows:
         caption = f"{float(row['activation']):.1f}"
         if row["probability"] not in ("", None):
-            caption += f"   p {float(row['probability']):.2f}"
+            caption += f", p {float(row['probability']):.2f}"
         label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
         cells.append(Cell(row_name(row), label + suffix, folder / str(row["image"]), caption))
     return cells

@@ -14,7 +14,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from dgn import __version__
-from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.files.storage import digest
 from dgn.files.tensors import load_tensors, save_tensors
@@ -59,13 +58,8 @@ class Part:
 
 
 class Parts:
-    """The batches of one prior in a run folder. A file is there whole or not at all: where it is, its batch is done.
-
-    Args:
-        folder: of the run.
-        prior: its name.
-        key: of everything that decides the results, see :func:`fingerprint`; parts with another key don't count.
-    """
+    """The batches of one prior in a run folder. A file is there whole or not at all: where it is, its batch is done,
+    unless it has another key than the :func:`fingerprint` of the plan."""
 
     def __init__(self, folder: Path, prior: str, key: str) -> None:
         self.folder, self.prior, self.key = folder / FOLDER, prior, key
@@ -99,34 +93,18 @@ class Parts:
         return self.folder / f"{self.prior}--{first:06d}.safetensors"
 
 
-SINCE = ("temperature", "inner", "pull", "churn", "shift", "reach", "start_time")
-"""Settings of the rule ``sample``, which earlier versions did not have. They decide nothing under other rules, where
-they are left out, so that runs of those versions go on."""
-
-
-def _settings(settings: AscentSettings) -> dict[str, Any]:
-    left_out = SINCE if settings.rule != "sample" else () if settings.reach else ("reach",)
-    return {name: value for name, value in asdict(settings).items() if name not in left_out}
-
-
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
     """SHA-256 of everything that decides a plan's results but threads and the processor: a job that is continued
     elsewhere goes on in the precision that it began in.
-
-    Args:
-        plan: of one prior.
-        network_digest: of the network's weights.
-        more: what else decides, as plain values.
     """
-    facts_told = told(plan.network)
     facts: dict[str, Any] = {
         "network": [plan.network.name, list(plan.network.input_size), network_digest],
         "prior": [plan.prior.name, list(plan.prior.size), plan.prior.coordinates, digest(plan.prior.weights())],
         "rows": hashlib.sha256(repr([(unit.name, unit.terms, seed) for unit, seed in plan.rows]).encode()).hexdigest(),
-        "settings": {**_settings(plan.settings), "precision": plan.asked.precision},
+        "settings": {**asdict(plan.settings), "precision": plan.asked.precision},
         "batch": plan.batch, "frames": plan.frames,
         "start": None if plan.start is None else digest({"start": plan.start}),
-        "device": plan.network.device.type, "torch": torch.__version__, "dgn": __version__, **more,
-        **({"told": facts_told} if facts_told else {}),
+        "told": told(plan.network), "device": plan.network.device.type, "torch": torch.__version__, "dgn": __version__,
+        **more,
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
 from dgn.files.channel import Channel
 
@@ -16,9 +15,6 @@ class Writer:
 
     The queue is bounded: where writing is slower than climbing, :meth:`put` waits. What goes wrong in the thread is
     raised at the next :meth:`put`, or at the end; what was put before an exception of the caller is still done.
-
-    Args:
-        most: pieces of work that may wait.
     """
 
     def __init__(self, most: int = 16) -> None:
@@ -30,7 +26,7 @@ class Writer:
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _e: BaseException | None, _t: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._end()
         if kind is None:
             self._raise()

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dgn.ascent.settings import AscentSettings
+from dgn.drawing.matrix import Cell
+from dgn.drawing.show import Shown
 from dgn.images.pictures import to_image
-from dgn.report.grid import Cell
-from dgn.report.show import Shown
 from dgn.units.unit import Unit
 
 

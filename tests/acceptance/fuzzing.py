@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from smallest import TINY
 
-from dgn.cli.main import VERBS
+from dgn.cli.verbs import VERBS
 
 LONG = {
     "seeds", "batch", "frames", "steps", "screen", "race_steps", "refine_steps", "population", "views", "starts",

@@ -175,7 +175,7 @@ def test_sweep_goes_on_past_a_failing_job(
         (["synthesize", "units=[["], "[["),
         (["figure", "figure=start", "Y", "figure.rows.MACO.prior.maco=0:0"], "no key 'figure.rows"),
         (["train"], "data.root"),
-        (["train", "data.root=nowhere"], "no folder or tar file"),
+        (["train", "data.root=nowhere"], "no file or folder"),
         (["train", "data.root=empty", "network.weights=none"], "known by its name alone"),
         (["train", "data.root=empty"], "no images"),
         (["train", "data.root=empty", "training=flow", "training.widths=[8]"], "training.widths is no key"),

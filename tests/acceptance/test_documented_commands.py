@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from dgn.cli import schema
-from dgn.cli.main import VERBS
+from dgn.cli.verbs import VERBS
 from dgn.cli.words import positional
 from dgn.resources import resource
 

@@ -232,8 +232,8 @@ def test_a_finished_run_is_judged_as_it_is(work: Path, capsys: pytest.CaptureFix
     [
         (["judges=[]"], "no judge given"),
         (["judges=[efficientnet_lite9]"], "efficientnet_lite9"),
-        (["data.root=nowhere"], "no folder or tar file"),
-        (["run=nowhere"], "no folder of a dgn synthesize or facets run"),
+        (["data.root=nowhere"], "no file or folder"),
+        (["run=."], "no folder of a dgn run"),
         (["units=[banana]", "data.per_class=0", "prior=nosuch"], "nosuch"),
     ],
 )

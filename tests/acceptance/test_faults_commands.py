@@ -11,9 +11,9 @@ from conftest import lay_out
 from smallest import TINY
 
 from dgn.cli import schema
-from dgn.cli.explain import keys_of
-from dgn.cli.main import VERBS, main
-from dgn.resources import resource
+from dgn.cli.compose import keys_of
+from dgn.cli.main import main
+from dgn.cli.verbs import VERBS
 
 EXAMPLES = 200
 
@@ -64,7 +64,7 @@ def test_two_hundred_command_lines(
     monkeypatch.setattr("wandb.init", no_tracking)
     schema.register()
     assert main(["synthesize", *TINY["synthesize"], "out=finished"]) == 0
-    keys = {verb: keys_of(verb, str(resource("conf"))) for verb in VERBS}
+    keys = {verb: keys_of(verb) for verb in VERBS}
     codes: collections.Counter[tuple[str, int]] = collections.Counter()
 
     @settings(

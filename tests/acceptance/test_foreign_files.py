@@ -19,9 +19,9 @@ from smallest import TINY
 
 import dgn.cli.sweeps.resume
 from dgn.cli.main import main
+from dgn.cli.verbs import JOINED
 from dgn.files.ledger import JOURNAL
 from dgn.files.storage import lock
-from dgn.runs.patterns import WRITES
 
 pytestmark = pytest.mark.xdist_group("foreign")  # the runs are made once
 
@@ -279,99 +279,10 @@ def test_a_failed_jobs_new_folder_is_removed_but_for_a_users_file(
         plant(Path("new/run"), ["wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"])
         raise KeyboardInterrupt
 
-    import dgn.cli.verbs.synthesize
-
     monkeypatch.setattr(dgn.cli.sweeps.resume, "open_tracker", drop)
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "open_tracker", drop)
     assert main(command(verb, "out=new/run")) == 130
     left = {name for name, (what, _) in seen(Path("new/run")).items() if what != "folder"}
     assert left - {"manifest.json"} == {"wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"}
-
-
-def as_earlier(folder: Path) -> None:
-    """The run as a version without a list of files left it."""
-    path = folder / "manifest.json"
-    facts = json.loads(path.read_text())
-    del facts["files"], facts["writes"]
-    path.write_text(json.dumps(facts, indent=1) + "\n")
-
-
-@pytest.mark.parametrize("verb", rest_slow(VERBS, "synthesize", "ablate"))
-def test_runs_of_earlier_versions_go_on(verb: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Their files are known by their tables; a user's beside them stay, and what might be a temporary file, too."""
-    shutil.copytree(runs / verb, "run", copy_function=shutil.copyfile)
-    as_earlier(Path("run"))
-    beside = ["notes.txt", "images/me.jpg", "parts/mine", ".mine.part", "wandb/mine", ".config.yaml.ab_d1234.part"]
-    plant(Path("run"), beside)
-    before = seen(Path("run"))
-    assert main(command(verb, "out=run", *(["resume=false", "seed=4"] if verb == "synthesize" else []))) == 0
-    after = seen(Path("run"))
-    assert {name: after[name] for name in beside} == {name: before[name] for name in beside}
-    assert {*json.loads(Path("run/manifest.json").read_text())["files"]} >= {"config.yaml"}
-
-
-@pytest.mark.parametrize(
-    ("verb", "name"),
-    rest_slow(
-        [
-            ("synthesize", "images/my--holiday--s1.png"), ("synthesize", "trajectory/my--holiday--s1.png"),
-            ("synthesize", "parts/my--000000.safetensors"), ("synthesize", "results.csv"), ("synthesize", "index.html"),
-            ("examples", "images/my--holiday--1.png"), ("examples", "examples.csv"),
-            ("ablate", "images/my--holiday.png"), ("ablate", "images/my--holiday.csv"), ("ablate", "results.csv"),
-            ("facets", "images/my--holiday--facet1.png"), ("facets", "results.csv"),
-            ("evaluate", "images/mine.safetensors"),
-        ],
-        ("synthesize", "images/my--holiday--s1.png"), ("synthesize", "results.csv"),
-        ("ablate", "images/my--holiday.csv"), ("examples", "examples.csv"),
-    ),
-)  # fmt: skip
-def test_of_an_earlier_versions_run_only_what_it_names_is_replaced(
-    verb: str, name: str, runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A file is not dgn's for its name's form alone."""
-    shutil.copytree(runs / verb, "run", copy_function=shutil.copyfile)
-    as_earlier(Path("run"))
-    plant(Path("run"), [name])
-    before = seen(Path("run"))
-    job = command(verb, "out=run", *(["resume=false", "seed=4"] if verb == "synthesize" else []))
-    line = refused(capsys, *job)
-    assert "dgn never replaces it" in line and (name in line or name.endswith(".csv"))
-    assert seen(Path("run")) == before
-    shutil.rmtree("run")
-
-
-def test_the_way_of_an_earlier_versions_images(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Named by the table of a finished run, by the batches of one that isn't."""
-    job = command("synthesize", "units=[0,1,2]", "batch=1", "frames=2", "out=run")
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        assert main(job) == 130
-    as_earlier(Path("run"))
-    Path("run/results.csv").unlink()  # killed before one was written
-    assert list(Path("run/trajectory").iterdir())
-    assert main(job) == 0, capsys.readouterr().err
-    as_earlier(Path("run"))
-    assert main([*job, "seed=3", "resume=false"]) == 0, capsys.readouterr().err
-    assert {path.name[-6:] for path in Path("run/trajectory").iterdir()} == {"s3.png"}
-
-
-def test_an_unfinished_run_of_an_earlier_version_continues(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    job = command("synthesize", "units=[0,1,2]", "batch=1")
-    assert main([*job, "out=whole"]) == 0
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        assert main([*job, "out=run"]) == 130
-    as_earlier(Path("run"))
-    capsys.readouterr()
-    assert main([*job, "out=run"]) == 0
-    assert "(2 of 3 batches done)" in capsys.readouterr().err
-    for name in ("codes.safetensors", "grid.png", "images/tench--pixel--s0.png"):
-        assert Path("run", name).read_bytes() == Path("whole", name).read_bytes()
-    assert not Path("run/parts").exists()
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
@@ -500,21 +411,7 @@ def test_a_sweeps_folder(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert {*facts["files"]} >= {"results.csv", "grid.png", "index.html"}
 
 
-@pytest.mark.slow
-def test_a_sweep_of_an_earlier_version_goes_on(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(runs / "sweep", "sweep", copy_function=shutil.copyfile)
-    facts = json.loads(Path("sweep/sweep.json").read_text())
-    del facts["files"], facts["writes"]
-    Path("sweep/sweep.json").write_text(json.dumps(facts))
-    Path("sweep/gather.json").unlink()
-    for number in "01":
-        as_earlier(Path("sweep", number))
-    assert main(command("synthesize", "out=sweep", "-m", "seed=0,1")) == 0
-    assert "not joined" not in capsys.readouterr().err
-    assert main(["gather", "sweep"]) == 0
-
-
-@pytest.mark.parametrize("name", rest_slow(WRITES["gather"], "results.csv"))
+@pytest.mark.parametrize("name", rest_slow(JOINED, "results.csv"))
 def test_gather(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Into a sweep's folder and into any other that holds runs; again, and over a file of the user's."""
     Path("pool").mkdir()
@@ -527,8 +424,8 @@ def test_gather(name: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> No
     Path("pool", name).unlink()
     plant(Path("pool"), ["notes.txt"])
     assert main(["gather", "pool"]) == 0 == main(["gather", "pool"])
-    Path("pool/gather.json").unlink()  # as an earlier version left it
-    assert main(["gather", "pool"]) == 0
+    Path("pool/gather.json").unlink()  # which vouched for them
+    refused(capsys, "gather", "pool")
     plant(Path("pool"), [name])
     refused(capsys, "gather", "pool")
     assert Path("pool", name).read_text() == f"the user's {name}"
@@ -540,30 +437,6 @@ def pool(runs: Path) -> None:
     for number in "01":
         shutil.copytree(runs / "sweep" / number, Path("pool", number))
     assert main(["gather", "pool"]) == 0
-    Path("pool/gather.json").unlink()
-
-
-def test_gather_without_a_manifest_vouches_for_what_it_would_write(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The header of a table says nothing of the lines below it, nor of the files beside it."""
-    pool(runs)
-    table = Path("pool/results.csv")
-    whole = table.read_bytes()
-    head, first, *_ = whole.splitlines(keepends=True)
-    for name, theirs in {
-        "results.csv": head + first + b"my,own,line\n", "grid.png": b"mine", "index.html": b"mine",
-    }.items():  # fmt: skip
-        kept = Path("pool", name).read_bytes()
-        Path("pool", name).write_bytes(theirs)
-        before = seen(Path("pool"))
-        assert f"'pool/{name}' is not what dgn wrote there" in refused(capsys, "gather", "pool")
-        assert seen(Path("pool")) == before
-        Path("pool", name).write_bytes(kept)
-    table.write_bytes(head + first)  # when not all jobs were done
-    assert main(["gather", "pool"]) == 0 and table.read_bytes() == whole
-    table.write_bytes(head + first)  # by a user: the manifest has another
-    assert "'pool/results.csv' is not what dgn wrote there" in refused(capsys, "gather", "pool")
 
 
 def test_gather_waits_for_who_is_at_work(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -624,14 +497,6 @@ def test_gallery(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         file.symlink_to("elsewhere.html")
         refused(capsys, "gallery", "run", *out)
         assert os.readlink(file) == "elsewhere.html" and not Path("elsewhere.html").exists()
-
-
-def test_a_page_of_an_earlier_version_is_replaced(runs: Path) -> None:
-    shutil.copytree(runs / "synthesize", "run")
-    page = Path("run/index.html")
-    lines = [line for line in page.read_text().splitlines(keepends=True) if 'name="generator"' not in line]
-    page.write_text("".join(lines))
-    assert main(["gallery", "run"]) == 0 and 'name="generator"' in page.read_text()
 
 
 @pytest.mark.slow

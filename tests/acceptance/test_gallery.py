@@ -17,7 +17,8 @@ from conftest import rest_slow
 from dgn.cli.main import main
 from dgn.cli.reproduce import reproduce
 from dgn.images.pictures import to_image
-from dgn.report.gallery import page, read_run
+from dgn.report.gallery import page
+from dgn.runs.past import read_run
 from dgn.runs.run import COLUMNS, Run
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -82,12 +83,12 @@ def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: py
     assert main([*base, *more, "units=['blocks.1:3','0.5*zebra - 0.5*\\'log(zebra)\\'']".replace("\\'", ""), "seeds=2",
                  "out=first"]) == 0  # fmt: skip
     run = read_run(Path("first"))
-    assert len(run["rows"]) == 12
-    for row in (run["rows"][1], run["rows"][6], run["rows"][11]):
-        words = shlex.split(reproduce(row, run["manifest"]))
+    assert len(run.rows) == 12
+    for row in (run.rows[1], run.rows[6], run.rows[11]):
+        words = shlex.split(reproduce(row, run.manifest))
         out = f"again-{row['prior']}"
         assert main([*words[1:], "tracking=off", "progress=false", f"out={out}"]) == 0
-        (again,) = read_run(Path(out))["rows"]
+        (again,) = read_run(Path(out)).rows
         assert (again["unit"], again["prior"], again["seed"]) == (row["unit"], row["prior"], row["seed"])
         difference = read_image(Path("first") / row["image"]) - read_image(Path(out) / again["image"])
         assert float(difference.abs().mean()) < 0.01
@@ -107,10 +108,10 @@ def test_reproduced_command_starts_where_the_job_did(
     base = ["synthesize", "prior=pixel", "prior.pixel.size=64", "ascent.steps=2", "tracking=off", "progress=false"]
     assert main([*base, "units=[zebra,goldfish]", "ascent.diversity=0", f"start={given}", "out=first"]) == 0
     made = read_run(Path("first"))
-    for place, row in enumerate(made["rows"]):
-        words = shlex.split(reproduce(row, made["manifest"], place))
+    for place, row in enumerate(made.rows):
+        words = shlex.split(reproduce(row, made.manifest, place))
         assert main([*words[1:], "tracking=off", "progress=false", f"out=again{place}"]) == 0
-        (again,) = read_run(Path(f"again{place}"))["rows"]
+        (again,) = read_run(Path(f"again{place}")).rows
         assert float(again["activation"]) == pytest.approx(float(row["activation"]), abs=1e-3)
 
 

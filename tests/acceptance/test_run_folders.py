@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,7 @@ from smallest import TINY
 
 import dgn.cli.sweeps.resume
 from dgn.cli.main import main
-from dgn.files.folders import new_folder
 from dgn.files.storage import lock
-from dgn.runs.run import Run
 from dgn.synthesis.plan import Plan
 
 
@@ -83,27 +80,6 @@ def test_one_process_in_a_folder(
     assert main(command) == 2 and "is not empty and holds no run of" in capsys.readouterr().err
     Path("run/config.yaml").unlink()
     assert main(command) == 130 and len(seen) == 2
-
-
-def test_a_new_folder_is_one_jobs_alone() -> None:
-    with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(lambda _: new_folder("ablate"), range(40)))
-    assert len(set(folders)) == 40 and all(folder.is_dir() for folder in folders)
-    runs = [Run(folder) for folder in folders]
-    for run in runs[1:]:
-        assert run.discard() and not run.folder.exists()
-    runs[0].write_text("results.csv", "a\n")
-    assert not runs[0].discard() and [path.name for path in Path("runs/ablate").iterdir()] == [folders[0].name]
-
-
-def test_a_new_folder_is_removed_with_those_around_it() -> None:
-    run = Run(new_folder("ablate"))
-    run.write_text("config.yaml", "a: 1\n")
-    run.write_manifest({"status": "running"})
-    assert run.discard() and not Path("runs").exists()
-    Path("runs").write_text("")
-    with pytest.raises(dgn.errors.DgnError, match=r"can't make the run folder 'runs/ablate/.*': Not a directory"):
-        new_folder("ablate")
 
 
 def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from dgn.analysis.ablation import ablate
 from dgn.cli.main import main
+from dgn.drawing.matrix import Cell, grid
 from dgn.images.reading import read_image
 from dgn.network.sources import load_network
-from dgn.report.grid import Cell, grid
 
 QUIET = ["tracking=off", "progress=false"]
 SHORT = [
@@ -324,7 +324,7 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("arguments", "expected"),
     [
         (["examples", "units=[zebra]"], "give data.root=FOLDER"),
-        (["examples", "units=[zebra]", "data.root=nowhere"], "no folder or tar file"),
+        (["examples", "units=[zebra]", "data.root=nowhere"], "no file or folder 'nowhere'"),
         (["examples", "units=[zebra]", "data.torchvision=CIFR10"], "did you mean 'CIFAR10'"),
         (["examples", "units=[zebra]", "data.torchvision=CIFAR10", "data.root=empty"], "CIFAR10 can't be opened"),
         (["examples", "units=[zebra]", "data.root=PICTURES", "kinds=[worst]"], "no kind of examples 'worst'"),
@@ -335,7 +335,7 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["facets", "unit='blocks.4:1'", "data.root=PICTURES", "own_class=true"], "needs a class"),
         (["facets", "unit=volcano", "data.root=PICTURES", "own_class=true"], "no image lies in a folder named"),
         (["ablate"], "give image=VALUE"),
-        (["ablate", "image=nowhere.png"], "no image 'nowhere.png'"),
+        (["ablate", "image=nowhere.png"], "no file or folder 'nowhere.png', which image names"),
         (["ablate", "image=empty"], "no images in 'empty'"),
         (["ablate", "image=PICTURES/zebra/broken.png"], "can't be read as an image"),
         (["ablate", "image=PICTURES/zebra/01.png", "size=500"], "doesn't fit"),
@@ -345,10 +345,10 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["figure", "name=start"], "give figure.images"),
         (["figure", "name=priors"], "give data.root=FOLDER"),
         (["figure", "name=layers", "width=wide"], "no width 'wide'"),
-        (["gallery", "nowhere"], "no folder 'nowhere'"),
+        (["gallery", "nowhere"], "no file or folder 'nowhere'"),
         (["gallery", "empty"], "no folder of a dgn run"),
-        (["synthesize", "start=nowhere.png"], "no image 'nowhere.png'"),
-        (["synthesize", "start=nowhere.safetensors"], "no weights file"),
+        (["synthesize", "start=nowhere.png"], "no file or folder 'nowhere.png'"),
+        (["synthesize", "start=nowhere.safetensors@3"], "no file or folder"),
         (["synthesize", "frames=-1"], "frames is -1"),
         (["synthesize", "ascent.transforms=[shft]"], "did you mean 'shift'"),
         (["synthesize", "ascent.penalties=[{lp: {q: 2}}]"], "no key 'q'"),

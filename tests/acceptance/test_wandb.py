@@ -14,11 +14,9 @@ import yaml
 from conftest import ALONE
 from processes import wandb_records
 
-import dgn.cli.tracking
 from dgn.cli.main import main
 from dgn.cli.tracking import ALLOWANCE, SHARE, Tracker
 from dgn.resources import resource
-from dgn.runs.writer import Writer
 
 SHORT = [
     "ascent.steps=2",
@@ -102,12 +100,33 @@ class Clock:
     thread_time = monotonic
 
 
+class Summary(dict[str, float]):
+    """Tells when it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    def update(self, values: dict[str, float]) -> None:  # type: ignore[override]
+        super().update(values)
+        self.told.set()
+
+
 class Costly:
     """A run whose every call takes a fifth of a second."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock, self.logged, self.cost = clock, 0, 0.0
-        self.summary: dict[str, float] = {}
+        self.summary = Summary()
+
+    def finish(self, **_: object) -> None:
+        pass
+
+    def wait(self, tracker: Tracker) -> None:
+        """Until all that it was given is done."""
+        self.summary.told.clear()
+        tracker.summary({})
+        assert self.summary.told.wait(30)
 
     def define_metric(self, *_: object, **__: object) -> None:
         pass
@@ -118,29 +137,20 @@ class Costly:
         self.logged += 1
 
 
-def settle(writer: Writer) -> None:
-    """Until all that it was given is done."""
-    done = threading.Event()
-    writer.put(done.set)
-    assert done.wait(30)
-
-
-def test_curves_keep_to_their_share(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_curves_keep_to_their_share(tmp_path: Path) -> None:
     clock = Clock()
-    monkeypatch.setattr(dgn.cli.tracking, "time", clock)
-    tracker = Tracker("off", tmp_path, {})
     run = Costly(clock)
-    tracker._run, tracker._writer = run, Writer()
+    tracker = Tracker("offline", tmp_path, {}, begin=lambda **_: run, clock=clock)
     for step in range(500):
         clock.now += 1.0
         tracker.curves("dgn", step, {"mean": 0.0})
-        settle(tracker._writer)
+        run.wait(tracker)
     elapsed = clock.now - 100.0
     assert 3 <= run.logged < 50
     assert run.cost <= ALLOWANCE + SHARE * elapsed + 0.2 + 1e-9
     tracker.summary({"activation": 2.0})  # never left out
-    settle(tracker._writer)
-    assert run.summary == {"activation": 2.0} and tracker._spent == pytest.approx(run.cost)
+    tracker.finish()
+    assert run.summary == {"activation": 2.0}
 
 
 def test_tables_keep_to_their_share_of_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -158,18 +168,18 @@ def test_tables_keep_to_their_share_of_pictures(monkeypatch: pytest.MonkeyPatch,
 
     monkeypatch.setattr("wandb.Image", picture)
     monkeypatch.setattr("wandb.Table", table)
-    monkeypatch.setattr(dgn.cli.tracking, "time", clock)
+    columns = ("unit", "kind", "rank", "activation", "name")
     rows = [
         {"unit": "a", "kind": "top", "rank": rank, "activation": 0.5, "name": "x", "image": f"{rank}.png",
          "field": f"{rank}f.png" if rank % 2 else ""}
         for rank in range(1000)
     ]  # fmt: skip
     for cost, most in ((0.0, 512), (0.01, round(ALLOWANCE / 0.01))):
-        tracker = Tracker("off", tmp_path, {})
-        tracker._run, tracker._writer = SimpleNamespace(log=tables.append), Writer()
-        tracker.examples(rows, tmp_path)
-        tracker._writer.close()
-        data = tables[-1]["examples table"].data
+        run = SimpleNamespace(log=tables.append, finish=lambda **_: None)
+        tracker = Tracker("offline", tmp_path, {}, begin=lambda run=run, **_: run, clock=clock)
+        tracker.table("examples", rows, tmp_path, pictures={"image": "image", "field": "field"}, columns=columns)
+        tracker.finish()
+        data = tables[-1]["examples"].data
         assert [values[4] for values in data] == list(range(1000))  # every rank
         shown = [value for values in data for value in values[:2] if value is not None]
         assert most <= len(shown) <= most + 1 and shown[:4] == ["0.png", "1.png", "1f.png", "2.png"]

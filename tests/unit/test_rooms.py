@@ -13,7 +13,8 @@ ROOT = Path(dgn.__file__).parent
 FLOORS = [
     ["errors", "resources", "arguments", "memory", "guest", "functions", "__init__"],
     ["files"],
-    ["images", "report.grid", "report.show"],
+    ["images"],
+    ["drawing"],
     ["network"],
     ["units"],
     ["priors"],

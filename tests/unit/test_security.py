@@ -26,7 +26,8 @@ from dgn.errors import DgnError
 from dgn.evaluation.judges import load_judge
 from dgn.images.pictures import to_image
 from dgn.priors.checkpoint import save_generator
-from dgn.report.gallery import page, read_run
+from dgn.report.gallery import page
+from dgn.runs.past import read_run
 from dgn.runs.run import Run
 from dgn.units.unit import Unit, file_name
 
@@ -230,7 +231,7 @@ ROLES = {
     "network": ["units", "network.name=file.pt2"],
     "prior": ["synthesize", "prior=[]", "+prior.mine={path: exported, weights: file.pt2, options: {code_shape: [5]}}"],
     "script": ["synthesize", "prior=[]", "+prior.mine={path: exported, weights: file.ts, options: {code_shape: [5]}}"],
-    "judge": ["evaluate", "judges=[file.pt2]", "prior=pixel", "data.root=nowhere"],
+    "judge": ["evaluate", "judges=[file.pt2]", "prior=pixel", "data.root=."],
 }
 """What a program can be, at the command that opens it."""
 

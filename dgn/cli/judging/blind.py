@@ -9,14 +9,14 @@ from torch import Tensor
 
 from dgn.cli.sweeps.resume import hold, refuse_foreign
 from dgn.errors import DgnError
-from dgn.evaluation.blind import Shown, draw, key_text, lay_out, read_answers, read_key, score, table
+from dgn.evaluation.blind import KEY, draw, key_rows, lay_out, read_answers, read_key, score, table
 from dgn.evaluation.real import RealImages
 from dgn.evaluation.reference import Made
 from dgn.images.fit import resized
-from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 MANIFEST, ANSWERS = "blind.json", "answers.csv"
+WRITES = ("sheet-[0-9]*.png", "key.csv", "scores.md")
 PHOTOGRAPHS = "photographs"
 
 
@@ -26,7 +26,7 @@ def scored(folder: Path) -> bool:
         return False
     text = table(score(read_key(folder / "key.csv"), read_answers(folder / ANSWERS)))
     with hold(folder):
-        run = Run(folder, writes("blind"), MANIFEST)
+        run = Run(folder, WRITES, MANIFEST)
         facts = run.take_up("blind")
         run.check_way()
         with run.ledger:
@@ -60,7 +60,7 @@ def write_sheets(folder: Path, made: list[Made], photos: RealImages, seed: int) 
         methods.setdefault(method, []).append(label)
     shown = lay_out(methods, seed)
     refuse_foreign(folder, "blind", MANIFEST)
-    run = Run(folder, writes("blind"), MANIFEST)
+    run = Run(folder, WRITES, MANIFEST)
     with hold(folder):
         run.take_up("blind")
         run.check_way()
@@ -69,16 +69,12 @@ def write_sheets(folder: Path, made: list[Made], photos: RealImages, seed: int) 
         }  # fmt: skip
         run.write_manifest(facts)
         with run.ledger:
-            run.write_text("key.csv", key_text(shown))
+            run.write_table(key_rows(shown), KEY, "key.csv")
             for sheet in range(1, shown[-1].sheet + 1):
                 own = [one for one in shown if one.sheet == sheet]
-                run.write_picture(f"sheet-{sheet:02}.png", draw(own, [images[_of(one)] for one in own]))
+                run.write_picture(f"sheet-{sheet:02}.png", draw(own, [images[one.method, one.label] for one in own]))
             run.write_manifest({**facts, "status": "done", "finished": now()})
     print(
         f"dgn: {len(shown)} images on {shown[-1].sheet} sheets; let somebody write {folder / ANSWERS} "
         f"(number,name,natural: 1 noise to 5 a photograph), then give the same command again"
     )
-
-
-def _of(one: Shown) -> tuple[str, int]:
-    return one.method, one.label

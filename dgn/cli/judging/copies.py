@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgn.analysis.squares import Squares
+from dgn.drawing.matrix import Cell, grid
 from dgn.evaluation.copies import Nearest, measure_copies, nearest_images
 from dgn.evaluation.figures import Figure
 from dgn.evaluation.judges import Judge
@@ -17,8 +18,7 @@ from dgn.evaluation.reference import Made
 from dgn.files.listing import counted
 from dgn.images.fit import resized
 from dgn.images.pictures import to_image
-from dgn.report.grid import Cell, grid
-from dgn.runs.run import Run, table_bytes
+from dgn.runs.run import Run
 
 LEAST = 100
 """Photographs of which the nearest 1 % can be told."""
@@ -71,7 +71,7 @@ def compare_with_training(
         figures += measure_copies(one, judge.name, own, yardstick[size])
         if one is made[0]:
             folder.write_picture("copies.png", _beside(one, own, quantiles, training))
-    folder.write_text("copies.csv", table_bytes(rows, COLUMNS).decode())
+    folder.write_table(rows, COLUMNS, "copies.csv")
     return Copies(figures, warnings)
 
 

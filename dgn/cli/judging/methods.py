@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.runs.batches import fingerprint
+from dgn.runs.past import PastRun, read_run
 from dgn.runs.run import Run
 from dgn.synthesis.plan import as_begun, plan
 from dgn.units.unit import Unit
@@ -67,60 +66,32 @@ def synthesized(
         }  # fmt: skip
         save_tensors(path, {"images": torch.cat(begun.images)}, meta, FORMAT)
 
-    with Bar(prior.name, units, seeds, config.progress, first=first) as bar:
+    with Bar(prior.name, job.rows, config.progress, first=first) as bar:
         pieces = job.pieces(
             first=first, batch=min(batch, job.batch), on_step=bar.step, on_cut=cut, on_read=bar.reading
         )  # fmt: skip
         return make(job, pieces, begun, keep)
 
 
-@dataclass
-class PastRun:
-    """What a run of ``dgn synthesize`` or ``dgn facets`` holds.
-
-    Attributes:
-        folder: of the run.
-        rows: of its table; facets of the one unit take the place of seeds.
-        network: the configuration of its network.
-    """
-
-    folder: Path
-    rows: list[dict[str, str]]
-    network: Any
-
-    def column(self, name: str) -> list[str]:
-        """Each value once, in the table's order."""
-        return list(dict.fromkeys(row[name] for row in self.rows))
-
-    def made(self, method: str, units: Mapping[str, Unit]) -> Made:
-        """One prior's images.
-
-        Args:
-            method: the prior.
-            units: by what the table calls them.
-        """
-        rows = [row for row in self.rows if row["prior"] == method]
-        images = torch.stack([read_image(self.folder / row["image"]) for row in rows])
-        seconds = [float(row["seconds"] or "nan") for row in rows]
-        return Made(
-            method, images, [units[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
-            seconds if any(map(math.isfinite, seconds)) else [],
-        )  # fmt: skip
-
-
-def read_past(folder: Path) -> PastRun:
-    """A run of ``dgn synthesize`` or ``dgn facets``.
+def read_past(folder: Path) -> tuple[PastRun, Any]:
+    """A run of ``dgn synthesize`` or ``dgn facets``, facets in the place of seeds, and its network's configuration.
 
     Raises:
         DgnError: it is none.
     """
-    if not (folder / "results.csv").is_file() or not (folder / "config.yaml").is_file():
-        raise DgnError(
-            f"{str(folder)!r} is no folder of a dgn synthesize or facets run: it lacks results.csv or config.yaml"
-        )
-    with (folder / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
+    run = read_run(folder)
+    for row in run.rows:
         if row.get("facet"):
             row["seed"] = str(int(row["facet"]) - 1)
-    return PastRun(folder, rows, OmegaConf.load(folder / "config.yaml").network)
+    return run, OmegaConf.load(folder / "config.yaml").network
+
+
+def made_by(run: PastRun, method: str, units: Mapping[str, Unit]) -> Made:
+    """One prior's images; ``units`` by what the table calls them."""
+    rows = [row for row in run.rows if row["prior"] == method]
+    images = torch.stack([read_image(run.folder / row["image"]) for row in rows])
+    seconds = [float(row.get("seconds") or "nan") for row in rows]
+    return Made(
+        method, images, [units[row["unit"]] for row in rows], [int(row["seed"]) for row in rows],
+        seconds if any(map(math.isfinite, seconds)) else [],
+    )  # fmt: skip

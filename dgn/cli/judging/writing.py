@@ -8,14 +8,14 @@ from typing import Any
 
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.manifest import plain
+from dgn.drawing.bars import draw_bars
+from dgn.drawing.charts import render
+from dgn.drawing.trade import draw_trade
 from dgn.evaluation.evaluate import Evaluation
-from dgn.evaluation.figures import METRICS, Figure
+from dgn.evaluation.figures import METRICS
 from dgn.evaluation.reference import COMMON_SIZE
-from dgn.files.storage import write_atomic
 from dgn.priors import Prior
-from dgn.report.panels import panels
-from dgn.report.trade import trade
-from dgn.runs.run import Run, table_bytes
+from dgn.runs.run import Run
 
 Lines = Mapping[str, Sequence[tuple[str, str]]]
 """Of each line in the trade, its name and its points in order, as method and label."""
@@ -39,25 +39,15 @@ def by_temperature(config: Any, climbs: Sequence[tuple[Prior, AscentSettings]]) 
 
 
 def write_figures(folder: Run, found: Evaluation, lines: Lines) -> None:
-    """``figures.csv``, ``differences.csv``, ``table.md``, and the pictures.
-
-    Args:
-        folder: of the run.
-        found: of all methods.
-        lines: see :func:`by_temperature`.
-    """
-    folder.write_text("figures.csv", _csv(found.figures))
-    if found.differences:
-        folder.write_text("differences.csv", _csv(found.differences))
+    """``figures.csv``, ``differences.csv``, ``table.md``, and the pictures."""
+    for name, figures in ("figures", found.figures), ("differences", found.differences):
+        rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(one).items()} for one in figures]
+        if rows:
+            folder.write_table(rows, list(rows[0]), f"{name}.csv")
     folder.write_text("table.md", str(found))
     folder.write_picture("grid.png", found.grid(tile=COMMON_SIZE))
-    for form in ("png", "pdf"):
-        write_atomic(folder.folder / f"panels.{form}", panels(found.figures, METRICS, form))
-        picture = trade(found.figures, METRICS, lines, form)
-        if picture is not None:
-            write_atomic(folder.folder / f"trade.{form}", picture)
-
-
-def _csv(figures: Sequence[Figure]) -> str:
-    rows = [{k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(figure).items()} for figure in figures]
-    return table_bytes(rows, list(Figure.__dataclass_fields__)).decode()
+    for name, canvas in (
+        ("panels", draw_bars(found.figures, METRICS)), ("trade", draw_trade(found.figures, METRICS, lines))
+    ):  # fmt: skip
+        for form in ("png", "pdf") if canvas else ():
+            folder.write(f"{name}.{form}", render(canvas, form, dpi=150))

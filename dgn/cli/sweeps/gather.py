@@ -1,11 +1,10 @@
-"""``dgn gather SWEEP``: the runs of a sweep, shards among them, as one table, grid and gallery."""
+"""The runs of a sweep, shards among them, as one table, grid and gallery."""
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,88 +13,54 @@ from PIL import Image
 from dgn.cli.keys import KEPT, MACHINE, ROWS, RUN, belongs
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.job import records
-from dgn.cli.sweeps.resume import hold
+from dgn.cli.verbs import JOINED
+from dgn.drawing.matrix import grid
 from dgn.errors import DgnError
 from dgn.files.folders import read_facts
-from dgn.files.ledger import Ledger, foreign
-from dgn.files.storage import write_atomic
 from dgn.images.pictures import png
-from dgn.report.gallery import inside, read_run, write_page
-from dgn.report.grid import grid
-from dgn.report.table import MOST_CELLS, grid_cells
-from dgn.runs.patterns import writes
-from dgn.runs.run import COLUMNS, Run, now, table_bytes
+from dgn.report.gallery import inside, write_page
+from dgn.report.table import grid_cells
+from dgn.runs.past import PastRun, read_run, title_of
+from dgn.runs.run import COLUMNS, Run, now
 
 NO_VARIANT = RUN | KEPT | MACHINE | ROWS
 """Overrides in which runs may differ under one name: the table's columns tell them apart."""
 
 
-def run(config: Any) -> None:
-    """Join the runs below a folder."""
-    folder = Path(str(config.sweep))
-    if not folder.is_dir():
-        raise DgnError(f"no folder {str(folder)!r}")
-    own = not os.path.lexists(folder / ".lock")
-    with hold(folder):
-        try:
-            for file in gather(folder, title=None if config.title is None else str(config.title)):
-                print(file)
-        finally:
-            if own:  # the folder is as it was, whatever came of it
-                (folder / ".lock").unlink(missing_ok=True)
+FILE, COLUMNS_JOINED = "gather.json", (*COLUMNS, "job", "overrides")
 
 
 def gather(folder: Path, *, title: str | None = None, table_alone: bool = False) -> list[Path]:
-    """Write ``results.csv`` (with the columns ``job`` and ``overrides``), ``index.html`` and ``grid.png``. To be called
-    with the folder's lock.
-
-    Args:
-        folder: with a run folder a job, finished or not; of a sweep, numbered ones count that are of its own jobs.
-        title: of grid and gallery.
-        table_alone: leave out grid and gallery.
-
-    Returns:
-        The files.
+    """Write ``results.csv`` (with the columns ``job`` and ``overrides``) and, unless the table is wanted alone,
+    ``index.html`` and ``grid.png``; returns their paths. To be called with the folder's lock.
 
     Raises:
         DgnError: there is no run of ``dgn synthesize``.
     """
-    runs = []
-    for path in _folders(folder):
-        found = read_run(path)
-        if found["manifest"].get("verb") == "synthesize":
-            runs.append(found)
+    runs = [run for run in map(read_run, _folders(folder)) if run.manifest.get("verb") == "synthesize"]
     if not runs:
         raise DgnError(f"no run of dgn synthesize below {str(folder)!r}")
-    labels = _labels(runs)
-    merged: dict[str, dict[str, Any]] = {}
-    for one, label in zip(runs, labels, strict=True):
-        manifest = one["manifest"]
-        group = merged.setdefault(label, {"folder": folder, "rows": [], "manifest": manifest, "name": label})
-        for row in one["rows"]:
-            job = one["folder"].name
-            overrides = " ".join(manifest.get("overrides", []))
-            group["rows"].append({**row, "image": f"{job}/{row['image']}", "job": job, "overrides": overrides})
+    merged: dict[str, PastRun] = {}
+    for run, label in zip(runs, _labels(runs), strict=True):
+        group = merged.setdefault(label, PastRun(folder, [], run.manifest, label))
+        job = {"job": run.folder.name, "overrides": " ".join(run.overrides)}
+        group.rows += [{**row, "image": f"{run.folder.name}/{row['image']}", **job} for row in run.rows]
     for group in merged.values():
-        group["rows"] = _unit_by_unit(group["rows"])
-    rows = [row for group in merged.values() for row in group["rows"]]
-    title = title or f"What units of {_networks(merged)} want to see"
-    picture = None if table_alone else png(_drawn(folder, list(merged.values()), rows, title))
-    joined = _taken_up(folder, table_bytes(rows, COLUMNS_JOINED), picture)
+        group.rows = _unit_by_unit(group.rows)
+    rows, title = [row for group in merged.values() for row in group.rows], title or title_of(runs)
+    picture = None if table_alone else png(_drawn([*merged.values()], len({row["seed"] for row in rows}), title))
+    joined = Run(folder, JOINED[:1] if table_alone else JOINED, FILE)
+    joined.take_up("gather", beside=True)
+    joined.check_way()
     facts = {"verb": "gather", "status": "done", "started": now()}
     joined.write_manifest(facts)
     with joined.ledger:
-        joined.write_table(rows, COLUMNS_JOINED)
-        files = [folder / "results.csv"]
+        files = [joined.write_table(rows, COLUMNS_JOINED)]
         if picture is not None:
-            write_page(list(merged.values()), folder / "index.html", reproduce, title)
-            write_atomic(folder / "grid.png", picture)
-            files += [folder / "index.html", folder / "grid.png"]
+            write_page([*merged.values()], folder / "index.html", reproduce, title)
+            files += [folder / "index.html", joined.write("grid.png", picture)]
     joined.write_manifest(facts)
     return files
-
-
-FILE, COLUMNS_JOINED = "gather.json", (*COLUMNS, "job", "overrides")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -108,65 +73,28 @@ def _folders(folder: Path) -> list[Path]:
     return [path for path in found if path.name not in left]
 
 
-def _taken_up(folder: Path, table: bytes, picture: bytes | None) -> Run:
-    """The folder in which runs are joined; what an earlier call joined, or the sweep, is replaced, and nothing else.
-
-    Args:
-        folder: with the runs.
-        table, picture: what is about to be written; without a picture, the table alone. Without a manifest, a file
-            that says nothing else may be replaced, and no other: nothing is lost.
-    """
-    joined = Run(folder, writes("gather") if picture is not None else ["results.csv"], FILE)
-    known = read_facts(folder / FILE)
-    if (folder / FILE).exists() and known.get("verb") != "gather":
-        raise DgnError(foreign(folder / FILE))
-    joined.ledger = Ledger(folder, {**read_facts(folder / "sweep.json").get("files", {}), **known.get("files", {})})
-    if known:
-        joined.ledger.vouch(FILE)
-    else:  # perhaps of an earlier version
-        before = _lines(folder / "results.csv")
-        if before[:1] == table.splitlines()[:1] and set(before) <= set(table.splitlines()):
-            joined.ledger.vouch("results.csv")
-        if picture is not None and (folder / "grid.png").is_file() and (folder / "grid.png").read_bytes() == picture:
-            joined.ledger.vouch("grid.png")
-    joined.ledger.tidy()
-    joined.check_way()
-    return joined
-
-
-def _lines(path: Path) -> list[bytes]:
-    return path.read_bytes().splitlines() if path.is_file() else []
-
-
-def _networks(merged: Mapping[str, Mapping[str, Any]]) -> str:
-    return ", ".join(dict.fromkeys(str(group["manifest"].get("network", "?")) for group in merged.values()))
-
-
-def _drawn(folder: Path, merged: list[dict[str, Any]], rows: list[dict[str, Any]], title: str) -> Image.Image:
+def _drawn(merged: list[PastRun], seeds: int, title: str) -> Image.Image:
     """The grid of all runs."""
-    seeds = len({row["seed"] for row in rows})
     cells = []
     for group in merged:
-        there = [row for row in group["rows"] if inside(folder, row["image"])]
-        cells += grid_cells(folder, there, seeds, suffix=f" · {group['name']}" if group["name"] else "")
-    lines = len({cell.row for cell in cells})
-    return grid(cells, title, most_units=max(8, min(64, MOST_CELLS // lines)))
+        there = [row for row in group.rows if inside(group.folder, row["image"])]
+        cells += grid_cells(group.folder, there, seeds, suffix=f" · {group.name}" if group.name else "")
+    return grid(cells, title)
 
 
-def _labels(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _labels(runs: Sequence[PastRun]) -> list[str]:
     """A label a run: overrides that differ between runs, and the run's name where these don't tell it apart."""
-    variants = []
-    for one in runs:
-        words = [str(word) for word in one["manifest"].get("overrides", [])]
-        variants.append([word for word in words if not belongs(word.lstrip("+~").split("=", 1)[0], NO_VARIANT)])
-    common = set.intersection(*(set(words) for words in variants))
+    variants = [
+        [word for word in run.overrides if not belongs(word.lstrip("+~").split("=", 1)[0], NO_VARIANT)] for run in runs
+    ]
+    common = set.intersection(*map(set, variants))
     labels = [" ".join(word for word in words if word not in common) for words in variants]
     seen: dict[str, set[tuple[str, str, str]]] = {}
-    for index, one in enumerate(runs):
-        samples = {(row["unit"], row["prior"], row["seed"]) for row in one["rows"]}
+    for index, run in enumerate(runs):
+        samples = {(row["unit"], row["prior"], row["seed"]) for row in run.rows}
         start = any(word.startswith("start=") and ".safetensors" in word for word in variants[index])
         if start or samples & seen.get(labels[index], set()):
-            labels[index] = f"{labels[index]} {one['folder'].name}".strip()
+            labels[index] = f"{labels[index]} {run.folder.name}".strip()
         seen.setdefault(labels[index], set()).update(samples)
     return labels
 

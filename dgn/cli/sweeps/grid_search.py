@@ -11,10 +11,8 @@ def mend_grid_search(sweeper: Any) -> None:
 
     Hydra asks and tells, and counts the trials; there the sampler's ``Study.stop`` is an error, which Hydra's sweeper
     expects after a value but not after a failed job: the sweep would lose its best parameters where the last job
-    failed. The order would follow Python's random state, which jobs change, so a sweep could not go on.
-
-    Args:
-        sweeper: ``hydra.sweeper`` of the configuration; nothing happens for others than Optuna's grid.
+    failed. The order would follow Python's random state, which jobs change, so a sweep could not go on. Nothing happens
+    for other sweepers.
     """
     if "GridSampler" not in str((sweeper.get("sampler") or {}).get("_target_", "")):
         return

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from dgn.cli.changes import made_from
-from dgn.cli.explain import explain
+from dgn.cli.compose import explain
 from dgn.cli.settle import settle
 from dgn.errors import DgnError, of_machine, unexpected
 from dgn.files.folders import read_facts
@@ -26,9 +26,6 @@ from dgn.files.storage import write_atomic
 from dgn.runs.run import now
 
 RECORDS, WAITING = "jobs", "waiting"
-
-HOMES = {"gather": "dgn.cli.sweeps.gather"}
-"""Of verbs that are no file in ``dgn/cli/verbs``."""
 
 
 class Task:
@@ -47,14 +44,12 @@ class Task:
         """Run the job; in a sweep, one that is done already is not run again, and no error stops the others."""
         hydra = HydraConfig.get()
         if hydra.mode == RunMode.MULTIRUN:
-            return self._in_sweep(config, Record(Path(str(hydra.sweep.dir)), int(hydra.job.num)), hydra)
+            record = Record(Path(str(hydra.sweep.dir)), int(hydra.job.num))
+            return told(self._in_sweep(config, record, [str(word) for word in hydra.overrides.task]), hydra)
         try:
             return self._run(config)
-        except BrokenPipeError:  # raised through Hydra it would not be quiet
-            self.unread = True
-            return None
-        except Exception as error:
-            self.stopped = self._line(error)
+        except Exception as error:  # a closed pipe, too: raised through Hydra it would not be quiet
+            self.unread, self.stopped = isinstance(error, BrokenPipeError), self._line(error)
             return None
 
     def _run(self, config: Any) -> float | None:
@@ -63,37 +58,35 @@ class Task:
             from dgn.cli.sweeps.resume import given_folder, refuse_foreign
 
             refuse_foreign(given_folder(config), self.verb)
-        value = importlib.import_module(HOMES.get(self.verb, f"dgn.cli.verbs.{self.verb}")).run(config)
+        value = importlib.import_module(f"dgn.cli.verbs.{self.verb}").run(config)
         return None if value is None else float(value)
 
-    def _in_sweep(self, config: Any, record: Record, hydra: Any) -> float | None:
-        facts: dict[str, Any] = {"overrides": [str(word) for word in hydra.overrides.task], "made_from": None}
+    def _in_sweep(self, config: Any, record: Record, words: list[str]) -> float | None:
+        facts: dict[str, Any] = {"overrides": words, "made_from": None}
         with suppress(OmegaConfBaseException):  # the job will say so
             facts["made_from"] = made_from(config)
         before = record.read()
         if before.get("status") == "done" and facts.items() <= before.items():
-            return told(record.value(), hydra)
+            return record.value()
         record.write({**facts, "status": "running", "started": now()})
         try:
             value = self._run(config)
-        except BrokenPipeError:
-            record.write({**facts, "status": "failed", "error": "nobody read what it printed", "finished": now()})
-            return told(math.nan, hydra)
         except Exception as error:
             line = " ".join(self._line(error).split())
             record.write({**facts, "status": "failed", "error": line, "finished": now()})
             print(f"dgn: job {record.number}: {line}", file=sys.stderr)
-            return told(math.nan, hydra)
+            return math.nan
         except KeyboardInterrupt:
             record.write({**facts, "status": "interrupted", "finished": now()})
             raise
         plain = value if value is None or math.isfinite(value) else str(value)  # JSON has no NaN
         record.write({**facts, "status": "done", "value": plain, "finished": now()})
-        return told(value, hydra)
+        return value
 
     def _line(self, error: Exception) -> str:
-        line = of_machine(error) if isinstance(error, OSError) else None
-        if line is not None:
+        if isinstance(error, BrokenPipeError):
+            return "nobody read what it printed"
+        if isinstance(error, OSError) and (line := of_machine(error)):
             return line
         if isinstance(error, DgnError):
             return str(error)
@@ -104,12 +97,7 @@ class Task:
 
 
 def told(value: float | None, hydra: Any) -> float | None:
-    """The value of a job for its sweeper: NaN for a failed job; None for Optuna, which NaN would stop.
-
-    Args:
-        value: what the job returned; NaN where it failed.
-        hydra: Hydra's part of the configuration.
-    """
+    """The value of a job for its sweeper: NaN for a failed job; None for Optuna, which NaN would stop."""
     optuna = "optuna" in str(hydra.sweeper.get("_target_", "")).lower()
     return None if optuna and value is not None and not math.isfinite(value) else value
 
@@ -148,13 +136,7 @@ class Record:
 
 
 def announce(sweep: Path, jobs: Sequence[Sequence[str]], first: int) -> None:
-    """Write down the jobs that a launcher is about to hand out, so that one that dies before it begins is missed, too.
-
-    Args:
-        sweep: its folder.
-        jobs: overrides of each.
-        first: number of the first.
-    """
+    """Write down the jobs that a launcher is about to hand out, so that one that dies before it begins is missed."""
     for number, words in enumerate(jobs, first):
         record = Record(sweep, number)
         before = record.read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +14,10 @@ from omegaconf import OmegaConf
 
 from dgn.cli.manifest import open_tracker
 from dgn.cli.tracking import Tracker
+from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError
-from dgn.files.folders import check_folder, new_folder, read_facts
+from dgn.files.folders import check_folder, read_facts
 from dgn.files.storage import lock
-from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 PATIENCE = 15.0
@@ -29,18 +29,17 @@ def open_job(config: Any, manifest: dict[str, Any]) -> Iterator[tuple[Run, dict[
     """The job's folder, locked; the manifest of what is already there (empty: a new job, whose own is written).
 
     ``out=`` and a sweep's sub-folder are continued where they hold the same job. Without them, the newest unfinished
-    run of the same job that no living process works on is.
-
-    Args:
-        config: of the job; ``resume=false`` starts anew.
-        manifest: of the job as it begins; its ``key`` is of everything that decides the results.
+    run of the same job that no living process works on is. ``resume=false`` starts anew. The manifest's ``key`` is of
+    everything that decides the results.
 
     Raises:
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
-    run, held = _folder_of(config, manifest["key"])
+    verb, given = str(config.verb), given_folder(config)
+    patterns, resume = _writes(verb), config.resume
+    run, held = _locked(given, verb, patterns) if given else newest(verb, manifest["key"], patterns, resume=resume)
     with held:
-        before = run.take_up(manifest["verb"])
+        before = run.take_up(verb)
         if before and (not config.resume or before["status"] == CLEARING):
             run.check_way()
             run.write_manifest({**before, "status": CLEARING})  # should this be killed, nothing of it is gone on with
@@ -66,43 +65,60 @@ CLEARING = "clearing"
 
 @contextmanager
 def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[tuple[Run, Tracker]]:
-    """The folder of a job of any other verb, locked, and its tracking: where :func:`open_job` would begin a new one.
-
-    However the job ends, the lock is let go and the tracking ended. Where it ends with an exception, Weights & Biases
-    and the manifest say so; a folder in which nothing was finished is removed.
-
-    Args:
-        config: of the job.
-        manifest: as it begins; who does not write another at the end leaves this one.
-        name: of a figure's files.
+    """The folder of a job of any other verb, locked, and its tracking; see :func:`tracked`. ``name``: of a figure.
 
     Raises:
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
     verb = str(config.verb)
-    run, held = _locked(given_folder(config) or new_folder(verb), verb, name)
+    given, patterns = given_folder(config), _writes(verb, name)
+    run, held = _locked(given, verb, patterns) if given else newest(verb, "", patterns, resume=False)
     with held:
         run.take_up(verb)
         run.check_way()
-        tracker: Tracker | None = None
-        try:
+        with tracked(config, run, manifest, begin=True) as tracker, run.ledger:
+            yield run, tracker
+
+
+@contextmanager
+def tracked(config: Any, run: Run, manifest: dict[str, Any], *, begin: bool = False) -> Iterator[Tracker]:
+    """A job's tracking, and the end of its manifest, with what was added to it meanwhile.
+
+    However the job ends, the tracking is ended. Where it ends with an exception, Weights & Biases and the manifest say
+    so; a folder in which nothing was finished is removed.
+    """
+    tracker: Tracker | None = None
+    try:
+        if begin:
             _begin(run, config, manifest)
-            tracker = open_tracker(config, run)
-            with run.ledger:
-                yield run, tracker
-            tracker.finish()
-        except BaseException as error:
-            if tracker is not None:
-                tracker.finish(failed=True)
-            with suppress(DgnError):  # the disk may be what failed
-                if not run.discard() and run.read_manifest().get("status") != "done":
-                    run.write_manifest({**manifest, "status": ending(error), "finished": now()})
-            raise
+        tracker = open_tracker(config, run)
+        yield tracker
+        run.write_manifest({**manifest, "status": "done", "finished": now()})
+        tracker.finish()
+    except BaseException as error:
+        if tracker is not None:
+            tracker.finish(failed=True)
+        with suppress(DgnError):  # the disk may be what failed
+            if not run.discard() and run.read_manifest().get("status") != "done":
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                run.write_manifest({**manifest, "status": status, "finished": now()})
+        raise
 
 
-def ending(error: BaseException) -> str:
-    """What a manifest says of a job that ended with an exception."""
-    return "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+def newest(
+    verb: str, key: str, patterns: Sequence[str], manifest: str = "manifest.json", *, resume: bool = True
+) -> tuple[Run, IO[bytes]]:
+    """The newest unfinished run of a job below ``runs/VERB`` that no living process works on, else (and without
+    ``resume``) a new one; locked."""
+    for path in sorted((Path("runs") / verb).glob(f"*/{manifest}"), reverse=True) if resume else []:
+        facts = read_facts(path)
+        if facts.get("key") == key and facts.get("status") != "done" and (held := lock(path.parent)):
+            run = Run(path.parent, patterns, manifest)
+            if run.read_manifest().get("status") != "done":  # nor was it finished just now
+                return run, held
+            held.close()
+    run = Run.new(verb, patterns, manifest)
+    return run, hold(run.folder)
 
 
 def hold(folder: Path) -> IO[bytes]:
@@ -132,28 +148,15 @@ def refuse_foreign(folder: Path | None, verb: str, manifest: str = "manifest.jso
         check_folder(folder, verb, manifest)
 
 
-def _folder_of(config: Any, key: str) -> tuple[Run, IO[bytes]]:
-    verb = str(config.verb)
-    given = given_folder(config)
-    if given is not None:
-        return _locked(given, verb)
-    for folder in _unfinished(verb, key) if config.resume else []:
-        held = lock(folder)
-        if held is not None:
-            run = Run(folder, writes(verb))
-            if run.read_manifest().get("status") != "done":  # nor was it finished just now
-                return run, held
-            held.close()
-    while True:
-        run = Run(new_folder(verb), writes(verb))
-        held = lock(run.folder)
-        if held is not None and not run.read_manifest():
-            return run, held
+def _writes(verb: str, figure: str = "") -> list[str]:
+    """Patterns of what a job writes beside its manifest."""
+    own = [f"{figure}.{form}" for form in ("pdf", "png", "csv")] if figure else VERBS[verb].writes or ()
+    return ["config.yaml", *own]
 
 
-def _locked(folder: Path, verb: str, name: str = "") -> tuple[Run, IO[bytes]]:
+def _locked(folder: Path, verb: str, patterns: list[str]) -> tuple[Run, IO[bytes]]:
     refuse_foreign(folder, verb)
-    run = Run(folder, writes(verb, name))
+    run = Run(folder, patterns)
     return run, hold(folder)
 
 
@@ -168,18 +171,3 @@ def _begin(run: Run, config: Any, manifest: dict[str, Any]) -> None:
 
 def _configure(run: Run, config: Any) -> None:
     run.write_text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
-
-
-def _unfinished(verb: str, key: str) -> list[Path]:
-    """Folders of this job below ``runs/VERB`` that are not done, the newest first."""
-    found = []
-    for path in sorted((Path("runs") / verb).glob("*/manifest.json"), reverse=True):
-        manifest = read_facts(path)
-        if manifest.get("key") == key and manifest.get("status") != "done":
-            found.append(path.parent)
-    return found
-
-
-def say_continuing(folder: Path, done: int, batches: int) -> None:
-    """One line on what is there already."""
-    print(f"dgn: continuing {folder} ({done} of {batches} batches done)", file=sys.stderr)

@@ -18,13 +18,12 @@ from dgn.cli.compose import compose, settled
 from dgn.cli.keys import HYDRAS_OWN, RUN
 from dgn.cli.sweeps.grid_search import mend_grid_search
 from dgn.cli.sweeps.job import RECORDS, WAITING, records
-from dgn.cli.sweeps.resume import refuse_foreign
+from dgn.cli.sweeps.resume import hold, newest, refuse_foreign
+from dgn.cli.verbs import JOINED
 from dgn.cli.words import key_of, overrides_in, parse, quoted, texts_in
 from dgn.errors import DgnError
-from dgn.files.folders import HYDRAS, begins, new_folder, read_facts
+from dgn.files.folders import HYDRAS, begins
 from dgn.files.ledger import foreign
-from dgn.files.storage import lock
-from dgn.runs.patterns import writes
 from dgn.runs.run import Run, now
 
 FILE = "sweep.json"
@@ -43,9 +42,6 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 class Sweep:
     """A sweep's folder: ``sweep.json``, ``jobs/NUMBER.json``, and one folder a job.
 
-    Args:
-        verb, arguments: the command line.
-
     Raises:
         DgnError: the folder that was asked for holds something else, or another process works in it.
     """
@@ -60,8 +56,6 @@ class Sweep:
         self.started, self.continues = now(), False
         self.run, self.held = self._open(given, resume)
         self.folder = self.run.folder
-        if not resume:
-            self._forget()
         self.before = self._records()
         self._write("running")
 
@@ -79,51 +73,35 @@ class Sweep:
         return None if out is None else Path(out), bool(config.get("resume", True))
 
     def _open(self, given: Path | None, resume: bool) -> tuple[Run, IO[bytes]]:
-        if given is not None:
-            refuse_foreign(given, self.verb, FILE)
-            run, held = Run(given, writes("gather"), FILE), lock(given)
-            if held is None:
-                raise DgnError(f"another process is at work in {str(given)!r}; wait for it, or give another out=")
-            facts = run.take_up(self.verb)
-            if resume and facts and facts.get("key") != self.key:
-                same = facts.get("verb") == self.verb and facts.get("overrides") == self._overrides()
-                what = "this sweep from before a file that it names, or dgn or PyTorch, changed"
-                raise DgnError(
-                    f"{str(given)!r} holds {what if same else 'another sweep'}: give another out=, "
-                    "or resume=false to replace it"
-                )
-            for name, first in HYDRAS.items():
-                if os.path.lexists(given / name) and not begins(given / name, first):
-                    raise DgnError(foreign(given / name))
-            self._continue(facts, given, resume=resume)
+        if given is None:
+            run, held = newest(self.verb, self.key, JOINED, FILE, resume=resume)
+            self._continue(run.take_up(self.verb), run.folder, resume)
             return run, held
-        for path in sorted((Path("runs") / self.verb).glob(f"*/{FILE}"), reverse=True) if resume else []:
-            facts = read_facts(path)
-            if facts.get("key") == self.key and facts.get("status") != "done":
-                held = lock(path.parent)
-                if held is not None:
-                    run = Run(path.parent, writes("gather"), FILE)
-                    self._continue(run.take_up(self.verb), path.parent, resume=True)
-                    return run, held
-        while True:
-            run = Run(new_folder(self.verb), writes("gather"), FILE)
-            held = lock(run.folder)
-            if held is not None and not run.read_manifest():
-                return run, held
+        refuse_foreign(given, self.verb, FILE)
+        run, held = Run(given, JOINED, FILE), hold(given)
+        facts = run.take_up(self.verb)
+        if resume and facts and facts.get("key") != self.key:
+            same = facts.get("verb") == self.verb and facts.get("overrides") == self._overrides()
+            what = "this sweep from before a file that it names, or dgn or PyTorch, changed"
+            raise DgnError(
+                f"{str(given)!r} holds {what if same else 'another sweep'}: give another out=, "
+                "or resume=false to replace it"
+            )
+        for name, first in HYDRAS.items():
+            if os.path.lexists(given / name) and not begins(given / name, first):
+                raise DgnError(foreign(given / name))
+        self._continue(facts, given, resume)
+        return run, held
 
-    def _forget(self) -> None:
-        """What became of the jobs of an earlier call."""
-        for record in records(self.folder):
-            record.remove()
-        with suppress(OSError):  # somebody's file is in it
-            (self.folder / RECORDS).rmdir()
-
-    def _continue(self, facts: dict[str, Any], folder: Path, *, resume: bool) -> None:
+    def _continue(self, facts: dict[str, Any], folder: Path, resume: bool) -> None:
+        """Take up what an earlier call left, or forget what became of its jobs."""
         self.continues = bool(facts)  # also where it is replaced: the folder is not new
         if facts and resume:
             done = sum(record.read().get("status") == "done" for record in records(folder))
             self.started = str(facts.get("started", self.started))
             print(f"dgn: continuing the sweep {folder} ({done} jobs done)", file=sys.stderr)
+        if not resume:
+            _forget(folder)
 
     def _write(self, status: str, **more: Any) -> None:
         self.run.write_manifest({
@@ -162,7 +140,7 @@ class Sweep:
         idle = all(number in waiting or fact == self.before.get(number) for number, fact in facts.items())
         if not facts or (idle and (interrupted or broken)):  # it did not begin
             if not self.continues:
-                self._forget()
+                _forget(self.folder)
                 if not self.run.discard():
                     self.run.drop_hydras()
                     self.run.ledger.remove([FILE])
@@ -205,6 +183,14 @@ class Sweep:
             return
         for file in files:
             print(file)
+
+
+def _forget(folder: Path) -> None:
+    """What became of a sweep's jobs."""
+    for record in records(folder):
+        record.remove()
+    with suppress(OSError):  # somebody's file is in it
+        (folder / RECORDS).rmdir()
 
 
 def _check_subfolder(config: Any, folder: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,21 @@ from tqdm import tqdm
 
 from dgn.analysis.ablation import Ablation, Curve, ablate, curves, first_choice, patch_sizes
 from dgn.cli.chosen import open_network
+from dgn.cli.data import counting, paths
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
+from dgn.drawing.charts import draw_lines, render
+from dgn.drawing.heat import overlay
+from dgn.drawing.matrix import draw_matrix
 from dgn.errors import DgnError
 from dgn.files.listing import printable
-from dgn.files.storage import write_atomic
 from dgn.images.reading import read_image, suffixes
 from dgn.network.network import Network
-from dgn.report.ablation import Ablated, curve_panels, overview, results
-from dgn.report.figure import draw_lines, draw_matrix, render
-from dgn.report.heat import overlay
-from dgn.runs.run import Run, now
-from dgn.units.unit import Unit
+from dgn.report.ablation import COLUMNS, Ablated, curve_panels, overview, results
+from dgn.runs.past import read_run
+from dgn.runs.run import Run
+from dgn.units.unit import Unit, file_name
 from dgn.units.units import parse_units
 
 
@@ -37,38 +38,24 @@ def run(config: Any) -> None:
     manifest = new_manifest("ablate", device, network)
     with at_work(config, manifest) as (folder, tracker):
         found: list[Ablated] = []
-        bar = tqdm(desc="patches", unit="patch", disable=not config.progress)
-        with bar:
-            for name, image, unit in jobs:
-                base = int(bar.n)
-
-                def note(done: int, total: int, base: int = int(base)) -> None:
-                    bar.total = base + total
-                    bar.update(base + done - bar.n)
-
+        for name, image, unit in jobs:
+            with tqdm(desc=f"{name}: patches", unit="patch", disable=not config.progress) as bar:
                 one = ablate(
-                    network, image, unit, size=size, stride=stride,
-                    fill=str(config.fill), seed=config.seed, batch=config.batch, note=note,
+                    network, image, unit, size=size, stride=stride, fill=str(config.fill), seed=config.seed,
+                    batch=config.batch, note=counting(bar),
                 )  # fmt: skip
-                both = None
-                if config.curve_steps:
-                    both = curves(
-                        network,
-                        one,
-                        steps=config.curve_steps,
-                        fill=str(config.curve_fill),
-                        seed=config.seed,
-                        batch=config.batch,
-                    )
-                found.append((name, one, both))
-                _keep(folder, name, one, both)
-                folder.write_text("results.csv", results(found))
+            both = curves(
+                network, one, steps=config.curve_steps, fill=str(config.curve_fill), seed=config.seed,
+                batch=config.batch,
+            ) if config.curve_steps else None  # fmt: skip
+            found.append((name, one, both))
+            _keep(folder, name, one, both)
+            folder.write_table(results(found), COLUMNS)
         canvas = draw_matrix(overview(found), title=f"What {network.name} needs: drop of the activation when covered")
-        write_atomic(folder.folder / "ablation.pdf", render(canvas, "pdf"))
-        write_atomic(folder.folder / "ablation.png", render(canvas, "png"))
+        for form in ("pdf", "png"):
+            folder.write(f"ablation.{form}", render(canvas, form))
         if config.curve_steps:
-            write_atomic(folder.folder / "curves.png", render(draw_lines(curve_panels(found)), "png"))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+            folder.write("curves.png", render(draw_lines(curve_panels(found)), "png"))
         tracker.picture("ablation", folder.folder / "ablation.png")
     print(folder.folder / "ablation.png")
 
@@ -78,67 +65,48 @@ def _jobs(values: dict[str, Any], network: Network) -> list[tuple[str, torch.Ten
 
     An image that can't be read is named and left out; only if none is left, it is an error.
     """
-    given = values["image"] if isinstance(values["image"], list) else [values["image"]]
-    given = [entry for entry in given if entry is not None]
-    paths: list[Path] = []
+    files: list[Path] = []
     made_for: dict[Path, str] = {}
-    for entry in given:
-        path = Path(str(entry))
+    for path in paths(values["image"]):
         if path.is_dir():
-            made_for |= _units_of_run(path)
-            inside = path / "images" if (path / "results.csv").is_file() else path
-            files = sorted(file for file in inside.iterdir() if file.suffix.lower() in suffixes())
-            if not files:
+            inside = path
+            if (path / "results.csv").is_file() and (path / "manifest.json").is_file():
+                inside = path / "images"
+                made_for |= {path / row["image"]: row["unit"] for row in read_run(path).rows if row["image"]}
+            found = sorted(file for file in inside.iterdir() if file.suffix.lower() in suffixes())
+            if not found:
                 raise DgnError(f"no images in {str(inside)!r}")
-            paths += files
+            files += found
         else:
-            paths.append(path)
-    if not paths:
+            files.append(path)
+    if not files:
         raise DgnError("no image given; give image=FILE, image=FOLDER or image=[FILE,...]")
     asked = build_units(values["unit"], trust=values["trust"])
     unit = None if asked is None else parse_units([asked], network)[0]
     jobs: list[tuple[str, torch.Tensor, Unit]] = []
-    stems = [printable(path.stem) for path in paths]
+    stems = [printable(path.stem) for path in files]
     network.sight.check()
-    for number, path in enumerate(paths, 1):
+    for number, path in enumerate(files, 1):
         try:
             image = read_image(path, network.sight)
         except DgnError as error:
-            if len(paths) == 1 or (number == len(paths) and not jobs):
+            if number == len(files) and not jobs:
                 raise
             print(f"dgn: left out: {error}", file=sys.stderr)
             continue
-        chosen = unit
-        if chosen is None and path in made_for:
-            chosen = parse_units([made_for[path]], network)[0]
-        if chosen is None:
-            chosen = first_choice(network, image)
-        stem = stems[number - 1]
-        jobs.append((stem if stems.count(stem) == 1 else f"{stem}-{number}", image, chosen))
+        own = parse_units([made_for[path]], network)[0] if unit is None and path in made_for else unit
+        name = stems[number - 1] if stems.count(stems[number - 1]) == 1 else f"{stems[number - 1]}-{number}"
+        jobs.append((name, image, own or first_choice(network, image)))
     return jobs
 
 
-def _units_of_run(folder: Path) -> dict[Path, str]:
-    """The unit that each image of a run was made for; of none where the folder is no run."""
-    table = folder / "results.csv"
-    if not table.is_file():
-        return {}
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("image") and row.get("unit")]
-    return {folder / row["image"]: row["unit"] for row in rows}
-
-
 def _keep(folder: Run, name: str, one: Ablation, both: tuple[Curve, Curve] | None) -> None:
-    stem = f"images/{_plain(name)}--{one.unit.file_name}"
+    stem = f"images/{file_name(name)}--{one.unit.file_name}"
     folder.write_picture(f"{stem}.png", overlay(one.image, one.heat))
     table = "\n".join(",".join(f"{value:.6g}" for value in row) for row in one.drops.tolist()) + "\n"
     folder.write_text(f"{stem}.csv", table)
     if both is not None:
-        lines = ["share,deletion,insertion"]
-        for share, deleted, inserted in zip(both[0].shares, both[0].activations, both[1].activations, strict=True):
-            lines.append(f"{share:.6g},{deleted:.6g},{inserted:.6g}")
-        folder.write_text(f"{stem}--curves.csv", "\n".join(lines) + "\n")
-
-
-def _plain(name: str) -> str:
-    return Unit(name, ()).file_name
+        names = ("share", "deletion", "insertion")
+        columns = zip(both[0].shares, both[0].activations, both[1].activations, strict=True)
+        rows = [{key: f"{value:.6g}" for key, value in zip(names, values, strict=True)} for values in columns]
+        folder.write_table(rows, names, f"{stem}--curves.csv")

@@ -6,30 +6,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from dgn.analysis.squares import Squares
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, settle_batch
+from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, load_chosen, settle_batch
 from dgn.cli.judging.blind import scored, write_sheets
 from dgn.cli.judging.copies import compare_with_training
-from dgn.cli.judging.methods import read_past, synthesized
+from dgn.cli.judging.methods import made_by, read_past, synthesized
 from dgn.cli.judging.writing import by_temperature, write_figures
 from dgn.cli.manifest import new_manifest, plain, warn
-from dgn.cli.network import load_chosen
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
 from dgn.cli.trust import build_units
 from dgn.errors import DgnError
 from dgn.evaluation.evaluate import assess, load_judges
-from dgn.evaluation.judges import Judge
 from dgn.evaluation.real import load_real, most_frequent, real_images_of
 from dgn.evaluation.reference import best_examples, look_at
 from dgn.files.listing import counted
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
-from dgn.runs.run import now
 from dgn.units.unit import layers_of
 from dgn.units.units import parse_units
 
@@ -42,10 +38,10 @@ def run(config: Any) -> None:
     device = choose_device(config.device, config.threads)
     settle_batch(config, device)
     root, data = Path(str(config.data.root)), config.data
-    past = None if config.run is None else read_past(Path(str(config.run)))
-    network = load_chosen(
-        config.network if past is None else OmegaConf.create(past.network), device, trust=config.trust
-    )
+    if data.training is not None and data.photos is None:
+        raise DgnError("data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with")
+    past, chosen = (None, config.network) if config.run is None else read_past(Path(str(config.run)))
+    network = load_chosen(chosen, device, trust=config.trust)
     judges = load_judges(list(config.judges), device, trust=config.trust)
     for judge in judges:
         if not judge.names(network):
@@ -53,7 +49,7 @@ def run(config: Any) -> None:
                 f"dgn: judge {judge.name} has other classes than {network.name}: no transfer is measured by it",
                 file=sys.stderr,
             )
-    training = _training_images(config, judges[-1])
+    training = None if data.training is None else Squares(Path(str(data.training)), judges[-1].network.sight)
     climbs: list[tuple[Prior, AscentSettings]] = []
     if past is not None:
         specs: list[Any] = past.column("unit")
@@ -79,7 +75,7 @@ def run(config: Any) -> None:
         made = [best_examples(reference, units, len(seeds))]
         if past is not None:
             named = dict(zip(specs, units, strict=True))
-            made += [past.made(method, named) for method in methods]
+            made += [made_by(past, method, named) for method in methods]
         made += [synthesized(folder, config, network, units, seeds, *climb) for climb in climbs]
         found = assess(network, judges, reference, made, photos, [prior for prior, _ in climbs])
         if training is not None and len(made) > 1:
@@ -89,18 +85,11 @@ def run(config: Any) -> None:
         if config.blind is not None:
             write_sheets(Path(str(config.blind)), made[1:], photos, config.seed)
         write_figures(folder, found, by_temperature(config, climbs))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
         for name in ("panels", "grid"):
             tracker.picture(name, folder.folder / f"{name}.png")
-        tracker.figures(found.rows())
+        tracker.table("figures", found.rows())
+        tracker.summary({
+            "/".join(filter(None, (one.method, one.metric, one.judge))): one.value for one in found.figures
+        })  # fmt: skip
     print((folder.folder / "table.md").read_text())
     print(folder.folder / "panels.png")
-
-
-def _training_images(config: Any, judge: Judge) -> Squares | None:
-    """Those that copies are looked for among, as the judge sees them."""
-    if config.data.training is None:
-        return None
-    if config.data.photos is None:
-        raise DgnError("data.training needs data.photos=FOLDER: photographs that were not trained on, to compare with")
-    return Squares(Path(str(config.data.training)), judge.network.sight)

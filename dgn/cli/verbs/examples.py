@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
-from tqdm import tqdm
-
-from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.results import KINDS, Example, Examples, example_cells, example_row, field_of
 from dgn.cli.chosen import open_network
-from dgn.cli.data import open_data
-from dgn.cli.manifest import new_manifest, plain, warn
+from dgn.cli.data import look_through, open_data
+from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
+from dgn.drawing.matrix import MOST_CELLS, Cell, grid
 from dgn.errors import DgnError, nearest
 from dgn.images.pictures import to_image
-from dgn.report.grid import Cell, grid
-from dgn.report.table import MOST_CELLS
-from dgn.runs.run import Run, now
+from dgn.runs.run import Run
 from dgn.units.selection import select_units
 
 
@@ -33,30 +27,24 @@ def run(config: Any) -> None:
         if kind not in KINDS:
             raise DgnError(f"no kind of examples {kind!r}{nearest(kind, KINDS) or '; expected ' + ', '.join(KINDS)}")
     data = open_data(config.data, network)
-    manifest = new_manifest("examples", device, network, images=len(data), warnings=[])
+    manifest = new_manifest("examples", device, network, images=len(data))
     with at_work(config, manifest) as (folder, tracker):
         state = folder.folder / "examples.safetensors"
-        with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
-            found = find_examples(
-                network, units, data, k=config.k, batch=config.batch, workers=config.data.workers, state=state,
-                note=lambda seen, _total: bar.update(seen - bar.n),
-            )  # fmt: skip
-        warn(manifest, search_warnings(found.units, data, found.broken, network))
+        found = look_through(config, network, units, data, manifest, k=config.k, batch=config.batch, state=state)
         rows, cells, left_out = _keep(folder, found, kinds)
-        folder.write_text("examples.csv", _table(rows))
+        folder.write_table(rows, list(rows[0]) if rows else ["unit"], "examples.csv")
         title = f"What excites units of {network.name}"
         if left_out:
             title += f" (the first units; {left_out} more are in images/)"
         picture = folder.write_picture("examples.png", grid(cells, title, columns=12))
-        folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "broken_images": found.broken, "unread": data.unread,
-            "units": [
-                {"unit": one.unit.name, "mean": one.mean, "std": one.std, "positive": one.positive}
-                for one in found.units
-            ],
-        })  # fmt: skip
+        manifest |= {"broken_images": found.broken, "unread": data.unread, "units": [
+            {"unit": one.unit.name, "mean": one.mean, "std": one.std, "positive": one.positive} for one in found.units
+        ]}  # fmt: skip
         tracker.picture("examples", picture)
-        tracker.examples(rows, folder.folder)
+        tracker.table(
+            "examples table", rows, folder.folder, pictures={"image": "image", "field": "field"},
+            columns=("unit", "kind", "rank", "activation", "name"),
+        )  # fmt: skip
     print(picture)
 
 
@@ -86,12 +74,3 @@ def _keep(folder: Run, found: Examples, kinds: list[str]) -> tuple[list[dict[str
                 files = {"image": f"{stem}.png", "field": "" if part is None else f"{stem}--field.png"}
                 rows.append(example_row(one.unit, kind, rank, example) | files)
     return rows, cells, left_out
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    columns = list(rows[0]) if rows else ["unit"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

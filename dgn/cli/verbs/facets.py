@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from dgn.analysis.examples import find_examples, search_warnings
-from dgn.analysis.facets import Facets, check_facets, facets_of, mean_codes, mean_images
+from dgn.analysis.facets import check_facets, facets_of, mean_codes
 from dgn.analysis.squares import Squares
 from dgn.ascent.rules import written_for
-from dgn.cli.bar import Bar
+from dgn.cli.bar import climb
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
-from dgn.cli.data import open_data
+from dgn.cli.data import look_through, open_data
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.trust import build_units
+from dgn.drawing.charts import render
+from dgn.drawing.matrix import draw_matrix
 from dgn.errors import DgnError
 from dgn.evaluation.real import classes_of
-from dgn.files.storage import write_atomic
 from dgn.images.pictures import to_image
 from dgn.network.network import Network
-from dgn.report.figure import Matrix, draw_matrix, render
-from dgn.report.gallery import write_gallery
-from dgn.report.table import keep_images, result_rows
-from dgn.runs.run import now
+from dgn.report.facets import facets_matrix
+from dgn.report.gallery import write_page
+from dgn.report.table import result_rows
+from dgn.runs.past import read_run
 from dgn.synthesis.plan import plan
-from dgn.synthesis.result import join
 from dgn.units.unit import Unit
 from dgn.units.units import parse_units
 
@@ -41,84 +39,66 @@ def run(config: Any) -> None:
     network, device = open_network(config)
     (unit,) = parse_units([build_units(plain(config)["unit"], trust=config.trust)], network)
     climbs = choose_priors(config, network)
-    data = (
-        _of_class(open_data(config.data, network), unit, network)
-        if config.own_class
-        else open_data(config.data, network)
-    )
+    data = open_data(config.data, network)
+    if config.own_class:
+        data = _of_class(data, unit, network)
     if config.examples < 1:
         raise DgnError(f"examples is {config.examples}, expected a whole number above 0")
-    check_facets(min(config.examples, len(data)), config.facets, **_counts(config))
-    manifest = new_manifest("facets", device, network, ascent={}, warnings=[])
+    k, counts = min(config.examples, len(data)), {name: config[name] for name in ("members", "components", "most")}
+    check_facets(k, config.facets, **counts)
+    manifest = new_manifest("facets", device, network, ascent={})
     with at_work(config, manifest) as (folder, tracker):
-        state = folder.folder / "examples.safetensors"
-        facets = _cluster(config, network, unit, data, state, manifest)
+        state, batch = folder.folder / "examples.safetensors", min(config.batch, LOOKED_AT)
+        (found,), data, _ = look_through(
+            config, network, [unit], data, manifest, k=k, batch=batch, state=state, boxes=False
+        )  # fmt: skip
+        try:
+            facets = facets_of(
+                network, found, data, layer=config.layer, facets=config.facets, tsne=config.tsne, seed=config.seed,
+                **counts,
+            )  # fmt: skip
+        except DgnError as error:
+            raise DgnError(f"{error} (what the search found is kept: go on with out={folder.folder})") from error
         images = facets.images
         assert images is not None
         rows: list[dict[str, Any]] = []
-        matrix = _examples_matrix(images, facets, config.shown)
+        matrix = facets_matrix(images, facets, config.shown)
         codes, coordinates, begun, begun_in = {}, {}, {}, {}
         for prior, chosen in climbs:
             started = time.perf_counter()
             climbed = written_for(prior, chosen.rule)
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
-            with Bar(prior.name, [unit] * facets.count, [config.seed], config.progress, tracker) as bar:
-                job = plan(
-                    network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
-                    start=starts,
-                )  # fmt: skip
-                result = join(list(job.pieces(on_step=bar.step, on_cut=bar.again)))
+            job = plan(
+                network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
+                start=starts,
+            )  # fmt: skip
+            result = climb(job, prior.name, config.progress, tracker)
             new = result_rows(result, network, time.perf_counter() - started, config.batch)
-            for facet, row in enumerate(new):
-                row["image"] = f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"
-                row["facet"] = facet + 1
-            keep_images(folder, result, new, 1)
             rows += new
             codes[prior.name], coordinates[prior.name] = result.codes, result.coordinates
             manifest["ascent"][prior.name] = asdict(job.settings)
             warn(manifest, result.warnings)
             matrix.columns.append(prior.name)
             for facet, (image, row) in enumerate(zip(result.images, new, strict=True)):
-                place = (facet, len(matrix.columns) - 1)
-                matrix.pictures[place], matrix.captions[place] = to_image(image), f"{row['activation']:.1f}"
+                row |= {"facet": facet + 1, "image": f"images/{unit.file_name}--{prior.name}--facet{facet + 1}.png"}
+                place, picture = (facet, len(matrix.columns) - 1), to_image(image)
+                matrix.pictures[place], matrix.captions[place] = picture, f"{row['activation']:.1f}"
+                folder.write_picture(row["image"], picture)
             folder.write_codes(codes, coordinates)
             folder.write_codes(begun, begun_in, "starts.safetensors")
             folder.write_table(rows)
         title = f"{facets.count} facets of {unit.name}"
         canvas = draw_matrix(matrix, title=title)
-        write_atomic(folder.folder / "facets.pdf", render(canvas, "pdf"))
-        write_atomic(folder.folder / "facets.png", render(canvas, "png"))
-        write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
-        scores = {count: None if score != score else round(score, 4) for count, score in facets.scores.items()}
-        folder.write_manifest({
-            **manifest, "status": "done", "finished": now(), "facets": facets.count, "silhouettes": scores,
-            "sizes": torch.bincount(facets.labels).tolist(),
-        })  # fmt: skip
+        for form in ("pdf", "png"):
+            folder.write(f"facets.{form}", render(canvas, form))
+        write_page([read_run(folder.folder)], folder.folder / "index.html", reproduce, title)
+        scores = {count: None if math.isnan(score) else round(score, 4) for count, score in facets.scores.items()}
+        sizes = torch.bincount(facets.labels).tolist()
+        manifest |= {"facets": facets.count, "silhouettes": scores, "sizes": sizes}
         tracker.picture("facets", folder.folder / "facets.png")
-        tracker.table(rows, folder.folder)
+        tracker.table("results", rows, folder.folder, pictures={"picture": "image"})
     print(folder.folder / "facets.png")
-
-
-def _counts(config: Any) -> dict[str, int]:
-    return {name: config[name] for name in ("members", "components", "most")}
-
-
-def _cluster(config: Any, network: Network, unit: Unit, data: Squares, state: Path, manifest: dict[str, Any]) -> Facets:
-    """The unit's best examples, and their facets; what the search found is kept in ``state``."""
-    with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
-        (found,), data, broken = find_examples(
-            network, [unit], data, k=min(config.examples, len(data)), batch=min(config.batch, LOOKED_AT),
-            workers=config.data.workers, state=state, boxes=False, note=lambda seen, _total: bar.update(seen - bar.n),
-        )  # fmt: skip
-    warn(manifest, search_warnings([found], data, broken, network))
-    try:
-        return facets_of(
-            network, found, data, layer=config.layer, facets=config.facets, tsne=config.tsne, seed=config.seed,
-            **_counts(config),
-        )  # fmt: skip
-    except DgnError as error:
-        raise DgnError(f"{error} (what the search found is kept: go on with out={state.parent})") from error
 
 
 def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
@@ -129,16 +109,3 @@ def _of_class(data: Squares, unit: Unit, network: Network) -> Squares:
     if not len(kept):
         raise DgnError(f"no image lies in a folder named for {unit.name!r}; leave own_class=false")
     return kept
-
-
-def _examples_matrix(images: torch.Tensor, facets: Facets, shown: int) -> Matrix:
-    sizes = torch.bincount(facets.labels).tolist()
-    shown = min(shown, max(len(members) for members in facets.nearest))
-    rows = [f"facet {number + 1}: {size} images" for number, size in enumerate(sizes)]
-    matrix = Matrix(rows, [f"real {place + 1}" for place in range(shown)] + ["mean image"])
-    means = mean_images(images, facets)
-    for number, members in enumerate(facets.nearest):
-        for place, index in enumerate(members[:shown]):
-            matrix.pictures[number, place] = to_image(images[index])
-        matrix.pictures[number, shown] = to_image(means[number])
-    return matrix

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
-from tqdm import tqdm
-
 from dgn.cli.chosen import open_network
-from dgn.cli.figures import MAKERS, Rows, Studio
+from dgn.cli.figures import MAKERS, Studio
 from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
+from dgn.drawing.charts import draw_lines, render
+from dgn.drawing.matrix import WIDTHS, Matrix, draw_matrix
 from dgn.errors import DgnError, nearest
-from dgn.files.storage import write_atomic
-from dgn.report.figure import WIDTHS, render
-from dgn.runs.run import now
 from dgn.units.unit import file_name
 
 
@@ -28,24 +23,19 @@ def run(config: Any) -> None:
     if config.width not in WIDTHS:
         raise DgnError(f"no width {config.width!r}{nearest(str(config.width), WIDTHS) or '; expected page or column'}")
     network, device = open_network(config)
-    manifest = new_manifest("figure", device, network, figure=values, warnings=[])
+    manifest = new_manifest("figure", device, network, figure=values)
     name = file_name(str(values.get("name", kind)))
     with at_work(config, manifest, name) as (folder, tracker):
-        with tqdm(disable=not config.progress, unit="step") as bar:
-            canvas, rows = MAKERS[kind](Studio(config, network, values, bar, manifest))
+        made, rows, title = MAKERS[kind](Studio(config, network, values, manifest))
+        width, title = WIDTHS[config.width], str(values.get("title") or title)
+        points = float(values.get("points", 7.0))
+        if isinstance(made, Matrix):
+            canvas = draw_matrix(made, width=width, title=title, points=points)
+        else:
+            canvas = draw_lines(made, width=width, title=title, points=points)
         for form in ("pdf", "png"):
-            write_atomic(folder.folder / f"{name}.{form}", render(canvas, form, dpi=300))
-        folder.write_text(f"{name}.csv", _table(rows))
-        folder.write_manifest({**manifest, "status": "done", "finished": now()})
+            folder.write(f"{name}.{form}", render(canvas, form, dpi=300))
+        folder.write_table(rows, list(dict.fromkeys(key for row in rows for key in row)), f"{name}.csv")
         tracker.picture(name, folder.folder / f"{name}.png")
     print(folder.folder / f"{name}.pdf")
     print(folder.folder / f"{name}.png")
-
-
-def _table(rows: Rows) -> str:
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -6,17 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dgn.cli.data import paths
 from dgn.cli.manifest import plain
 from dgn.cli.reproduce import reproduce
 from dgn.errors import DgnError
 from dgn.files.pages import is_page
-from dgn.report.gallery import write_gallery
+from dgn.report.gallery import write_page
+from dgn.runs.past import read_run
 
 
 def run(config: Any) -> None:
     """Write ``index.html`` into the run, or, of several runs, where ``out=`` says."""
-    given = plain(config)["runs"]
-    folders = [Path(str(folder)) for folder in (given if isinstance(given, list) else [given])]
+    folders = paths(plain(config)["runs"])
     if not folders:
         raise DgnError("runs=[] names no run: give one or more run folders, as in dgn gallery runs/synthesize/MINE")
     found: list[Path] = []
@@ -30,16 +31,7 @@ def run(config: Any) -> None:
         found += [folder] if (folder / "manifest.json").is_file() or not inside else inside
     out = Path(str(config.out)) if config.out is not None else folders[0]
     file = out if out.suffix == ".html" else out / ("index.html" if len(found) == 1 else "gallery.html")
-    check_page(file)
-    write_gallery(found, file, reproduce, str(config.title) if config.title is not None else None)
-    print(file)
-
-
-def check_page(file: Path) -> None:
-    """Whether a page may be written: nothing is there, or a page of dgn's.
-
-    Raises:
-        DgnError: a file that dgn did not write has its place.
-    """
     if os.path.lexists(file) and not is_page(file):
         raise DgnError(f"{str(file)!r} is not a page that dgn wrote, and dgn never replaces it: give another out=")
+    write_page([*map(read_run, found)], file, reproduce, str(config.title) if config.title is not None else None)
+    print(file)

@@ -7,7 +7,6 @@ import math
 import re
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +17,13 @@ import torch
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import Bar
 from dgn.cli.chosen import choose_priors, choose_seeds, open_network
-from dgn.cli.manifest import new_manifest, open_tracker, plain, warn
+from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.objective import check_objective, summarise
 from dgn.cli.reproduce import reproduce
-from dgn.cli.sweeps.resume import ending, open_job, say_continuing
+from dgn.cli.sweeps.resume import open_job, tracked
 from dgn.cli.tracking import Tracker
 from dgn.cli.trust import build_units
+from dgn.drawing.matrix import Cell, grid
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
 from dgn.images.fit import Sight
@@ -31,11 +31,11 @@ from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
-from dgn.report.gallery import write_gallery
-from dgn.report.grid import Cell, grid
-from dgn.report.table import MOST_CELLS, grid_cells, result_rows
+from dgn.report.gallery import write_page
+from dgn.report.table import grid_cells, result_rows
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
+from dgn.runs.past import read_run
 from dgn.runs.run import Run, now
 from dgn.runs.writer import Writer
 from dgn.synthesis.plan import Plan, as_begun, plan
@@ -74,7 +74,7 @@ def run(config: Any) -> float:
         for prior, chosen in chosen_priors
     ]  # fmt: skip
     manifest = new_manifest(
-        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, warnings=[], batch={},
+        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, batch={},
         ascent={job.prior.name: asdict(job.settings) for job in jobs},
         changed={job.prior.name: job.changed for job in jobs},
         starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
@@ -87,7 +87,6 @@ def run(config: Any) -> float:
     with open_job(config, manifest) as (folder, before):
         if before.get("status") == "done":
             print(f"dgn: {folder.folder} is done already", file=sys.stderr)
-            summary = before.get("summary", {})
         else:
             manifest |= {key: before[key] for key in ("started", "batch") if key in before}
             if before:
@@ -95,60 +94,53 @@ def run(config: Any) -> float:
                 jobs = [as_begun(job, begun.get(job.prior.name, {}).get("precision")) for job in jobs]
                 manifest["ascent"] = {job.prior.name: asdict(job.settings) for job in jobs}
                 manifest["continued"] = [*before.get("continued", []), now()]
-            summary = _Job(config, network, jobs, keys, seeds, folder, manifest).run()
+            with tracked(config, folder, manifest) as tracker:
+                folder.write_manifest(manifest)
+                _Job(config, network, jobs, keys, folder, manifest).run(tracker)
             before = folder.read_manifest()
         if any(name.startswith(f"{PARTS}/") for name in folder.ledger.files):
             folder.clear(f"{PARTS}/")
             folder.write_manifest(before)
     print(folder.folder / "index.html")
     print(folder.folder / "grid.png")
-    return float(summary.get(str(config.objective), math.nan))
+    return float(before.get("summary", {}).get(str(config.objective), math.nan))
 
 
 class _Job:
     """What the steps of one job share."""
 
     def __init__(
-        self, config: Any, network: Network, plans: list[Plan], keys: list[str], seeds: list[int], folder: Run,
-        manifest: dict[str, Any],
-    ) -> None:  # fmt: skip
-        self.config, self.network, self.plans, self.folder = config, network, plans, folder
+        self, config: Any, network: Network, plans: list[Plan], keys: list[str], folder: Run, manifest: dict[str, Any]
+    ) -> None:
+        self.config, self.network, self.plans, self.folder, self.manifest = config, network, plans, folder, manifest
         self.parts = [Parts(folder.folder, job.prior.name, key) for job, key in zip(plans, keys, strict=True)]
-        self.seeds, self.manifest = seeds, manifest
         self.rows: list[dict[str, Any]] = []
-        self.done: dict[str, list[Part]] = {job.prior.name: [] for job in plans}
+        self.done = {parts.prior: parts.finished() for parts in self.parts}
         self.tabled, self.began = time.monotonic(), time.perf_counter()
 
-    def run(self) -> dict[str, float]:
-        """Climb what is left to climb, and write everything; returns the summary."""
-        tracker: Tracker | None = None
+    def run(self, tracker: Tracker) -> None:
+        """Climb what is left to climb, and write everything."""
+        if "continued" in self.manifest:
+            done = sum(map(len, self.done.values()))
+            left = sum(-(-(len(job.rows) - self._first(job)) // self._batch(job)) for job in self.plans)
+            print(f"dgn: continuing {self.folder.folder} ({done} of {done + left} batches done)", file=sys.stderr)
         try:
-            self._take_up()
-            self.folder.write_manifest(self.manifest)
-            tracker = open_tracker(self.config, self.folder)
             with Writer() as writer:
                 for job, parts in zip(self.plans, self.parts, strict=True):
                     self._climb(job, parts, writer, tracker)
-            return self._finish(tracker)
-        except BaseException as error:
-            if tracker is not None:
-                tracker.finish(failed=True)
-            self._give_up(error)
+        except BaseException:
+            with suppress(DgnError):  # the disk may be what failed
+                if self.rows:
+                    self.folder.write_table(self.rows)
             raise
-
-    def _take_up(self) -> None:
-        """The batches that an earlier call finished."""
-        for job, parts in zip(self.plans, self.parts, strict=True):
-            self.done[job.prior.name] = parts.finished()
-        done = sum(map(len, self.done.values()))
-        if "continued" in self.manifest:
-            left = [
-                -(-(len(job.rows) - _end(self.done[job.prior.name])) // self._batch(job)) for job in self.plans
-            ]  # fmt: skip
-            say_continuing(self.folder.folder, done, done + sum(left))
+        self._finish(tracker)
 
     def _batch(self, job: Plan) -> int:
         return int(self.manifest["batch"].get(job.prior.name, job.batch))
+
+    def _first(self, job: Plan) -> int:
+        """The row behind those of the finished batches."""
+        return sum(part.count for part in self.done[job.prior.name])
 
     def _climb(self, job: Plan, parts: Parts, writer: Writer, tracker: Tracker) -> None:
         """One prior: its finished batches' pictures where they are missing, then the batches that are left."""
@@ -163,9 +155,8 @@ class _Job:
             self.folder.write_manifest(self.manifest)
             bar.again()
 
-        first, started = _end(done), time.perf_counter()
-        units = [unit for unit, seed in job.rows if seed == self.seeds[0]]
-        with Bar(job.prior.name, units, self.seeds, self.config.progress, tracker, first=first) as bar:
+        first, started = self._first(job), time.perf_counter()
+        with Bar(job.prior.name, job.rows, self.config.progress, tracker, first=first) as bar:
             batch = self._batch(job)
             for piece in job.pieces(first=first, batch=batch, on_step=bar.step, on_cut=cut, on_read=bar.reading):
                 part = parts.write(first, piece, result_rows(piece, self.network, time.perf_counter() - started))
@@ -176,13 +167,13 @@ class _Job:
     def _note(self, part: Part, writer: Writer) -> None:
         self.rows += part.rows
         warn(self.manifest, part.warnings)
-        writer.put(lambda: write_pictures(self.folder, part))
+        writer.put(lambda: _write_pictures(self.folder, part))
         if time.monotonic() - self.tabled > TABLE_EVERY:
             self.tabled = time.monotonic()
             rows = list(self.rows)
             writer.put(lambda: self.folder.write_table(rows))
 
-    def _finish(self, tracker: Tracker) -> dict[str, float]:
+    def _finish(self, tracker: Tracker) -> None:
         """All batches are there: the job's own files, of which the manifest is the last."""
         folder = self.folder
         join_tensors(
@@ -192,45 +183,42 @@ class _Job:
         )  # fmt: skip
         folder.write_table(self.rows)
         title = f"What units of {self.network.name} want to see"
-        cells = grid_cells(folder.folder, self.rows, len(self.seeds))
-        rows = len({cell.row for cell in cells})
-        picture = folder.write_picture("grid.png", grid(cells, title, most_units=max(8, min(64, MOST_CELLS // rows))))
+        cells = grid_cells(folder.folder, self.rows, len(self.manifest["seeds"]))
+        tracker.picture("grid", folder.write_picture("grid.png", grid(cells, title)))  # by its thread, beside the rest
+        tracker.table("results", self.rows, folder.folder, pictures={"picture": "image"})
         summary = summarise(self.rows)
-        tracker.picture("grid", picture)  # by its thread, beside what follows
-        tracker.table(self.rows, folder.folder)
         tracker.summary(summary)
         folder.write_manifest(self.manifest)
-        write_gallery([folder.folder], folder.folder / "index.html", reproduce, title)
+        write_page([read_run(folder.folder)], folder.folder / "index.html", reproduce, title)
         tracker.finish()
-        cost = {"seconds": round(time.perf_counter() - self.began, 3), "tracking_seconds": round(tracker.cost, 3)}
-        folder.write_manifest({**self.manifest, "status": "done", "finished": now(), "summary": summary, **cost})
-        return summary
-
-    def _give_up(self, error: BaseException) -> None:
-        """What is there is kept, and said to be unfinished; a folder without a batch is removed."""
-        with suppress(DgnError):  # the disk may be what failed
-            if self.rows:
-                self.folder.write_table(self.rows)
-                self.folder.write_manifest({**self.manifest, "status": ending(error), "finished": now()})
-            else:
-                self.folder.discard()
+        self.manifest |= {
+            "summary": summary, "seconds": round(time.perf_counter() - self.began, 3),
+            "tracking_seconds": round(tracker.cost, 3),
+        }  # fmt: skip
 
 
 TABLE_EVERY = 5.0
 """Seconds between two writings of the table while a job runs."""
 
 
-def _end(parts: Sequence[Part]) -> int:
-    return parts[-1].first + parts[-1].count if parts else 0
-
-
-def write_pictures(folder: Run, part: Part) -> None:
-    """The images of a batch, and the way of each where frames were kept; those that are there already are left."""
+def _write_pictures(folder: Run, part: Part) -> None:
+    """The images of a batch and, where frames were kept, the way of each: frames side by side, the activation below.
+    Those that are there already are left."""
     if not all(folder.holds(row["image"]) for row in part.rows):
         for image, row in zip(part.read("images"), part.rows, strict=True):
             folder.write_picture(row["image"], to_image(image))
-    if part.frame_steps:
-        _strips(folder, part)
+    if not part.frame_steps:
+        return
+    frames, activations = part.read("frames"), part.read("frame_activations")
+    for index, row in enumerate(part.rows):
+        name = f"trajectory/{Path(row['image']).name}"
+        if not folder.holds(name):
+            cells = [
+                Cell(f"step {step}", row["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+                for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
+            ]
+            title = f"{row['unit']}, seed {row['seed']}"
+            folder.write_picture(name, grid(cells, title, columns=len(cells), tile=128))
 
 
 def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tensor | None:
@@ -256,20 +244,4 @@ def _start(given: Any, prior: Prior, rule: str, network: Network) -> torch.Tenso
         code = code[int(row) - first][None]
     climbed = written_for(prior, rule)
     coordinates = read_notes(path).get(prior.name, climbed.coordinates)
-    if coordinates == "code" and code.dim() == 2:  # so runs of earlier versions called components that weren't refined
-        coordinates = "components"
     return climbed.convert(code, coordinates)
-
-
-def _strips(folder: Run, part: Part) -> None:
-    """The way of each image: its frames side by side, the activation below each."""
-    frames, activations = part.read("frames"), part.read("frame_activations")
-    for index, row in enumerate(part.rows):
-        name = f"trajectory/{Path(row['image']).name}"
-        if folder.holds(name):
-            continue
-        cells = [
-            Cell(f"step {step}", part.rows[0]["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
-            for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
-        ]
-        folder.write_picture(name, grid(cells, f"{row['unit']}, seed {row['seed']}", columns=len(cells), tile=128))

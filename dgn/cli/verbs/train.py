@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from dgn.cli.chosen import choose_device
+from dgn.cli.chosen import choose_device, network_facts
 from dgn.cli.manifest import plain
-from dgn.cli.network import network_facts
 from dgn.cli.sweeps.resume import at_work
 from dgn.cli.tracking import check_mode
 from dgn.errors import DgnError
+from dgn.files.folders import read_facts
 from dgn.images.reading import list_images
 from dgn.runs.run import now
 from dgn.runs.surroundings import surroundings
@@ -53,8 +52,8 @@ def run(config: Any) -> None:
             data, folder.folder, settings, device=device, workers=config.data.workers, compile=config.compile,
             checkpoint_minutes=config.checkpoint_minutes, progress=config.progress, log=log,
         )  # fmt: skip
-        broken = json.loads((folder.folder / "report.json").read_text(encoding="utf-8"))["broken"]
+        broken = read_facts(folder.folder / "report.json")["broken"]
         if broken:
             print(f"dgn: {len(broken)} images could not be read and were replaced, the first: {broken[0]!r}")
-        folder.write_manifest({**manifest, "status": "done", "finished": now(), "broken_images": broken})
+        manifest["broken_images"] = broken
     print(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from dgn.cli.network import load_chosen
+from dgn.cli.chosen import load_chosen
 from dgn.errors import DgnError
 from dgn.network.facts import summary
 from dgn.network.layout.survey import OUTPUT

@@ -167,14 +167,14 @@ def test_reading_starts_is_told_once(
 
     shown = []
     monkeypatch.setattr("dgn.cli.bar.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
-    with Bar("generator", units, [0, 1], True) as bar:
+    with Bar("generator", job.rows, True) as bar:
         bar.reading(32, 96)
         assert (shown[-1].desc, shown[-1].n, shown[-1].total) == ("generator, starts", 32, 96)
         bar.reading(96, 96)
         bar.step(0, 1, torch.zeros(4), torch.zeros(0))
     assert [one.desc for one in shown if not one.disable] == [] and shown[-1].desc == "generator"
     capsys.readouterr()
-    with Bar("generator", units, [0, 1], False) as bar:
+    with Bar("generator", job.rows, False) as bar:
         bar.reading(32, 96)
         bar.reading(96, 96)
     assert capsys.readouterr().err == ""

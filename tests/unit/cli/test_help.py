@@ -14,21 +14,21 @@ from omegaconf import OmegaConf
 from dgn.ascent.own import OWN
 from dgn.cli.groups import AscentConfig
 from dgn.cli.help import OF_GROUPS, brief, described, help_of
-from dgn.cli.main import VERBS
-from dgn.cli.schema import VERBS as SCHEMAS
+from dgn.cli.schema import schema_of
+from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError
 from dgn.training.settings import FlowSettings, TrainSettings
 
 
 def shown(verb: str, *words: str) -> dict[str, str]:
     """The help's keys with their values; empty where a text says it."""
-    return dict(re.findall(r"^  (\S+?)(?:=(.*?))?(?:  .*)?$", help_of(verb, "", words), re.MULTILINE))
+    return dict(re.findall(r"^  (\S+?)(?:=(.*?))?(?:  .*)?$", help_of(verb, words), re.MULTILINE))
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_key_has_a_line(verb: str) -> None:
-    texts = described(SCHEMAS[verb])
-    names = set(SCHEMAS[verb].__dataclass_fields__) - {"verb"}
+    texts = described(schema_of(verb))
+    names = set(schema_of(verb).__dataclass_fields__) - {"verb"}
     assert not [name for name in names if not brief(texts.get(name, ""))]
     keys = {key.split(".")[0] for key in shown(verb)}
     own = {"launcher", "prior"} if verb == "figure" else {"launcher"}  # the rows of a figure have priors
@@ -56,13 +56,13 @@ def test_values_are_those_that_will_be_used() -> None:
     assert shown("synthesize", "prior=dgn", "ascent.steps=7")["ascent.steps"] == "7"
     assert shown("synthesize", "prior=climbed")["ascent.rule"] == "adam"
     assert shown("synthesize", "prior=dgn", "ascent=nguyen2016")["ascent.lr"] == "8"
-    both = help_of("synthesize", "", ["prior=[dgn,pixel]"])
+    both = help_of("synthesize", ["prior=[dgn,pixel]"])
     assert re.sub(r"\s+", " ", both).count(f"[dgn {flow.steps}, pixel 100]") == 1
 
 
 def test_a_key_that_is_none_is_refused() -> None:
     with pytest.raises(DgnError, match="no key 'sedes'"):
-        help_of("synthesize", "", ["sedes=3"])
+        help_of("synthesize", ["sedes=3"])
 
 
 def test_the_ascents_schema_has_every_setting() -> None:

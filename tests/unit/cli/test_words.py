@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import random
 import shlex
+from pathlib import Path
 
 import pytest
 
-from dgn.cli.words import item, key_of, overrides_in, parse, positional, quoted, shell, suggestion, texts_in
+from dgn.cli.words import (
+    check_paths,
+    item,
+    key_of,
+    overrides_in,
+    parse,
+    positional,
+    quoted,
+    shell,
+    suggestion,
+    texts_in,
+)
 from dgn.errors import DgnError
 
 LETTERS = " !\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~" * 3 + "aZ09é~ßñ漢字🙂\u00a0\u2028\u0301" * 2
@@ -67,6 +79,24 @@ def test_texts_of_values() -> None:
     assert [*texts_in("units=@a.txt,[b,'c d'],{e: f}")] == ["@a.txt", "b", "c d", "f"]
     assert [*texts_in("seed=range(1,3)")] == [*texts_in("seed=3")] == []
     assert [*texts_in("out=a\\=b")] == ["a=b"]
+
+
+def test_paths_that_are_not_there(tmp_path: Path) -> None:
+    """One of several is left to the verb, as is what is not known yet."""
+    here = f"'{tmp_path}'"
+    for word in (
+        f"start={here}",
+        f"image=[a,{here}]",
+        "start=random",
+        "data.root=${oc.env:HOME}/x",
+        "image=a,b",
+        "k=9",
+    ):
+        check_paths([word])
+    check_paths(["data.root=nowhere", "data.torchvision=CIFAR10"])
+    for word in ("start=a@3", "image=[a,b]", "data.root='~/nowhere-at-all'"):
+        with pytest.raises(DgnError, match=f"no file or folder '.*', which {word.split('=')[0]} names"):
+            check_paths([word])
 
 
 def test_flags_are_no_overrides() -> None:

@@ -12,6 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from dgn.analysis.squares import Squares
+from dgn.drawing.bars import draw_bars
+from dgn.drawing.charts import render
+from dgn.drawing.trade import draw_trade
 from dgn.errors import DgnError
 from dgn.evaluation.copies import measure_copies, nearest_images
 from dgn.evaluation.cost import measured
@@ -23,8 +26,6 @@ from dgn.evaluation.real import RealImages, load_real
 from dgn.evaluation.reference import Made, Reference, activations_of_all, best_examples
 from dgn.network.layers import feature_layer
 from dgn.network.network import Network
-from dgn.report.panels import panels
-from dgn.report.trade import trade
 from dgn.units.units import parse_units
 
 
@@ -251,11 +252,10 @@ def test_the_trade_joins_temperatures() -> None:
         for metric, judge, value in (("activation_over_mean", "", 3.0), ("kid", "j", 0.5), ("nearest", "j", 0.2))
     ]
     lines = {"dgn, sampled": [("cold", "T 0.01"), ("warm", "T 0.1")]}
-    picture = trade(figures, METRICS, lines, "png")
-    assert picture is not None and picture == trade(figures, METRICS, lines, "png")
-    assert picture != trade(figures, METRICS, {}, "png")
-    assert str(trade(figures, METRICS, lines, "pdf"))[2:7] == "%PDF-"
-    assert trade(figures[:3], METRICS, {}, "png") is None
+    picture = render(draw_trade(figures, METRICS, lines), "png")
+    assert picture == render(draw_trade(figures, METRICS, lines), "png")
+    assert picture != render(draw_trade(figures, METRICS, {}), "png")
+    assert draw_trade(figures[:3], METRICS, {}) is None
 
 
 def test_a_judge_of_other_classes_measures_no_transfer() -> None:
@@ -353,5 +353,5 @@ def test_table_and_figure_are_reproducible() -> None:
     text = table(figures)
     assert "| transfer, top-5 | lite2 | 50% (40% to 60%) | 10% (0% to 20%) |" in text and "|  | 2.00 |  |" in text
     for form, start in (("png", b"\x89PNG"), ("pdf", b"%PDF")):
-        first = panels(figures, METRICS, form)
-        assert first.startswith(start) and first == panels(figures, METRICS, form)
+        first = render(draw_bars(figures, METRICS), form)
+        assert first.startswith(start) and first == render(draw_bars(figures, METRICS), form)

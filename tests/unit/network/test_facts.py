@@ -14,7 +14,7 @@ from torch import nn
 
 import dgn
 from dgn.arguments import normalisation, parse_range
-from dgn.cli.network import network_facts, network_key
+from dgn.cli.chosen import network_facts, network_key
 from dgn.errors import DgnError
 from dgn.network.facts import FACTS, assumptions, described, read_classes, told
 from dgn.network.network import Network
@@ -155,7 +155,7 @@ def test_what_is_known_and_what_is_assumed(tmp_path: Path) -> None:
     assert [described(mine)[name]["source"] for name in ("classes", "mean", "std")] == ["given", "given", "assumed"]
 
 
-def test_configurations_of_earlier_versions_are_read(tmp_path: Path) -> None:
+def test_what_a_configuration_says_of_a_network(tmp_path: Path) -> None:
     assert network_facts({"name": "x", "weights": None, "input_size": 32}) == {**dict.fromkeys(FACTS), "input_size": 32}
 
     class Chosen(dict[str, Any]):

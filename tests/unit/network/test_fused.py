@@ -318,7 +318,7 @@ class Curves:
 
 
 def test_a_step_that_is_shown_and_logged_waits_for_nothing(
-    network: Network, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    network: Network, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bar's numbers are those of the steps, read when they have come: here two steps later, and at the end."""
     now, unread = 0, []
@@ -338,10 +338,9 @@ def test_a_step_that_is_shown_and_logged_waits_for_nothing(
             unread.remove(self)
             return super().read()
 
-    monkeypatch.setattr("dgn.cli.bar.Readback", Slow)
     units, curves = parse_units(["ant", "bee"], network), Curves()
     history: list[list[float]] = []
-    with Bar("pixel", units, [0], True, curves) as bar:  # type: ignore[arg-type]
+    with Bar("pixel", [(unit, 0) for unit in units], True, curves, read=Slow) as bar:  # type: ignore[arg-type]
 
         def step(i: int, steps: int, activations: Tensor, images: Tensor) -> None:
             nonlocal now
@@ -360,13 +359,12 @@ def test_a_step_that_is_shown_and_logged_waits_for_nothing(
     assert f"activation={sum(history[-1]) / 2:.2f}" in capsys.readouterr().err
 
 
-def test_a_step_that_nobody_sees_is_not_read(network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_step_that_nobody_sees_is_not_read(network: Network, tmp_path: Path) -> None:
     def read(_: Tensor) -> None:
         raise AssertionError("asked for")
 
-    monkeypatch.setattr("dgn.cli.bar.Readback", read)
-    units = parse_units(["ant", "bee"], network)
-    with Bar("pixel", units, [0], False, Tracker("off", tmp_path, {})) as bar, NoLooking():
+    rows = [(unit, 0) for unit in parse_units(["ant", "bee"], network)]
+    with Bar("pixel", rows, False, Tracker("off", tmp_path, {}), read=read) as bar, NoLooking():  # type: ignore[arg-type]
         for i in range(11):
             bar.step(i, 11, torch.zeros(2), torch.zeros(0))
 
@@ -374,7 +372,8 @@ def test_a_step_that_nobody_sees_is_not_read(network: Network, monkeypatch: pyte
 def test_a_batch_that_is_cut_after_its_last_step_keeps_its_names(network: Network) -> None:
     """Memory may be full only when the images are looked at: the bar then sees the same rows again."""
     curves = Curves()
-    with Bar("pixel", parse_units(["ant", "bee"], network), [0, 1], False, curves) as bar:  # type: ignore[arg-type]
+    rows = [(unit, seed) for unit in parse_units(["ant", "bee"], network) for seed in (0, 1)]
+    with Bar("pixel", rows, False, curves) as bar:  # type: ignore[arg-type]
         bar.step(0, 1, torch.arange(4.0), torch.zeros(0))
         bar.again()
         for first in (0, 2):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-import dgn.report.gallery
-from dgn.report.gallery import shorten_runs
+from dgn.report.gallery import first_units
+from dgn.runs.past import PastRun
 
 
-def test_whole_units_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dgn.report.gallery, "MOST_IMAGES", 7)
-    runs = [{"rows": [{"unit": str(unit), "prior": prior} for unit in range(5)] * 2} for prior in ("a", "b")]
-    assert shorten_runs(runs) == 20 - 4
-    assert [{row["unit"] for row in run["rows"]} for run in runs] == [{"0"}, {"0"}]
-    few = [{"rows": [{"unit": "1"}] * 7}]
-    assert shorten_runs(few) == 0 and len(few[0]["rows"]) == 7
+def test_whole_units_are_left_out() -> None:
+    rows = [{"unit": str(unit)} for unit in range(5)] * 2
+    shown, left_out = first_units([PastRun(Path(name), rows, {}) for name in "ab"], 7)
+    assert left_out == 20 - 4 and [{row["unit"] for row in run.rows} for run in shown] == [{"0"}, {"0"}]
+    (few,), none = first_units([PastRun(Path("a"), [{"unit": "1"}] * 8, {})], 7)
+    assert none == 0 and len(few.rows) == 8

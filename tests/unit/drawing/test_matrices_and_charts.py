@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from PIL import Image
 
-from dgn.report.figure import SMALLEST, WIDTHS, Lines, Matrix, draw_lines, draw_matrix
-from dgn.report.heat import share_scale
+from dgn.drawing.charts import Lines, draw_lines
+from dgn.drawing.heat import share_scale
+from dgn.drawing.letters import SMALLEST
+from dgn.drawing.matrix import WIDTHS, Cell, Matrix, draw_matrix, grid
 
 
 def texts(canvas: Any) -> list[Text]:
     """All but the numbers of axes, of which matplotlib takes care."""
-    found = [*canvas.texts, *(text for legend in canvas.legends for text in legend.get_texts())]
+    found = [text for legend in canvas.legends for text in legend.get_texts()]
     for axis in canvas.axes:
+        found += axis.texts
         if axis.get_visible() and axis.axison:
             found += [axis.title, axis._left_title, axis.xaxis.label, axis.yaxis.label]
     return [text for text in found if text.get_text().strip()]
@@ -111,3 +115,21 @@ def test_overlays_share_a_scale_and_have_a_key() -> None:
     canvas = draw_matrix(made, width=WIDTHS["column"])
     check_layout(canvas)
     assert {"-1.7", "drop of the activation", "1.7"} <= {text.get_text() for text in texts(canvas)}
+
+
+def test_a_grid_is_folded_and_counts_what_it_leaves_out() -> None:
+    """Eight units side by side, 64 in all, fewer where rows are many; the line about others stands below them."""
+    dot = Image.new("RGB", (64, 64), "red")
+    cells = [Cell(f"unit {number}", row, dot, "1.0") for number in range(70) for row in ("a", "b")]
+    one, two, most, more = (grid(cells[: 2 * units], "units", tile=32) for units in (8, 9, 64, 70))
+    assert one.width == two.width == more.width and two.height > 1.7 * one.height
+    assert most.height < more.height < most.height + 40
+    red = (np.asarray(more) == (255, 0, 0)).all(2)
+    assert red[:, : red.shape[1] // 2].any() and not red[-25:].any()
+    many = [Cell(f"unit {number}", f"row {row}", dot, "") for number in range(9) for row in range(100)]
+    assert grid(many, "", tile=16, columns=9).width == grid(many[:800], "", tile=16, columns=9).width  # eight of them
+
+
+def test_a_very_long_grid_can_be_drawn() -> None:
+    cells = [Cell("unit", f"s{row}", Image.new("RGB", (4, 4)), "") for row in range(400)]
+    assert 50_000 < grid(cells, "", tile=200).height < 65_536

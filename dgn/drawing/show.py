@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
+from dgn.drawing.matrix import Cell, grid
 from dgn.errors import DgnError
 from dgn.images.pictures import png
-from dgn.report.grid import Cell, grid
 
 
 class Shown(ABC):
@@ -24,7 +24,7 @@ class Shown(ABC):
 
     @abstractmethod
     def cells(self) -> list[Cell]:
-        """Its pictures with their labels, as :func:`dgn.report.grid.grid` lays them out."""
+        """Its pictures with their labels, as :func:`dgn.drawing.matrix.grid` lays them out."""
 
     @abstractmethod
     def rows(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dgn.report.figure import Matrix
+from dgn.drawing.matrix import Matrix
 
 
 def overlay(image: Tensor, heat: Tensor, *, peak: float | None = None, strength: float = 0.85) -> Image.Image:

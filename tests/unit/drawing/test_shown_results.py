@@ -16,9 +16,9 @@ from PIL import Image
 
 import dgn
 from dgn.analysis.facets import cluster
+from dgn.drawing.show import Shown
 from dgn.errors import DgnError
 from dgn.priors.pixel import PixelPrior
-from dgn.report.show import Shown
 
 
 @pytest.fixture(scope="module")

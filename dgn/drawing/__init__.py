@@ -1,0 +1,1 @@
+"""Pictures and numbers, drawn: nothing here knows what made them."""
