@@ -56,9 +56,12 @@ def _draw_line(axis: Any, points: Sequence[tuple[Any, Any, str]], colour: str) -
     axis.plot([x.value for x, _, _ in points], [y.value for _, y, _ in points], color=colour, lw=1.2)
     labelled = 0.0
     for x, y, label in points:
-        if x.value > 0 and not (labelled and abs(math.log(x.value / labelled)) < 0.15):
+        if x.value > 0 and not (labelled and abs(math.log(x.value / labelled)) < 0.3):
             place = (x.value, y.value)
-            axis.annotate(label, place, (4, 4), textcoords="offset points", fontsize=6, color=colour)
+            axis.annotate(
+                label, place, (0, -12), textcoords="offset points", ha="center", va="top", fontsize=6, color=colour,
+                zorder=4, bbox={"fc": "white", "ec": "none", "pad": 0.4, "alpha": 0.8},
+            )  # fmt: skip
             labelled = x.value
 
 

@@ -28,7 +28,7 @@ def by_temperature(config: Any, climbs: Sequence[tuple[Prior, AscentSettings]]) 
         if settings.rule == "sample":
             same = {**plain(config.prior[prior.name]), "ascent": replace(settings, temperature=1.0)}
             same |= {"size": (prior.sampled() or prior).size, "space": None}  # what was not told is the prior's own
-            lines.setdefault(repr(same), []).append((settings.temperature, prior.name))
+            lines.setdefault(repr(sorted(same.items())), []).append((settings.temperature, prior.name))
     return {
         min((name for _, name in points), key=len): [
             (name, f"T {temperature:g}") for temperature, name in sorted(points)
