@@ -339,7 +339,7 @@ def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (["ablate", "image=empty"], "no images in 'empty'"),
         (["ablate", "image=PICTURES/zebra/broken.png"], "can't be read as an image"),
         (["ablate", "image=PICTURES/zebra/01.png", "size=500"], "doesn't fit"),
-        (["ablate", "image=PICTURES/zebra/01.png", "size=big"], "not 'big'"),
+        (["ablate", "image=PICTURES/zebra/01.png", "size=big"], "size is 'big'"),
         (["ablate", "image=PICTURES/zebra/01.png", "fill=gray"], "did you mean 'grey'"),
         (["figure", "name=prior"], "did you mean 'priors'"),
         (["figure", "name=start"], "give figure.images"),
