@@ -196,6 +196,7 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: py
 
         return call
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds=", "ascent.steps="))]
     for module, name, kept in ((methods, "save_tensors", True), (planned, "random_starts", False)):
         out = work / f"stopped_at_{name}"

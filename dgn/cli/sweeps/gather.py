@@ -51,6 +51,8 @@ def gather(folder: Path, *, title: str | None = None, table_alone: bool = False)
     picture = None if table_alone else png(_drawn([*merged.values()], len({row["seed"] for row in rows}), title))
     joined = Run(folder, JOINED[:1] if table_alone else JOINED, FILE)
     joined.take_up("gather", beside=True)
+    for name, digest in read_facts(folder / "sweep.json").get("files", {}).items():
+        joined.ledger.files.setdefault(name, digest)  # the sweep has read the notes of a call that was cut short
     joined.check_way()
     facts = {"verb": "gather", "status": "done", "started": now()}
     joined.write_manifest(facts)

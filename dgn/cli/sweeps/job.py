@@ -58,6 +58,8 @@ class Task:
             from dgn.cli.sweeps.resume import given_folder, refuse_foreign
 
             refuse_foreign(given_folder(config), self.verb)
+        if str(config.verb) != self.verb:
+            raise DgnError(f"verb={config.verb}: the verb is the first word, {self.verb!r}, and no key")
         value = importlib.import_module(f"dgn.cli.verbs.{self.verb}").run(config)
         return None if value is None else float(value)
 
