@@ -184,7 +184,9 @@ def test_python_gives_the_same_figures(work: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_made_is_kept_when_a_job_ends_early(
+    work: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """One Ctrl+C behind the first climb, and one before anything has climbed."""
     import dgn.cli.judging.methods as methods
     import dgn.synthesis.plan as planned
@@ -196,7 +198,8 @@ def test_what_was_made_is_kept_when_a_job_ends_early(work: Path, monkeypatch: py
 
         return call
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds=", "ascent.steps="))]
     for module, name, kept in ((methods, "save_tensors", True), (planned, "random_starts", False)):
         out = work / f"stopped_at_{name}"
