@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,7 @@ def read_layers(
     return tensors
 
 
-def unread(layer: str, known: Survey, module: nn.Module, name: str) -> str:
+def unread(layer: str, known: Survey, module: nn.Module, name: str, derived: Iterable[str] = ()) -> str:
     """Why a layer of the network of this name can't be read: it is several tensors, gave none, or is not there."""
     if layer in known.several:
         parts = ", ".join(f"{part} {list(known.layers[part].shape)}" for part in known.several[layer])
@@ -54,7 +54,7 @@ def unread(layer: str, known: Survey, module: nn.Module, name: str) -> str:
         return f"the {what} of network {name!r} is several tensors: name one of {parts}"
     if layer == OUTPUT or (layer and layer in adapt.parts(module)):
         return f"layer {layer!r} of network {name!r} gave no tensor in its forward pass"
-    hint = nearest(layer, known.layers)
+    hint = nearest(layer, [*known.layers, *derived])
     if layer and layer in dict(module.named_modules()):
         hint = (
             f"; {layer!r} is inside a TorchScript program, of which the output alone can be read: give the module that "
@@ -66,8 +66,9 @@ def unread(layer: str, known: Survey, module: nn.Module, name: str) -> str:
 def feature_layer(network: Network) -> str:
     """The layer whose output the last linear layer reads: a classifier's penultimate features; else its output."""
     modules = dict(network.module.named_modules())
-    linear = [name for name in network.layers if isinstance(modules.get(name), nn.Linear)]
-    before = list(network.layers)[: list(network.layers).index(linear[-1])] if linear else []
+    layers = [name for name in network.layers if name not in network.derived]
+    linear = [name for name in layers if isinstance(modules.get(name), nn.Linear)]
+    before = layers[: layers.index(linear[-1])] if linear else []
     inputs = getattr(modules[linear[-1]], "in_features", None) if linear else None
     for name in reversed(before):
         if inputs in network.layers[name] and network.layout(name).count == inputs:

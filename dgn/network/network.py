@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dgn.arguments import class_list
 from dgn.errors import DgnError, first_line, one_of
 from dgn.guest import guest
-from dgn.network import adapt
+from dgn.network import adapt, derived
+from dgn.network.derived import Derived
 from dgn.network.fast.fused import FusedCopies
 from dgn.network.frozen import Fit, FrozenModule, kept
 from dgn.network.layers import read_layers, unread
@@ -75,6 +76,7 @@ class Network(FrozenModule):
                  "classes": self.class_names or None}  # fmt: skip
         self.origins = dict.fromkeys((fact for fact, value in facts.items() if value is not None), "given")
         """What is ``given`` by the user or ``known`` from a library; all else is ``assumed``."""
+        self.derived: dict[str, Derived] = {}  # layers that are computed from the module's
         self._fused = FusedCopies()
         self._original: Network | None = None
 
@@ -86,6 +88,7 @@ class Network(FrozenModule):
         """Move the weights, in the channels-last layout that convolutions like; returns itself."""
         with self.turn:
             self.module.to(device)
+            derived.to(self.derived, device)
             self._manner.lay_out(self.module)
             vars(self).pop("layouts", None)  # it holds a copy, whose buffers are where they were
         return self
@@ -113,6 +116,15 @@ class Network(FrozenModule):
         vars(view).update(_original=self._root, **changes)
         if "module" in changes:
             vars(view).pop("_modules", None)
+        return view
+
+    def derive(self, name: str, layer: Derived) -> Network:
+        """The same network with a further layer of that name, which is computed from one that it has."""
+        self.layout(layer.layer)
+        derived.check_name(name, {**self._modules, **self.layers})
+        view = copy.copy(self)
+        view.derived = {**self.derived, name: layer}
+        vars(view).pop("layers", None)
         return view
 
     def apart(self) -> Network:
@@ -171,9 +183,10 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one that gave no tensor.
         """
-        sources = {layer: self.seen(layer) for layer in layers}
+        sources = {layer: self.seen(layer) for layer in derived.read(self.derived, layers)}
         with self.turn:
             tensors = read_layers(self._modules, sources, lambda again: self._run(images, fit, again))
+        tensors |= derived.computed(self.derived, layers, tensors, self.layout)
         missing = [layer for layer in layers if layer not in tensors]
         if missing:
             raise DgnError(f"layer {missing[0]!r} of network {self.name!r} gave no tensor in its forward pass")
@@ -199,9 +212,11 @@ class Network(FrozenModule):
         Raises:
             DgnError: no such layer, with the nearest names; or it is several tensors, with theirs.
         """
+        if layer in self.derived:
+            return self.derived[layer].seen(self.layout(self.derived[layer].layer))
         known = self._root.survey
         if layer not in known.layers:
-            raise DgnError(unread(layer, known, self.module, self.name))
+            raise DgnError(unread(layer, known, self.module, self.name, self.derived))
         return known.layers[layer]
 
     @property
@@ -240,7 +255,8 @@ class Network(FrozenModule):
         that gives several tensors, each is ``NAME.output.PART``. ``output`` is the final output.
         """
         asked = self._root if self.input_size == self._root.input_size else self
-        return {layer: seen.shape for layer, seen in asked.survey.layers.items()}
+        shapes = {layer: seen.shape for layer, seen in asked.survey.layers.items()}
+        return derived.placed(self.derived, shapes, self.layout)
 
     def layout(self, layer: str) -> Layout:
         """Which axes of a layer are its features and its places, at the network's own input size.
@@ -248,6 +264,8 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one whose axes can't be found out.
         """
+        if layer in self.derived:
+            return self.derived[layer].layout(self.layout(self.derived[layer].layer))
         self.seen(layer)
         return self._root.layouts(layer)
 

@@ -1,0 +1,88 @@
+"""Layers that are computed from a layer of the module: latents of a dictionary, the part of one attention head.
+
+Nothing is put into the module for them: the layer that one is made from is read as any other, so that fused copies and
+everything that asks for layers by name work with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from dgn.errors import DgnError
+from dgn.network.layout.layout import Layout
+from dgn.network.layout.survey import Seen
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A layer that is computed from another.
+
+    Attributes:
+        layer: of the module, which it is made from.
+        compute: ``[N, C, *places] -> [N, features, *places]``, differentiable; each place for itself.
+        features: how many it has.
+    """
+
+    layer: str
+    compute: Callable[[Tensor], Tensor]
+    features: int
+
+    def seen(self, base: Layout) -> Seen:
+        """Its tensor: features first, then the places of the layer that it is made from."""
+        return replace(base.seen, shape=(self.features, *base.positions), batch=0, windows=1)
+
+    def layout(self, base: Layout) -> Layout:
+        """The same grid as that layer's."""
+        return Layout(self.seen(base), 0, base.grid)
+
+    def of(self, base: Layout, output: Tensor) -> Tensor:
+        """``[N, features, *places]`` from the layer's own output, as the forward pass gives it."""
+        samples = output.shape[base.seen.batch] // base.seen.windows
+        return self.compute(base.canonical(output, samples).float())
+
+
+def check_name(name: str, taken: Mapping[str, object]) -> None:
+    """Raise :class:`DgnError` where no layer can be called so, or one is."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name):
+        raise DgnError(f"no layer can be called {name!r}: expected a letter, then letters, digits, '_', '.' and '-'")
+    if name in taken:
+        raise DgnError(f"{name!r} is a layer of the network already: give it another name")
+
+
+def to(layers: Mapping[str, Derived], device: torch.device | str) -> None:
+    """Move what they are computed with."""
+    for layer in layers.values():
+        if isinstance(layer.compute, nn.Module):
+            layer.compute.to(device)
+
+
+def read(layers: Mapping[str, Derived], asked: Iterable[str]) -> list[str]:
+    """The layers of the module that have to be read for those asked for."""
+    return list(dict.fromkeys(layers[layer].layer if layer in layers else layer for layer in asked))
+
+
+def computed(
+    layers: Mapping[str, Derived], asked: Iterable[str], tensors: Mapping[str, Tensor], layout: Callable[[str], Layout]
+) -> dict[str, Tensor]:
+    """Those of the layers asked for that are derived, from the tensors of the module's layers."""
+    made = {name: layers[name] for name in asked if name in layers and layers[name].layer in tensors}
+    return {name: layer.of(layout(layer.layer), tensors[layer.layer]) for name, layer in made.items()}
+
+
+def placed(
+    layers: Mapping[str, Derived], shapes: Mapping[str, tuple[int, ...]], layout: Callable[[str], Layout]
+) -> dict[str, tuple[int, ...]]:
+    """All shapes, each derived layer's behind that of the layer that it is made from."""
+    every: dict[str, tuple[int, ...]] = {}
+    for base, shape in shapes.items():
+        every[base] = shape
+        for name, layer in layers.items():
+            if layer.layer == base:
+                places = [size for axis, size in enumerate(shape) if axis != layout(base).features]
+                every[name] = (layer.features, *places)
+    return every
