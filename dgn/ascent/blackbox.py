@@ -47,7 +47,7 @@ def cmaes(
         import cma
     except ImportError as error:
         raise DgnError("rule=cmaes needs pycma; run: pip install cma") from error
-    for name in ("decay", "between", "centre_mask", "diversity", "epsilon1", "epsilon3", "keep"):
+    for name in ("decay", "between", "centre_mask", "diversity", "accent", "epsilon1", "epsilon3", "keep"):
         if getattr(settings, name) != getattr(AscentSettings(), name):
             raise DgnError(f"rule=cmaes knows no {name}: leave ascent.{name} out")
     count, size = len(code), settings.population

@@ -9,9 +9,10 @@ from itertools import cycle
 import torch
 from torch import Tensor
 
+from dgn.ascent.accent import held
 from dgn.ascent.blackbox import cmaes
 from dgn.ascent.named import Part
-from dgn.ascent.objectives import Objective, pieces
+from dgn.ascent.objectives import Objective, Value, pieces
 from dgn.ascent.operators import OPERATORS, centre_mask
 from dgn.ascent.rules import State, find_rule
 from dgn.ascent.sampling import sample
@@ -75,6 +76,7 @@ class Ascent:
         Raises:
             DgnError: no gradient flows from a unit to the image.
         """
+        self._start = self.prior.decode(code).detach() if self.settings.accent else None
         self._seen = [self.network.at(size) for size in self.settings.input_sizes] or [self.network]  # they take turns
         self._mask: Tensor | None = None
         history = torch.zeros(self.settings.steps, len(code), device=code.device)
@@ -167,8 +169,8 @@ class Ascent:
 
         def see(candidates: Tensor) -> tuple[Tensor, Tensor]:
             turn = next(turns)
-            looks = [self._look(candidates[part], objectives[turn], draws)[1:] for part, objectives, draws in parts]
-            return torch.cat([activation for activation, _ in looks]), torch.cat([climbed for _, climbed in looks])
+            looks = [self._look(candidates[part], objectives[turn], draws)[1] for part, objectives, draws in parts]
+            return torch.cat([look.activation for look in looks]), torch.cat([look.climbed for look in looks])
 
         def note(step: int, activations: Tensor, best: Tensor) -> None:
             history[step] = activations
@@ -177,8 +179,8 @@ class Ascent:
 
         return Climb(cmaes(self.prior, code, self.settings, self.seeds, see, note), history, frozen_at)
 
-    def _look(self, h: Tensor, objective: Objective, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, activations and what is climbed, all with their gradients."""
+    def _look(self, h: Tensor, objective: Objective, draws: Draws, start: Tensor | None = None) -> tuple[Tensor, Value]:
+        """Images, and what is read and climbed of them, all with their gradients."""
         settings, views = self.settings, self.settings.views
         images = self.prior.decode(h)
         x = images if self._mask is None else images * self._mask + images.detach() * (1 - self._mask)
@@ -186,12 +188,14 @@ class Ascent:
         if views > 1:
             written = (x.repeat(views, 1, 1, 1), h.repeat(views, *[1] * (h.dim() - 1)))
             x = written[0]
+        if start is not None:  # it is transformed as the image is: the draws of its rows are the same
+            x = torch.cat([x, start.repeat(views, 1, 1, 1)])
         x = shift_and_zoom(x, draws, settings.jitter, settings.scale)
         x = add_noise(transform(x, draws, settings.transforms), draws, settings.noise)
-        activation, climbed = objective(x, *written)
+        value = objective(x, *written) if start is None else objective(x[: len(x) // 2], *written, x[len(x) // 2 :])
         if views > 1:
-            activation, climbed = (value.view(views, -1).mean(0) for value in (activation, climbed))
-        return images, activation, climbed
+            value = value.mean(views)
+        return images, value
 
     def _ascend(self, code: Tensor, step: int, wanted: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Activations, gradients (zeros where none are wanted) and images of all samples, piece by piece."""
@@ -202,13 +206,17 @@ class Ascent:
             draws,
         ) in self._parts:  # a sample's gradient is its own: a piece is done with before the next
             h = code[part].detach().requires_grad_()
-            images, activation, climbed = self._look(h, objectives[step % len(self._seen)], draws)
-            g = _gradient(climbed, h) if wanted else None
+            start = None if self._start is None else self._start[part]
+            images, value = self._look(h, objectives[step % len(self._seen)], draws, start)
+            away = _gradient(value.moved, h, again=True) if wanted and value.moved is not None else None
+            g = _gradient(value.climbed, h) if wanted else None
             flows = flows or g is not None
-            activations.append(activation.detach())
+            if g is not None and away is not None and value.moved is not None:
+                g = held(g, away, value.moved.detach(), self.settings.accent)
+            activations.append(value.activation.detach())
             gradients.append(torch.zeros_like(code[part]) if g is None else g)
             shown.append(images.detach() if self.on_step else images.new_zeros(0))
-            del images, activation, climbed  # and with them what the gradient needed
+            del images, value  # and with them what the gradient needed
         if wanted and not flows:
             names = ", ".join(dict.fromkeys(repr(unit.name) for unit in self.units))
             raise DgnError(f"no gradient flows from {names} to the image: its layer is not differentiable")
@@ -222,6 +230,7 @@ class Ascent:
             units = [self.units[row] for row in rows]
             objectives = [Objective(at, units, rows, settings, device) for at in self._seen]
             many = [self.seeds[row] + view * VIEW_STRIDE for view in range(settings.views) for row in samples[part]]
+            many *= 2 if settings.accent else 1  # the start's
             parts.append((part, objectives, Draws(many, device)))
         return parts
 
@@ -244,8 +253,8 @@ def _spread(mask: Tensor, like: Tensor) -> Tensor:
     return mask.view(-1, *[1] * (like.dim() - 1))
 
 
-def _gradient(climbed: Tensor, code: Tensor) -> Tensor | None:
-    """With respect to the code; None where there is no way from one to the other."""
-    if not climbed.requires_grad:
+def _gradient(value: Tensor, code: Tensor, again: bool = False) -> Tensor | None:
+    """With respect to the code; None where there is no way from one to the other. ``again``: another will follow."""
+    if not value.requires_grad:
         return None
-    return torch.autograd.grad(climbed.sum(), code, allow_unused=True)[0]
+    return torch.autograd.grad(value.sum(), code, allow_unused=True, retain_graph=again)[0]

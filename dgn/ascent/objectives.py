@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dgn.ascent.accent import moved
 from dgn.ascent.penalties import penalise
 from dgn.ascent.settings import AscentSettings
 from dgn.errors import DgnError
 from dgn.network.fast.precision import autocast, resolve
+from dgn.network.layers import has_places
 from dgn.network.network import Network
 from dgn.units.read import Reader
 from dgn.units.unit import Unit
@@ -21,6 +23,26 @@ from dgn.units.unit import Unit
 PIECE = 30e6
 """Bytes of the largest layer of a piece on a CPU. On pixels 15 MB and more were equally fast (two threads, AVX2); a
 generator decodes few small images slowly: at 15 MB its step took 1.2 times as long as at 30 and more."""
+
+
+@dataclass
+class Value:
+    """Of each sample of a forward pass, ``[N]`` float32.
+
+    Attributes:
+        activation: of its unit.
+        climbed: the rule's aim - penalties - diversity's cost.
+        moved: with a start that is kept to, how far the features are from its; see :func:`dgn.ascent.accent.moved`.
+    """
+
+    activation: Tensor
+    climbed: Tensor
+    moved: Tensor | None = None
+
+    def mean(self, views: int) -> Value:
+        """Over the views of each sample."""
+        parts = [self.activation, self.climbed, *([] if self.moved is None else [self.moved])]
+        return Value(*(part.view(views, -1).mean(0) for part in parts))
 
 
 class Objective:
@@ -53,24 +75,34 @@ class Objective:
                 raise DgnError("diversity needs at least two seeds of a unit in one batch: give seeds=4")
             self._layer = settings.diversity_layer or _with_a_map(network, self.layers[0])
             self.layers = tuple(dict.fromkeys([*self.layers, self._layer]))
+        self._held = [settings.accent_layer] if settings.accent and settings.accent_layer else []
+        self.layers = tuple(dict.fromkeys([*self.layers, *self._held]))
         self.network = network.fast(self.layers)
 
-    def __call__(self, x: Tensor, images: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """Activations ``[N]``, and what is climbed: the rule's aim - penalties - diversity's cost, ``[N]``.
+    def __call__(self, x: Tensor, images: Tensor, code: Tensor, start: Tensor | None = None) -> Value:
+        """What is read and climbed.
 
         Args:
             x: the transformed images, as the network is to see them.
             images, code: as they are written down.
+            start: the images that are kept to, transformed as ``x``.
         """
+        fit: Any = self.settings.fit
         with autocast(x.device, self.settings.precision):  # of the network alone: all else is in float32
-            features = self.network.features(x, self.layers, self.settings.fit)  # type: ignore[arg-type]
+            features = self.network.features(x, self.layers, fit)
+            away = None
+            if start is not None:
+                (layer,) = self._held
+                with torch.no_grad():
+                    own = self.network.features(start, [layer], fit)[layer]
+                away = moved(features[layer], own)
         activation = self.read(features)
         climbed = activation if self.aim is self.read else self.aim(features)
         if self.settings.penalties:
             climbed = climbed - penalise(images, code, self.settings.penalties)
         if self.settings.diversity:
             climbed = climbed - self.settings.diversity * self.likeness(features[self._layer])
-        return activation, climbed
+        return Value(activation, climbed, away)
 
     def likeness(self, features: Tensor) -> Tensor:
         """Mean cosine similarity of a sample's Gram matrix to those of its unit's other samples, ``[N]``.
@@ -90,10 +122,8 @@ def _with_a_map(network: Network, layer: str) -> str:
     if len(network.layer_shape(layer)) > 1:
         return layer
     for name, shape in reversed(network.layers.items()):
-        if len(shape) == 3:
-            with suppress(DgnError):  # one whose axes can't be told is passed over
-                if math.prod(network.layout(name).positions) > 1:
-                    return name
+        if len(shape) == 3 and has_places(network, name):
+            return name
     return layer
 
 

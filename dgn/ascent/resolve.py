@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dgn.ascent.accent import accent_layer
 from dgn.ascent.own import BEAR_BF16, own_settings
 from dgn.ascent.presets import preset
 from dgn.ascent.rules import find_rule
@@ -22,7 +23,19 @@ from dgn.priors import Prior
 UNREAD, REFUSED = "unread", "refused"
 NOT_SAMPLED = {
     **dict.fromkeys(
-        ("decay", "between", "centre_mask", "reencode", "epsilon1", "epsilon3", "octaves", "phases", "keep"), REFUSED
+        (
+            "decay",
+            "between",
+            "centre_mask",
+            "reencode",
+            "accent",
+            "epsilon1",
+            "epsilon3",
+            "octaves",
+            "phases",
+            "keep",
+        ),
+        REFUSED,
     ),
     **dict.fromkeys(
         (
@@ -35,6 +48,7 @@ NOT_SAMPLED = {
             "refine_steps",
             "refine_lr",
             "refine_radius",
+            "accent_layer",
         ),
         UNREAD,
     ),
@@ -140,6 +154,13 @@ def resolve(
         raise DgnError(
             f"prior {prior.name!r} has {len(prior.centres)} centres for {settings.starts} starts: lower ascent.starts"
         )
+    if settings.accent:
+        if not started:
+            raise DgnError("ascent.accent keeps to what a start shows: give start=FILE, or leave it out")
+        change("the prior's own accents would be lost", refine_steps=0)
+        if settings.accent_layer is None:
+            change("the middle one before the unit's", accent_layer=accent_layer(network, layers))
+        network.layer_shape(str(settings.accent_layer))
     if settings.rule in ("cmaes", "sample"):
         change(f"not of rule {settings.rule}", starts=1, refine_steps=0, reencode=0.0)
     if started:

@@ -56,6 +56,9 @@ class AscentSettings:
         diversity: weight of the cost of likeness between seeds of one unit.
         diversity_layer: layer in which that likeness is measured. None: the unit's own, or, where that has no map, the
             last layer with one.
+        accent: how far the features of ``accent_layer`` may leave the start's, as a share of their size: an image is
+            accentuated (Hamblin et al. 2024). 0: anywhere.
+        accent_layer: layer whose features are held. None: of those with places before the unit's, the middle one.
         epsilon1: of ``ppgn``: weight of the reconstruction ``E(G(h)) - h``, in units of the gradient; needs an encoder.
         epsilon3: of ``ppgn``: standard deviation of the noise added to the direction.
         octaves: ascents one after the other, each on a canvas larger by ``octave_scale``; the last has the prior's
@@ -108,6 +111,8 @@ class AscentSettings:
     centre_from: float = 0.0
     diversity: float = 0.0
     diversity_layer: str | None = None
+    accent: float = 0.0
+    accent_layer: str | None = None
     epsilon1: float = 0.0
     epsilon3: float = 0.0
     octaves: int = 1
@@ -216,7 +221,7 @@ class AscentSettings:
             raise DgnError(f"start_scale is {self.start_scale}, expected 0 or more")
         if self.refine_radius is not None and not 0 < self.refine_radius < math.inf:
             raise DgnError(f"refine_radius is {self.refine_radius}, expected a distance above 0")
-        for name, amount in (("centre_mask", self.centre_mask), ("diversity", self.diversity),
+        for name, amount in (("centre_mask", self.centre_mask), ("diversity", self.diversity), ("accent", self.accent),
                              ("epsilon1", self.epsilon1), ("epsilon3", self.epsilon3)):  # fmt: skip
             if not 0 <= amount < math.inf:
                 raise DgnError(f"{name} is {amount}, expected 0 or more")
@@ -226,6 +231,8 @@ class AscentSettings:
             raise DgnError(f"octave_scale is {self.octave_scale}, expected a factor above 1")
         if self.octaves > 1 and self.phases:
             raise DgnError("octaves and phases exclude each other: give grow in the phases")
+        if self.accent and (self.octaves > 1 or self.phases):
+            raise DgnError("accent holds one ascent to its start: leave octaves and phases out")
         for name, amount in (("temperature", self.temperature), ("pull", self.pull), ("shift", self.shift)):
             if not 0 < amount < math.inf:
                 raise DgnError(f"{name} is {amount}, expected a number above 0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from dgn.errors import nearest
+from dgn.errors import DgnError, nearest
 from dgn.network import adapt
 from dgn.network.calling import Reached, watching
 from dgn.network.layout.survey import OUTPUT, Seen, Survey, pick
@@ -61,6 +62,13 @@ def unread(layer: str, known: Survey, module: nn.Module, name: str, derived: Ite
             "it was made from"
         )
     return f"no layer {layer!r} in network {name!r}{hint}"
+
+
+def has_places(network: Network, layer: str) -> bool:
+    """Whether a layer has more than one place; False, too, where its features can't be told from its places."""
+    with suppress(DgnError):
+        return math.prod(network.layout(layer).positions) > 1
+    return False
 
 
 def feature_layer(network: Network) -> str:
