@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dgn.analysis.ablation import Ablation as Ablation
     from dgn.analysis.ablation import ablate as ablate
+    from dgn.analysis.alignment import align as align
     from dgn.analysis.examples import find_examples as find_examples
     from dgn.analysis.facets import Facets as Facets
     from dgn.analysis.facets import find_facets as find_facets
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.ablation": ("Ablation", "ablate"),
+    "analysis.alignment": ("align",),
     "analysis.examples": ("find_examples",),
     "analysis.facets": ("Facets", "find_facets"),
     "analysis.results": ("Examples",),

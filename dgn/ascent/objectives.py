@@ -64,9 +64,9 @@ class Objective:
     ) -> None:
         self.settings = settings
         self.read = Reader(network, units, device)
-        logs = [unit.as_log(network) for unit in units]
-        self.aim = Reader(network, logs, device) if settings.rule == "ppgn" else self.read
-        self.layers = self.read.layers
+        aims = [unit.aim or (unit.as_log(network) if settings.rule == "ppgn" else unit) for unit in units]
+        self.aim = self.read if aims == list(units) else Reader(network, aims, device)
+        self.layers = tuple(dict.fromkeys([*self.read.layers, *self.aim.layers]))
         names = [unit.name for unit in units]
         if settings.diversity:
             pairs = list(zip(names, samples, strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dgn.analysis.alignment import align
 from dgn.analysis.examples import find_examples, search_warnings
 from dgn.analysis.results import Examples
 from dgn.analysis.squares import Squares
@@ -53,6 +54,20 @@ def open_data(config: Any, network: Network) -> Squares:
     except Exception as error:
         raise DgnError(f"torchvision's {name} can't be opened: {first_line(error)} (options: data.options)") from error
     return Squares(source, network.sight)
+
+
+def aligned(config: Any, network: Network, units: list[Unit], prior: str, manifest: dict[str, Any]) -> list[Unit]:
+    """The units as a prior is to climb them: with ``references``, by the distributions of their best real examples."""
+    count = int(config.prior[prior].get("references", 0))
+    if not count:
+        return units
+    if config.data.root is None and config.data.torchvision is None:
+        raise DgnError(f"prior.{prior}.references={count} needs real images: give data.root=FOLDER")
+    data = open_data(config.data, network)
+    found = look_through(config, network, units, data, manifest, k=count, batch=32, boxes=False).units
+    for one in found:
+        one.check()
+    return [align(network, one.unit, data.tensors([example.index for example in one.top])) for one in found]
 
 
 def look_through(

@@ -95,6 +95,8 @@ class PriorConfig:
         options: keywords of its loader.
         module: with ``_target_``: built by Hydra, with ``trust=true``.
         ascent: settings of its own, which the job's replace.
+        references: best real examples of each unit in ``data.root`` whose feature distributions are aligned in the
+            place of climbing the activation (VITAL). 0: none.
     """
 
     path: str = MISSING
@@ -104,6 +106,7 @@ class PriorConfig:
     options: dict[str, Any] = field(default_factory=dict)
     module: Any = None
     ascent: dict[str, Any] = field(default_factory=dict)
+    references: int = 0
 
 
 @dataclass

@@ -39,6 +39,7 @@ class SynthesizeConfig(AscentJobConfig):
     """
 
     verb: str = "synthesize"
+    data: ImagesConfig = field(default_factory=ImagesConfig)
     units: Any = MISSING
     shard: str | None = None
     seeds: int = 1

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 
 def read_layers(
-    modules: Mapping[str, nn.Module], sources: Mapping[str, Seen], run: Callable[[Callable[[], None]], Any]
+    modules: Mapping[str, nn.Module],
+    sources: Mapping[str, Seen],
+    run: Callable[[Callable[[], None]], Any],
+    linked: bool = False,
 ) -> dict[str, Tensor]:
     """The outputs of layers by their names, without those that the forward pass did not give; nothing deeper than the
-    deepest of them is computed. ``run`` is the forward pass, which calls its argument before it begins anew.
+    deepest of them is computed. ``run`` is the forward pass, which calls its argument before it begins anew;
+    ``linked``: see :meth:`dgn.Network.features`.
     """
     tensors: dict[str, Tensor] = {}
     wanted: dict[tuple[str, int], dict[str, Seen]] = defaultdict(dict)
@@ -37,7 +41,7 @@ def read_layers(
             with suppress(KeyError):
                 tensor = pick(output, source.path)
                 # What follows may add to it in place (residual sums do): its values are kept as they are now.
-                tensors[layer] = tensor if last or not module else tensor.clone()
+                tensors[layer] = tensor if last or linked or not module else tensor.clone()
         if here and len(tensors) == len(sources):
             raise Reached
 

@@ -169,13 +169,16 @@ class Network(FrozenModule):
             module = self._fused.get(self.module, self.normalised(self._grey(1)), parts)
         return self if module is self.module else self._view(module=module, _fast=True)
 
-    def features(self, images: Tensor, layers: Sequence[str], fit: Fit = "resize") -> dict[str, Tensor]:
+    def features(
+        self, images: Tensor, layers: Sequence[str], fit: Fit = "resize", linked: bool = False
+    ) -> dict[str, Tensor]:
         """The named layers' outputs for ``images``; nothing deeper than the deepest of them is computed.
 
         Args:
             images: ``[N, C, H, W]`` in [0, 1], any size (not checked: transformed images may leave [0, 1]).
             layers: module names as ``network.layers`` lists them; ``"output"`` is the final output.
             fit: see :meth:`prepare`.
+            linked: gradients flow from deeper ones to earlier ones; what follows may then have changed them in place.
 
         Returns:
             One tensor a layer in its own shape, ``[N, ...]``, before any in-place change by what follows it.
@@ -185,7 +188,7 @@ class Network(FrozenModule):
         """
         sources = {layer: self.seen(layer) for layer in derived.read(self.derived, layers)}
         with self.turn:
-            tensors = read_layers(self._modules, sources, lambda again: self._run(images, fit, again))
+            tensors = read_layers(self._modules, sources, lambda again: self._run(images, fit, again), linked)
         tensors |= derived.computed(self.derived, layers, tensors, self.layout)
         missing = [layer for layer in layers if layer not in tensors]
         if missing:

@@ -21,6 +21,7 @@ from dgn.images.pictures import to_bytes
 from dgn.network.facts import told
 from dgn.synthesis.plan import Plan
 from dgn.synthesis.result import Synthesis
+from dgn.units.unit import Unit
 
 FOLDER, FORMAT = "parts", "dgn-part-2"
 
@@ -93,6 +94,10 @@ class Parts:
         return self.folder / f"{self.prior}--{first:06d}.safetensors"
 
 
+def _identity(unit: Unit, seed: int) -> tuple[object, ...]:
+    return (unit.name, unit.terms, seed, *([unit.aim] if unit.aim else []))
+
+
 def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
     """SHA-256 of everything that decides a plan's results but threads and the processor: a job that is continued
     elsewhere goes on in the precision that it began in.
@@ -100,7 +105,7 @@ def fingerprint(plan: Plan, network_digest: str, **more: Any) -> str:
     facts: dict[str, Any] = {
         "network": [plan.network.name, list(plan.network.input_size), network_digest],
         "prior": [plan.prior.name, list(plan.prior.size), plan.prior.coordinates, digest(plan.prior.weights())],
-        "rows": hashlib.sha256(repr([(unit.name, unit.terms, seed) for unit, seed in plan.rows]).encode()).hexdigest(),
+        "rows": hashlib.sha256(repr([_identity(unit, seed) for unit, seed in plan.rows]).encode()).hexdigest(),
         "settings": {**asdict(plan.settings), "precision": plan.asked.precision},
         "batch": plan.batch, "frames": plan.frames,
         "start": None if plan.start is None else digest({"start": plan.start}),

@@ -57,10 +57,17 @@ class Computed(Term):
 
 @dataclass(frozen=True)
 class Unit:
-    """One number per image: a weighted sum of terms. ``name`` is how the user wrote it, or the class name."""
+    """One number per image: a weighted sum of terms.
+
+    Attributes:
+        name: how the user wrote it, or the class name.
+        terms: of the sum.
+        aim: what an ascent climbs in its place, where that is something else; its own activation is what is reported.
+    """
 
     name: str
     terms: tuple[Term, ...]
+    aim: Unit | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dgn.analysis.alignment import align
 from dgn.analysis.squares import Squares
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, load_chosen, settle_batch
@@ -76,7 +77,12 @@ def run(config: Any) -> None:
         if past is not None:
             named = dict(zip(specs, units, strict=True))
             made += [made_by(past, method, named) for method in methods]
-        made += [synthesized(folder, config, network, units, seeds, *climb) for climb in climbs]
+        for prior, settings in climbs:
+            count = int(config.prior[prior.name].get("references", 0))
+            asked = [
+                align(network, unit, best_examples(reference, [unit], count).images) for unit in units * bool(count)
+            ]
+            made.append(synthesized(folder, config, network, asked or units, seeds, prior, settings))
         found = assess(network, judges, reference, made, photos, [prior for prior, _ in climbs])
         if training is not None and len(made) > 1:
             copies = compare_with_training(folder, training, judges[-1], made[1:], photos.images, config.progress)

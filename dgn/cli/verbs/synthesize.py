@@ -17,6 +17,7 @@ import torch
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import Bar
 from dgn.cli.chosen import choose_priors, choose_seeds, open_network
+from dgn.cli.data import aligned
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.objective import check_objective, summarise
 from dgn.cli.reproduce import reproduce
@@ -66,10 +67,11 @@ def run(config: Any) -> float:
     seeds = choose_seeds(config)
     chosen_priors = choose_priors(config, network)
     frames = _frames(config, len(units) * len(seeds) * len(chosen_priors))
+    looked: dict[str, Any] = {"warnings": []}
     jobs = [
         plan(
-            network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch,
-            start=_start(config.start, prior, chosen.rule, network), frames=frames,
+            network, aligned(config, network, units, prior.name, looked), prior, ascent=chosen, seeds=seeds,
+            batch=config.batch, start=_start(config.start, prior, chosen.rule, network), frames=frames,
         )
         for prior, chosen in chosen_priors
     ]  # fmt: skip
@@ -79,6 +81,7 @@ def run(config: Any) -> float:
         changed={job.prior.name: job.changed for job in jobs},
         starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
     )  # fmt: skip
+    manifest["warnings"] += looked["warnings"]
     entries = plain(config.prior)
     keys = [fingerprint(job, manifest["weights"]["network"], entry=entries[job.prior.name]) for job in jobs]
     manifest["weights"] |= {job.prior.name: digest(job.prior.weights()) for job in jobs if job.prior.weights()}

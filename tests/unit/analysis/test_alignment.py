@@ -1,0 +1,87 @@
+"""VITAL: an ascent that aligns feature distributions with those of real images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dgn
+from dgn.analysis.alignment import Alignment, align
+from dgn.priors.pixel import PixelPrior
+from dgn.units.unit import Computed
+
+
+@pytest.fixture(scope="module")
+def network() -> dgn.Network:
+    torch.manual_seed(0)
+    body = nn.Sequential(
+        nn.Conv2d(3, 8, 3, 1, 1), nn.Tanh(), nn.Conv2d(8, 6, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(6, 4),
+    )  # fmt: skip
+    return dgn.Network(body, 16)
+
+
+@pytest.fixture(scope="module")
+def references() -> torch.Tensor:
+    return torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def aim(unit: dgn.Unit) -> tuple[Alignment, tuple[str, ...]]:
+    assert unit.aim is not None
+    (term,) = unit.aim.terms
+    assert isinstance(term, Computed)
+    return term.function.function, term.reads  # type: ignore[return-value]
+
+
+def test_distance_is_that_of_sorted_values(network: dgn.Network, references: torch.Tensor) -> None:
+    """Written out in NumPy, with the gradient through a network of one's own."""
+    unit = align(network, "output:2", references, layers=["0", "2"])
+    alignment, reads = aim(unit)
+    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    ours = alignment(*(network.features(image, [layer])[layer] for layer in reads))
+    total = np.zeros(2)
+    for layer, rest in (("0", network.module[1:]), ("2", network.module[3:])):  # type: ignore[index]
+        real = network.features(references, [layer])[layer].detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(rest(real)[:, 2].sum(), real)
+        relevance = (gradient * real).clamp(min=0).sum((0, 2, 3)).detach().numpy()
+        weights = relevance / relevance.sum()
+        target = np.sort(real.detach().numpy().reshape(3, len(weights), -1), axis=2).mean(0)
+        values = np.sort(network.features(image, [layer])[layer].numpy().reshape(2, len(weights), -1), axis=2)
+        apart = (((values - target) ** 2).mean(2) * weights).sum(1)
+        total -= apart / ((target**2).mean(1) * weights).sum()
+    assert np.allclose(ours.numpy(), total / 2, atol=1e-5)
+
+
+def test_places_may_change_and_a_reference_itself_is_at_no_distance(
+    network: dgn.Network, references: torch.Tensor
+) -> None:
+    alignment, reads = aim(align(network, "output:2", references[:1].repeat(2, 1, 1, 1)))
+    assert reads == ("1", "3")  # the last of each size of map
+    outputs = [network.features(references[:1], [layer])[layer] for layer in reads]
+    assert float(alignment(*outputs)) == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(alignment(*(output.flip(2, 3) for output in outputs)), torch.zeros(1), atol=1e-6)
+    larger = [network.at(32).features(references[:1], [layer])[layer] for layer in reads]
+    assert -0.3 < float(alignment(*larger)) < 0  # the same quantiles of more places
+
+
+def test_ascent_aligns_and_reports_the_unit(network: dgn.Network, references: torch.Tensor) -> None:
+    unit = align(network, "output:2", references)
+    alignment, reads = aim(unit)
+    result = dgn.synthesize(network, unit, prior=PixelPrior(16), steps=60, lr=0.03, rule="adam", precision="fp32")
+
+    def apart(images: torch.Tensor) -> float:
+        return -float(alignment(*(network.features(images, [layer])[layer] for layer in reads)))
+
+    start = torch.full((1, 3, 16, 16), 0.5)
+    assert apart(result.images) < 0.2 * apart(start)
+    assert torch.allclose(result.activations, network(result.images)[:, 2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("count", "layers", "says"), [(1, (), "give 2 or more"), (3, ("output",), "single place"), (3, ("x",), "no layer")]
+)
+def test_refusals(
+    network: dgn.Network, references: torch.Tensor, count: int, layers: tuple[str, ...], says: str
+) -> None:
+    with pytest.raises(dgn.DgnError, match=says):
+        align(network, "output:2", references[:count], layers=layers)
