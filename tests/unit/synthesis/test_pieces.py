@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ALONE
+from watched import Watched
 
-import dgn.synthesis.plan
 from dgn.errors import DgnError
 from dgn.files.storage import join_tensors, lock, write_atomic
 from dgn.memory import out_of_memory
@@ -52,24 +52,23 @@ def test_starts_of_each_row_go_to_their_piece(network: Network) -> None:
 
 
 @pytest.mark.slow
-def test_batch_is_halved_where_memory_is_full(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, tried, cuts = dgn.synthesis.plan.climb_batch, [], []
+def test_batch_is_halved_where_memory_is_full(network: Network, watched: type[Watched]) -> None:
+    cuts: list[int] = []
 
-    def limited(network: Network, rows: list, *more: object) -> object:
-        tried.append(len(rows))
-        if len(rows) > limit:
+    def full(count: int) -> None:
+        if count > limit:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB.")
-        return real(network, rows, *more)
 
-    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", limited)
+    watched.fails(full)
     limit = 3
-    job = plan(network, "late:3", PixelPrior(16), seeds=range(8), **FP32)
+    job = plan(network, "late:3", Watched(16), seeds=range(8), **FP32)
     result = join(list(job.pieces(on_cut=cuts.append)))
-    assert tried == [8, 4, 2, 2, 2, 2] and cuts == [4, 2]
+    assert [len(batch) for batch in watched.begun] == [8, 4, 2, 2, 2, 2] and cuts == [4, 2]
     assert result.seeds == list(range(8))
-    tried.clear()
-    apart = plan(network, ["ant", "bee"], PixelPrior(16), seeds=[0, 1, 2], diversity=1.0, **FP32)
-    assert [len(part.units) for part in apart.pieces()] == [3, 3] and tried == [6, 3, 3]
+    watched.begun.clear()
+    apart = plan(network, ["ant", "bee"], Watched(16), seeds=[0, 1, 2], diversity=1.0, **FP32)
+    assert [len(part.units) for part in apart.pieces()] == [3, 3]
+    assert [len(batch) for batch in watched.begun] == [6, 3, 3]
     limit = 2
     with pytest.raises(DgnError, match="the 3 seeds of one unit of prior 'pixel' can't climb"):
         list(apart.pieces())
@@ -97,19 +96,20 @@ def test_the_last_look_is_halved_where_memory_is_full(network: Network) -> None:
         result_rows(result, network, 1.0)
 
 
-def test_other_errors_are_not_of_memory(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_of_memory(network: Network, watched: type[Watched]) -> None:
     assert out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"))
     assert out_of_memory(RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"))
     with pytest.raises(RuntimeError) as real:
         torch.empty(1 << 60)
     assert out_of_memory(real.value)
 
-    def broken(*_: object) -> object:
+    def broken(count: int) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", broken)
+    watched.fails(broken)
     with pytest.raises(RuntimeError, match="shapes"):
-        synthesize(network, "ant", PixelPrior(16), **FP32)
+        synthesize(network, "ant", Watched(16), **FP32)
+    assert len(watched.begun) == 1
 
 
 def test_writer_keeps_order_and_loses_nothing() -> None:
