@@ -161,9 +161,10 @@ def test_encode_finds_the_image_again(prior: Prior) -> None:
 def test_maco_keeps_the_natural_spectrum() -> None:
     prior = MacoPrior(32)
     code = prior.start(4)
-    white = torch.einsum("ij,njhw->nihw", prior._inverse, prior.decode(code) - prior._mean)
+    natural = prior.weights()
+    white = torch.einsum("ij,njhw->nihw", natural["colours"].inverse(), prior.decode(code) - natural["mean"])
     seen = torch.fft.rfft2(white, norm="ortho").abs()[:, :, 1:8, 1:8].mean(0)
-    expected = prior._magnitude[:, 1:8, 1:8]
+    expected = natural["magnitude"][:, 1:8, 1:8]
     assert float((seen / expected).log().abs().mean()) < 0.3  # clipping to [0, 1] takes a little
     moved = prior.encode(prior.decode(code))
     assert float(torch.cos(moved - code)[:, :, 1:8, 1:8].mean()) > 0.9
