@@ -69,8 +69,8 @@ def run(config: Any) -> float:
     jobs = [
         plan(
             network, units, prior, ascent=chosen, seeds=seeds, batch=config.batch,
-            start=_start(config.start, prior, chosen.rule, network), frames=frames,
-        )
+            start=_start(config.start, prior, chosen.rule, network),
+        ).keeping(frames)
         for prior, chosen in chosen_priors
     ]  # fmt: skip
     manifest = new_manifest(
