@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from watched import Watched, looks
 
 from dgn.network.network import Network
 from dgn.priors.generator import Components, Generator, GeneratorConfig
@@ -114,11 +115,47 @@ class SmallCNN(nn.Module):
         return self.head(torch.tanh(self.late(self.block(self.stem(x)))).mean((2, 3)))
 
 
-def export_small(path: Path, classes: int = 5) -> Path:
-    """A random :class:`SmallCNN` as a file that ``network.name=`` takes, for batches of up to 64."""
+class Repeated(nn.Module):
+    """A layer of so many numbers an image, which are all the same one: it takes no memory and no time."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.detach()[:, 0, 0, :1].expand(-1, self.width)
+
+
+class WideCNN(SmallCNN):
+    """The same with a layer beside it that is so large that few images are seen together: see ``PIECE`` of
+    :mod:`dgn.ascent.objectives`."""
+
+    def __init__(self, together: int, like: SmallCNN | None = None) -> None:
+        super().__init__()
+        self.wide = Repeated(round(30e6 / 4 / together))
+        self.load_state_dict((like or self).state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.wide(x)
+        return super().forward(x)
+
+
+class OddCNN(SmallCNN):
+    """Its second class is not a number, its third has always the lowest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("odd", torch.tensor([0.0, torch.nan, -torch.inf, 0.0, 0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.odd
+
+
+def export_small(path: Path, classes: int = 5, module: nn.Module | None = None) -> Path:
+    """A random :class:`SmallCNN`, or another, as a file that ``network.name=`` takes, for batches of up to 64."""
     torch.manual_seed(0)
     batch = torch.export.Dim("batch", min=1, max=64)
-    module = SmallCNN(classes=classes).eval()
+    module = (module or SmallCNN(classes=classes)).eval()
     torch.export.save(torch.export.export(module, (torch.rand(2, 3, 16, 16),), dynamic_shapes={"x": {0: batch}}), path)
     return path
 
@@ -133,6 +170,13 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(exported: Path) -> list[str]:
     """The same as arguments."""
     return [f"network.name={exported}", "trust=true"]
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """An :class:`OddCNN` as arguments."""
+    path = export_small(tmp_path_factory.mktemp("network") / "odd.pt2", module=OddCNN())
+    return [f"network.name={path}", "trust=true"]
 
 
 def lay_out(folder: Path) -> Path:
@@ -217,6 +261,16 @@ def components() -> Components:
     scale = torch.tensor([4.0, 3.0, 2.0, 1.5, 1.0])
     held, rest = float(scale.square().sum()), 0.3 * (64 - 5)
     return Components(torch.randn(64, generator=generator), scale, basis, (4, 4, 4), held / (held + rest))
+
+
+@pytest.fixture
+def watched() -> Iterator[type[Watched]]:
+    """The prior of :mod:`watched`, of which nothing was asked yet."""
+    Watched.reset()
+    looks.seen, looks.stop = [], 0
+    yield Watched
+    Watched.reset()
+    looks.stop = 0
 
 
 @pytest.fixture(scope="module")

@@ -50,16 +50,16 @@ class Studio:
 
     def climb(
         self, label: str, entry: dict[str, Any], units: list[Any], start_of: Callable[[Prior], Tensor] | None = None,
-        **more: Any,
+        *, seeds: list[int] | None = None, frames: int = 0,
     ) -> Iterator[tuple[Synthesis, Rows]]:  # fmt: skip
-        """Synthesise units with each prior of a row (``prior``, ``ascent``, ``seed``)."""
+        """Synthesise units with each prior of a row (``prior``, ``ascent``, ``seed``, where no seeds are given)."""
         config = OmegaConf.merge(self.config, {"ascent": entry.get("ascent") or {}})
         OmegaConf.update(config, "prior", entry["prior"], merge=False)
         for prior, settings in choose_priors(config, self.network):
             job = plan(
-                self.network, units, prior, ascent=settings, seed=int(entry.get("seed", config.seed)),
-                batch=config.batch, start=start_of and start_of(written_for(prior, settings.rule)), **more,
-            )  # fmt: skip
+                self.network, units, prior, ascent=settings, seeds=seeds or [int(entry.get("seed", config.seed))],
+                batch=config.batch, start=start_of and start_of(written_for(prior, settings.rule)),
+            ).keeping(frames)  # fmt: skip
             self.manifest.setdefault("precision", {})[f"{label}: {prior.name}"] = job.settings.precision
             result = climb(job, label, config.progress)
             warn(self.manifest, result.warnings)

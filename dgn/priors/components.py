@@ -34,11 +34,12 @@ class ComponentsPrior(Prior):
         size: pixels of the final image.
         encoder: the network whose layer the generator inverts, for :meth:`reencode`.
         flow: what is learned of the codes' distribution, for :meth:`sampled`.
-        radius: of the ball, in units of ``sqrt(K)`` for K components (the typical norm of a real code is about 1).
         refine_radius: how far each element of the spatial code may move in the refinement.
     """
 
     refines = True
+    radius = 1.0
+    """Of the ball, in units of ``sqrt(K)`` for K components (the typical norm of a real code is about 1)."""
 
     def __init__(
         self,
@@ -49,7 +50,6 @@ class ComponentsPrior(Prior):
         name: str = "dgn",
         encoder: Network | None = None,
         flow: Flow | None = None,
-        radius: float = 1.0,
         refine_radius: float = 1.0,
     ) -> None:
         config = generator.config
@@ -65,7 +65,7 @@ class ComponentsPrior(Prior):
         self.flow = flow
         self.layout = GeneratorPrior(generator, generator.config.image_size, name=name, encoder=encoder)
         self.final = GeneratorPrior(generator, size, name=name, encoder=encoder)
-        self.components, self.radius, self.refine_radius = components, radius, refine_radius
+        self.components, self.refine_radius = components, refine_radius
         self.name, self.channels, self.size = name, 3, self.layout.size
         self.coordinates, self.encodes = "components", encoder is not None
         self.family = "components" if flow is None else "flow"

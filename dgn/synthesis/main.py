@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dgn.arguments import seed_list
 from dgn.ascent.loop import OnStep
 from dgn.ascent.settings import AscentSettings
 from dgn.guest import guest
@@ -62,10 +63,8 @@ def synthesize(
         DgnError: unknown unit, prior or setting; a prior whose images have other channels than the network takes; a
             single sample that does not fit into memory.
     """
-    job = plan(
-        network, units, prior, ascent=ascent, seed=seed, seeds=seeds, batch=batch, start=start, frames=frames, **changes
-    )
-    return join(list(job.pieces(on_step=on_step)))
+    more = {"ascent": ascent, "seed": seed, "seeds": seeds, "batch": batch, "start": start, "frames": frames, **changes}
+    return join(list(pieces(network, units, prior, on_step=on_step, **more)))
 
 
 def pieces(
@@ -85,4 +84,5 @@ def pieces(
     Raises:
         DgnError: see :func:`synthesize`.
     """
-    return plan(network, units, prior, **more).pieces(on_step=on_step)
+    seeds, frames = seed_list(more.pop("seed", 0), more.pop("seeds", None)), more.pop("frames", 0)
+    return plan(network, units, prior, seeds=seeds, **more).keeping(frames).pieces(on_step=on_step)

@@ -64,6 +64,10 @@ class Plan:
     asked: AscentSettings
     changed: dict[str, str]
 
+    def keeping(self, frames: int) -> Plan:
+        """The same, with so many images of each sample kept on the way."""
+        return replace(self, frames=frames)
+
     @guest
     def climb(
         self,
@@ -160,14 +164,13 @@ def plan(
     prior: str | Path | Prior = "dgn",
     *,
     ascent: str | AscentSettings | None = None,
-    seed: int = 0,
     seeds: int | Sequence[int] | None = None,
     batch: int | None = None,
     start: Tensor | np.ndarray | None = None,
-    frames: int = 0,
     **changes: Any,
 ) -> Plan:
-    """Everything of :func:`synthesize` but the climbing: arguments are checked, names looked up.
+    """Everything of :func:`synthesize` but the climbing: arguments are checked, names looked up. ``seeds``: a list, or
+    how many from 0 on. No images are kept on the way: see :meth:`Plan.keeping`.
 
     Raises:
         DgnError: see :func:`synthesize`.
@@ -187,7 +190,7 @@ def plan(
     layers = layers_of(parsed)
     resolution = resolve(network, layers, prior, asked, started=start is not None)
     settings = resolution.settings
-    seeds = seed_list(seed, seeds)
+    seeds = seed_list(0, seeds)
     batch = default_batch(network.device) if batch is None else batch
     if batch < 1:
         raise DgnError(f"batch is {batch}, expected a whole number above 0")
@@ -210,7 +213,7 @@ def plan(
     deviations = Deviations(network, prior, parsed, settings) if settings.rule == "sample" else None
     return Plan(
         network, prior, settings, rows, group=group, batch=batch, start=start, screening=screening,
-        deviations=deviations, frames=frames, notes=notes, asked=asked, changed=resolution.changed,
+        deviations=deviations, frames=0, notes=notes, asked=asked, changed=resolution.changed,
     )  # fmt: skip
 
 

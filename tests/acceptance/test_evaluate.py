@@ -6,13 +6,13 @@ import csv
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from watched import Watched, behind_the_write, watched_prior
 
 import dgn
 from dgn.cli.main import main
@@ -185,27 +185,24 @@ def test_python_gives_the_same_figures(work: Path) -> None:
 
 @pytest.mark.slow
 def test_what_was_made_is_kept_when_a_job_ends_early(
-    work: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    work: Path, watched: type[Watched], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """One Ctrl+C behind the first climb, and one before anything has climbed."""
-    import dgn.cli.judging.methods as methods
-    import dgn.synthesis.plan as planned
 
-    def then_interrupted(function: Any) -> Any:
-        def call(*given: Any, **more: Any) -> Any:
-            function(*given, **more)
-            signal.raise_signal(signal.SIGINT)
-
-        return call
+    def stop(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     short = [word for word in command(work) if not word.startswith(("prior", "out=", "seeds=", "ascent.steps="))]
-    for module, name, kept in ((methods, "save_tensors", True), (planned, "random_starts", False)):
-        out = work / f"stopped_at_{name}"
-        more = ["prior=pixel", "prior.pixel.size=64", "seeds=1", "ascent.steps=2", f"out={out}"]
+    for name, kept in (("behind", True), ("before", False)):
+        out = work / f"stopped_{name}"
+        more = ["prior=pixel", *watched_prior(64), "seeds=1", "ascent.steps=2", f"out={out}"]
         with monkeypatch.context() as patch:
-            patch.setattr(module, name, then_interrupted(getattr(module, name)))
+            if kept:
+                behind_the_write(patch, "pixel.safetensors", stop)
+            else:
+                watched.fails(stop)
             assert main(["evaluate", *short, *more]) == 130
         assert (out / "images" / "pixel.safetensors").exists() == kept and out.exists() == kept
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import collections
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import lay_out
 from smallest import TINY
+from watched import Watched, watched_prior
 
 from dgn.cli import schema
 from dgn.cli.compose import keys_of
@@ -27,20 +29,21 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_nobody_expected_is_one_line_too(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    desk: Path, watched: type[Watched], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A fault of dgn's own: one line that says where, exit code 2; with DGN_TRACEBACK the whole way."""
-    import dgn.cli.verbs.synthesize
+    """As a fault of dgn's own would be: one line that says where, exit code 2; with DGN_TRACEBACK the whole way."""
 
-    def broken(*_: object, **__: object) -> None:
+    def broken(_: int) -> None:
         raise IndexError("list index out of range\nand more")
 
     monkeypatch.chdir(desk)
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", broken)
-    command = ["synthesize", *TINY["synthesize"]]
+    watched.fails(broken)
+    command = ["synthesize", *TINY["synthesize"], *watched_prior()]
     assert main(command) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("dgn: unexpected IndexError in synthesize.py:"), lines
+    lines = [line for line in capsys.readouterr().err.splitlines() if "assumed" not in line]
+    assert len(lines) == 1 and re.match(
+        r"dgn: unexpected IndexError in loop\.py:\d+: list index out of range; ", lines[0]
+    )
     monkeypatch.setenv("DGN_TRACEBACK", "1")
     with pytest.raises(IndexError):
         main(command)

@@ -214,9 +214,7 @@ def test_two_processes_in_one_folder(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second says so and touches nothing; when the first is gone, killed or stopped, its job is continued."""
-    import dgn.cli.sweeps.resume
-
-    monkeypatch.setattr(dgn.cli.sweeps.resume, "PATIENCE", 0.2)
+    monkeypatch.setenv("DGN_PATIENCE", "0.2")
     run = tmp_path / "run"
     long = job(exported, run, "ascent.steps=400")
     first = subprocess.Popen(

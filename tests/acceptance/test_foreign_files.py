@@ -16,8 +16,8 @@ from conftest import rest_slow
 
 sys.path.insert(0, str(Path(__file__).parent))
 from smallest import TINY
+from watched import Watched, behind_the_write, interrupt, watched_prior
 
-import dgn.cli.sweeps.resume
 from dgn.cli.main import main
 from dgn.cli.verbs import JOINED
 from dgn.files.ledger import JOURNAL
@@ -45,7 +45,7 @@ NAMES = [
 @pytest.fixture(autouse=True)
 def _at_the_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dgn.cli.sweeps.resume, "PATIENCE", 0.2)
+    monkeypatch.setenv("DGN_PATIENCE", "0.2")
     for name in ("small.pt2", "pictures"):
         Path(name).symlink_to(desk / name)
 
@@ -247,26 +247,17 @@ def test_what_stands_in_the_way_of_a_folder(runs: Path, capsys: pytest.CaptureFi
     assert Path("run/images").read_text() == "mine"
 
 
-def test_a_file_that_comes_while_a_job_works(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_comes_while_a_job_works(watched: type[Watched], capsys: pytest.CaptureFixture[str]) -> None:
     """In the place of one to be written: it stays, and the job says so; what the job made until then is kept."""
-    import dgn.cli.verbs.synthesize
-
-    real = dgn.cli.verbs.synthesize.grid
-
-    def late(*given: Any, **more: Any) -> Any:
-        plant(Path("run"), ["grid.png"])
-        return real(*given, **more)
-
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "grid", late)
-    line = refused(capsys, *command("synthesize", "out=run"))
+    watched.fails(lambda _: plant(Path("run"), ["grid.png"]))
+    job = command("synthesize", *watched_prior(), "out=run")
+    line = refused(capsys, *job)
     assert "'run/grid.png' is not what dgn wrote there" in line
     assert Path("run/grid.png").read_text() == "the user's grid.png"
     assert Path("run/images/tench--pixel--s0.png").is_file() and list(Path("run/parts").iterdir())
     Path("run/grid.png").unlink()
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "grid", real)
-    assert main(command("synthesize", "out=run")) == 0
+    watched.reset()
+    assert main(job) == 0 and watched.begun == []  # nothing was left to climb
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -275,29 +266,15 @@ def test_a_failed_jobs_new_folder_is_removed_but_for_a_users_file(
 ) -> None:
     """Nothing was finished, and somebody has put a file there."""
 
-    def drop(*_: object) -> None:
+    def drop() -> None:
         plant(Path("new/run"), ["wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dgn.cli.sweeps.resume, "open_tracker", drop)
+    early = ("manifest.json", 2) if verb == "synthesize" else ("config.yaml", 1)
+    behind_the_write(monkeypatch, early[0], drop, number=early[1])
     assert main(command(verb, "out=new/run")) == 130
     left = {name for name, (what, _) in seen(Path("new/run")).items() if what != "folder"}
     assert left - {"manifest.json"} == {"wandb/mine", "wandb/offline-run-20260101_000000-abcd/mine"}
-
-
-def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int) -> None:
-    """Ctrl-C in the batch behind so many."""
-    import dgn.synthesis.plan
-
-    real, calls = dgn.synthesis.plan.climb_batch, []
-
-    def climb(*given: Any) -> Any:
-        calls.append(None)
-        if len(calls) > batches:
-            raise KeyboardInterrupt
-        return real(*given)
-
-    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", climb)
 
 
 class Dead(BaseException):
@@ -467,14 +444,9 @@ def test_a_sweep_that_does_not_begin_in_anothers_place(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The folder stays a sweep's, in which the next command works."""
-    import dgn.cli.main
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
     shutil.copytree(runs / "sweep", "sweep", copy_function=shutil.copyfile)
     with monkeypatch.context() as patch:
-        patch.setattr(dgn.cli.main, "_hydra", stop)
+        patch.setattr("hydra.main", interrupt)
         assert main(command("synthesize", "out=sweep", "-m", "seed=7", "resume=false")) == 130
     assert main(command("synthesize", "out=sweep", "-m", "seed=7", "resume=false")) == 0
 

@@ -9,12 +9,12 @@ import pytest
 from conftest import ALONE
 from omegaconf import OmegaConf
 from processes import rows
+from watched import Watched, watched_prior
 
-import dgn.cli.verbs.synthesize
 from dgn.cli.main import main
 from dgn.cli.sweeps.job import told
 
-TINY = ["prior=pixel", "prior.pixel.size=16", "tracking=off", "progress=false"]
+TINY = ["prior=pixel", *watched_prior(), "tracking=off", "progress=false"]
 NEEDS = pytest.mark.needs("hydra_plugins.hydra_optuna_sweeper")
 OPTUNA = ["hydra/sweeper=optuna", "hydra.sweeper.direction=maximize", "hydra.sweeper.n_jobs=1"]
 
@@ -39,7 +39,7 @@ def test_optuna_finds_the_largest(small: list[str], tmp_path: Path, monkeypatch:
 @NEEDS
 @pytest.mark.parametrize("grid", [False, True], ids=["seeded", "grid"])
 def test_a_stopped_optimising_sweep_continues(
-    grid: bool, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    grid: bool, watched: type[Watched], small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proposals follow a seed that dgn gives where the user gave none, so the same command goes on."""
     monkeypatch.chdir(tmp_path)
@@ -48,19 +48,11 @@ def test_a_stopped_optimising_sweep_continues(
         ["hydra/sweeper/sampler=grid", "ascent.lr=choice(0.01,0.1,0.5,1)"] if grid else ["ascent.lr=interval(0.01,1)"]
     )
     assert main(command(small, "whole", *words)) == 0
-    run, ran = dgn.cli.verbs.synthesize.run, []
-
-    def stopping(config: object) -> float | None:
-        if len(ran) == 2:
-            raise KeyboardInterrupt
-        ran.append(config)
-        return run(config)
-
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", stopping)
+    watched.interrupts(3)
     assert main(command(small, "sweep", *words)) == 130
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: ran.append(config) or run(config))
+    watched.reset()
     assert main(command(small, "sweep", *words)) == 0
-    assert len(ran) == 4  # the two that were done did not climb again
+    assert len(watched.begun) == 2  # those that were done did not climb again
 
     def told(out: str) -> list[tuple[str, str]]:
         return [(row["overrides"].split()[0], row["activation"]) for row in rows(Path(out) / "results.csv")]
@@ -75,18 +67,16 @@ def test_a_stopped_optimising_sweep_continues(
 @NEEDS
 @pytest.mark.parametrize("nan", [False, True], ids=["failed", "not a number"])
 def test_a_job_without_a_value_does_not_end_the_search(
-    nan: bool, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    nan: bool, odd: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """It gives an error, or the unit's activation is none: that of the second shard."""
     monkeypatch.chdir(tmp_path)
-    if nan:
-        run = dgn.cli.verbs.synthesize.run
-        monkeypatch.setattr(
-            dgn.cli.verbs.synthesize, "run", lambda config: run(config) if config.ascent.steps == 2 else float("nan")
-        )  # fmt: skip
-    words = ["hydra.sweeper.n_trials=6", f"ascent.steps=choice({3 if nan else -1},2)"]
+    words = ["hydra.sweeper.n_trials=6", "units=[0,1]"]
+    words += ["shard=choice('2/2','1/2')", "ascent.steps=2"] if nan else ["ascent.steps=choice(-1,2)", "shard='1/2'"]
     for _ in range(2):
-        assert main(command(small, "sweep", *words)) == (0 if nan else 2)
-        assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
+        assert main(command(odd, "sweep", *words)) == (0 if nan else 2)
+        best = OmegaConf.load("sweep/optimization_results.yaml").best_params
+        assert best == ({"shard": "1/2"} if nan else {"ascent.steps": 2})
         if not nan:
             assert " of the sweep's 6 jobs failed" in capsys.readouterr().err
 

@@ -14,6 +14,7 @@ import torch
 from conftest import ALONE
 from PIL import Image
 from safetensors.torch import load_file
+from watched import Watched, watched_prior
 
 from dgn.cli.main import main
 from dgn.files.storage import lock
@@ -120,43 +121,45 @@ def test_out_that_is_taken(exported: Path, tmp_path: Path, capsys: pytest.Captur
     assert {row["seed"] for row in contents(tmp_path / "run")["rows"]} == {"3"}
 
 
+def sizes(watched: type[Watched]) -> list[int]:
+    return [len(batch) for batch in watched.begun]
+
+
 @pytest.mark.slow
 def test_memory_that_is_full_halves_the_batch(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: Path, tmp_path: Path, watched: type[Watched], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The cut is remembered: a continued job climbs in the batches of the one that was not interrupted."""
-    import dgn.synthesis.plan
 
-    real, sizes = dgn.synthesis.plan.climb_batch, []
-
-    def small(network: object, rows: list, *more: object) -> object:
-        if len(rows) > 2:
+    def small(count: int) -> None:
+        if count > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
-        sizes.append(len(rows))
-        if len(sizes) == stop:
+        if fitting() == stop:
             raise KeyboardInterrupt
-        return real(network, rows, *more)
 
-    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", small)
+    def fitting() -> int:
+        return sum(len(batch) <= 2 for batch in watched.begun)
+
+    watched.fails(small)
     stop = 0
-    job = [*one(exported), "seeds=5", "batch=8", "prior=pixel"]
+    job = [*one(exported), "seeds=5", "batch=8", "prior=pixel", *watched_prior()]
     job = [word for word in job if not word.startswith(("batch=1", "prior=[", "prior.fourier"))]
     assert main([*job, f"out={tmp_path}/whole"]) == 0
-    assert sizes == [2] * 5 and "batches of 2" in capsys.readouterr().err
-    sizes.clear()
+    assert sizes(watched) == [8, 4, *[2] * 5] and "batches of 2" in capsys.readouterr().err
+    watched.begun.clear()
     stop = 3
     assert main([*job, f"out={tmp_path}/cut"]) == 130
     manifest = json.loads((tmp_path / "cut" / "manifest.json").read_text())
     assert manifest["batch"] == {"pixel": 2} and manifest["status"] == "interrupted"
-    sizes.clear()
+    watched.begun.clear()
     stop = 0
     assert main([*job, f"out={tmp_path}/cut"]) == 0
-    assert sizes == [2] * 3 and contents(tmp_path / "cut") == contents(tmp_path / "whole")
+    assert sizes(watched) == [2] * 3 and contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
-    def nothing(*_: object) -> object:
+    def nothing(_: int) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(dgn.synthesis.plan, "climb_batch", nothing)
+    watched.fails(nothing)
     capsys.readouterr()
     assert main([*job, f"out={tmp_path}/none"]) == 2
     assert "one sample of prior 'pixel' can't climb in this memory" in capsys.readouterr().err

@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
+import _thread
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import rest_slow
 from safetensors.torch import load_file
 from smallest import TINY
+from watched import Watched, behind_the_write, interrupt, looks, watched_prior
 
-import dgn.cli.sweeps.resume
 from dgn.cli.main import main
+from dgn.cli.sweeps.resume import hold
+from dgn.errors import DgnError
 from dgn.files.storage import lock
-from dgn.synthesis.plan import Plan
 
 
 @pytest.fixture(autouse=True)
 def _at_the_desk(desk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dgn.cli.sweeps.resume, "PATIENCE", 0.2)
+    monkeypatch.setenv("DGN_PATIENCE", "0.2")
     for name in ("small.pt2", "pictures"):
         Path(name).symlink_to(desk / name)
-
-
-def interrupt(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
-
-
-def nth(number: int, real: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, interrupted at its ``number``-th call."""
-    calls: list[None] = []
-
-    def call(*given: Any, **more: Any) -> Any:
-        calls.append(None)
-        if len(calls) == number:
-            raise KeyboardInterrupt
-        return real(*given, **more)
-
-    return call
 
 
 def status(folder: str) -> str:
@@ -62,8 +46,8 @@ def test_one_process_in_a_folder(
         seen.append(lock(Path("run")))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(dgn.cli.sweeps.resume, "open_tracker", look)
     command = [verb, *TINY[verb], "out=run"]
+    behind_the_write(monkeypatch, "config.yaml", look)  # one of the first
     assert main(command) == 130
     assert seen == [None] and not Path("run").exists()
     held = lock(Path("run"))
@@ -79,44 +63,49 @@ def test_one_process_in_a_folder(
     held.close()
     assert main(command) == 2 and "is not empty and holds no run of" in capsys.readouterr().err
     Path("run/config.yaml").unlink()
+    behind_the_write(monkeypatch, "config.yaml", look)
     assert main(command) == 130 and len(seen) == 2
 
 
+@pytest.mark.parametrize("given", ["soon", "-1", "nan", "inf"])
+def test_how_long_it_waits_is_a_number(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DGN_PATIENCE", given)
+    with pytest.raises(DgnError, match=f"DGN_PATIENCE is '{given}', expected seconds, 0 or more"):
+        hold(Path("run"))
+    assert not Path("run").exists()
+
+
+@pytest.mark.usefixtures("watched")
 def test_an_interrupted_ablation_keeps_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
     """The third image of three is interrupted: overlays, numbers and the table's rows of two are there."""
-    monkeypatch.setattr("dgn.cli.verbs.ablate.ablate", nth(3, dgn.cli.verbs.ablate.ablate))
-    images = "image=[pictures/a.png,pictures/0/b.png,pictures/0/c.png]"
-    assert main(["ablate", *TINY["ablate"], images, "out=run"]) == 130
+    command = ["ablate", *TINY["ablate"], "unit={_target_:watched.first_output,layers:[output],name:first}"]
+    behind_the_write(monkeypatch, "results.csv", lambda: looks.interrupts(len(looks.seen) + 1), number=2)
+    assert main([*command, "image=[pictures/a.png,pictures/0/b.png,pictures/0/c.png]", "out=run"]) == 130
     with Path("run/results.csv").open() as file:
         assert [row["image"] for row in csv.DictReader(file)] == ["a", "b"]
     assert len(list(Path("run/images").glob("*.png"))) == 2 and status("run") == "interrupted"
 
 
 @pytest.mark.slow
-def test_an_interrupted_evaluation_keeps_its_methods(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["evaluate", *TINY["evaluate"], "out=run"]
+def test_an_interrupted_evaluation_keeps_its_methods(watched: type[Watched], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["evaluate", *TINY["evaluate"], *watched_prior(), "out=run"]
     with monkeypatch.context() as patch:
-        patch.setattr("dgn.cli.verbs.evaluate.assess", interrupt)
+        behind_the_write(patch, "pixel.safetensors", interrupt)
         assert main(command) == 130
     assert status("run") == "interrupted" and Path("run/images/pixel.safetensors").is_file()
-    monkeypatch.setattr("dgn.synthesis.plan.Plan.climb", interrupt)  # nothing is left to climb
+    assert len(watched.begun) == 1
     assert main(command) == 0 and status("run") == "done"
+    assert len(watched.begun) == 1  # nothing was left to climb
 
 
 @pytest.mark.slow
-def test_a_method_that_was_killed_goes_on_with_its_next_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    command, begun, real = ["evaluate", *TINY["evaluate"], "seeds=4", "batch=1"], [], Plan.climb
-
-    def climb(self: Plan, first: int, *more: Any) -> Any:
-        begun.append(first)
-        if len(begun) == 3:
-            raise KeyboardInterrupt
-        return real(self, first, *more)
-
-    monkeypatch.setattr(Plan, "climb", climb)
-    assert main([*command, "out=killed"]) == 130 and begun == [0, 1, 2]
-    assert main([*command, "out=killed"]) == 0 and begun[3:] == [2, 3]
-    assert main([*command, "out=whole"]) == 0 and begun[5:] == [0, 1, 2, 3]
+def test_a_method_that_was_killed_goes_on_with_its_next_batch(watched: type[Watched]) -> None:
+    command = ["evaluate", *TINY["evaluate"], *watched_prior(), "seeds=4", "batch=1"]
+    watched.interrupts(3)
+    assert main([*command, "out=killed"]) == 130 and watched.begun == [[0], [1], [2]]
+    watched.reset()
+    assert main([*command, "out=killed"]) == 0 and watched.begun == [[2], [3]]
+    assert main([*command, "out=whole"]) == 0 and watched.begun[2:] == [[0], [1], [2], [3]]
     images = [load_file(Path(out, "images/pixel.safetensors"))["images"] for out in ("killed", "whole")]
     assert torch.equal(*images) and len(images[0]) == 4
 
@@ -124,14 +113,12 @@ def test_a_method_that_was_killed_goes_on_with_its_next_batch(monkeypatch: pytes
 @pytest.mark.slow
 def test_a_finished_figure_stays_when_the_upload_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C while Weights & Biases takes its time at the end."""
-    real = dgn.cli.tracking.Tracker.finish
-
-    def finish(self: Any, *, failed: bool = False) -> None:
-        if not failed:
-            raise KeyboardInterrupt
-        real(self, failed=failed)
-
-    monkeypatch.setattr(dgn.cli.tracking.Tracker, "finish", finish)
-    command = ["figure", "figure=ablation", *(word for word in TINY["figure"] if not word.startswith("figure="))]
+    uploading = SimpleNamespace(
+        log=lambda *_, **__: None, define_metric=lambda *_, **__: None, summary={},
+        finish=lambda **_: _thread.interrupt_main(),
+    )  # fmt: skip
+    monkeypatch.setattr("wandb.init", lambda **_: uploading)
+    words = [word for word in TINY["figure"] if not word.startswith(("figure=", "tracking="))]
+    command = ["figure", "figure=ablation", "tracking=offline", *words]
     assert main([*command, "figure.images=[pictures/a.png]", "figure.size=8", "figure.stride=8", "out=run"]) == 130
     assert status("run") == "done" and Path("run/ablation.pdf").is_file()

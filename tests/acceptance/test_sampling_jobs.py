@@ -11,8 +11,8 @@ import torch
 from conftest import lay_out, small_generator
 from PIL import Image
 from safetensors.torch import load_file
+from watched import behind_the_write, interrupt
 
-import dgn.synthesis.plan
 from dgn.cli.main import main
 from dgn.priors.checkpoint import save_components, save_generator
 from dgn.priors.generator import Components
@@ -54,16 +54,8 @@ def test_a_job_that_was_stopped_ends_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(*BESIDE, "frames=3", "out=whole")) == 0, capsys.readouterr().err
-    real, calls = dgn.synthesis.plan.climb_batch, []
-
-    def stop(*given: object) -> object:
-        calls.append(None)
-        if len(calls) > 4:  # pixels' three batches and one of the generator's
-            raise KeyboardInterrupt
-        return real(*given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(dgn.synthesis.plan, "climb_batch", stop)
+    with monkeypatch.context() as patch:  # pixels' three batches and one of the generator's
+        behind_the_write(patch, "mine--000000.safetensors", interrupt)
         assert main(command(*BESIDE, "frames=3", "out=run")) == 130
     capsys.readouterr()
     assert main(command(*BESIDE, "frames=3", "out=run")) == 0

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import torch
 from conftest import ALONE
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
 from PIL import Image
 from processes import TINY, alive, rows, start, until, wandb_records
+from watched import Watched, watched_prior
 
 from dgn.cli.main import main
 
@@ -170,33 +176,24 @@ def test_gather_names_what_differs(
 
 
 def test_a_bug_in_one_job_stops_no_other(
-    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import dgn.cli.verbs.synthesize
-
+    small: list[str], watched: type[Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    real = dgn.cli.verbs.synthesize.plan
-
-    def buggy(*given: object, seeds: list[int], **more: object) -> object:
-        if seeds == [1]:
-            raise ZeroDivisionError("division by zero")
-        return real(*given, seeds=seeds, **more)
-
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", buggy)
-    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *SOLO]
+    watched.fails(lambda _: 1 / (watched.begun[-1] != [1]))
+    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1,2", "ascent.steps=2", *SOLO, *watched_prior()]
     assert main(job) == 2
     said = capsys.readouterr().err
-    assert "1 of the sweep's 3 jobs failed: 1 (seed=1): unexpected ZeroDivisionError in synthesize.py" in said
+    assert "1 of the sweep's 3 jobs failed: 1 (seed=1): unexpected ZeroDivisionError in loop.py" in said
     assert "To run just those: dgn synthesize -m" in said
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "plan", real)
-    opened = []
-    load = dgn.cli.chosen.load_chosen
-    monkeypatch.setattr(dgn.cli.chosen, "load_chosen", lambda *a, **k: opened.append(a) or load(*a, **k))
+    watched.reset()
+    opened, load = [], torch.export.load
+    monkeypatch.setattr(torch.export, "load", lambda *a, **k: opened.append(a) or load(*a, **k))
     other = ["synthesize", "-m", *small, "network.fit=fit", "units=[0]", "seed=0,1", "ascent.steps=2", "out=other"]
     assert main([*other, *SOLO]) == 0
     assert len(opened) == 1  # once a process, not once a job
     assert main(job) == 0
-    assert "(2 jobs done)" in capsys.readouterr().err
+    assert "(2 jobs done)" in capsys.readouterr().err and watched.begun == [[1]]
     assert len(list(Path("runs/synthesize").iterdir())) == 1
 
 
@@ -205,23 +202,20 @@ def test_a_record_that_cannot_be_written_is_no_success(
     small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on a full disk: a job's end is lost, and the sweep is not done."""
-    from dgn.cli.sweeps.job import Record
-    from dgn.errors import DgnError
-
     monkeypatch.chdir(tmp_path)
-    write = Record.write
+    rename = os.replace
 
-    def full(self: Record, facts: dict[str, object]) -> None:
-        if self.number == 1:
-            raise DgnError("can't write to 'jobs': No space left on device")
-        write(self, facts)
+    def full(source: Path, target: Path) -> None:
+        if Path(target).parts[-2:] == ("jobs", "1.json"):
+            raise OSError(28, "No space left on device")
+        rename(source, target)
 
-    monkeypatch.setattr(Record, "write", full)
     job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1", "ascent.steps=2", *SOLO, "out=sweep"]
-    assert main(job) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        assert main(job) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert json.loads(Path("sweep/sweep.json").read_text())["status"] == "failed"
-    monkeypatch.setattr(Record, "write", write)
     assert main(job) == 0
 
 
@@ -268,25 +262,41 @@ def test_changed_configuration_is_not_done(
     assert "2 of the sweep's 2 jobs failed: 0 (seed=0): 'sweep/0' holds another job" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_done_job_returns_its_value_again(small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """NaN and None among them, which sweepers that optimise tell apart."""
-    import dgn.cli.verbs.synthesize
-    from dgn.cli.sweeps.job import Task
+class Told(Callback):
+    """Keeps what jobs return to Hydra."""
 
+    values: ClassVar[list[object]] = []
+
+    def on_job_end(self, config: object, job_return: JobReturn, **_: object) -> None:
+        self.values.append(job_return.return_value)
+
+
+@pytest.mark.slow
+def test_a_done_job_returns_its_value_again(
+    odd: list[str], watched: type[Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NaN and None among them, which sweepers that optimise tell apart."""
     monkeypatch.chdir(tmp_path)
-    values = {0: float("nan"), 1: 2.5, 2: None, 3: float("-inf")}
-    got: list[object] = []
-    call = Task.__call__
-    monkeypatch.setattr(Task, "__call__", lambda self, config: got.append(call(self, config)))
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: values[config.seed])
-    job = ["synthesize", "-m", *small, "units=[0]", "seed=0,1,2,3", *SOLO, "out=sweep"]
-    assert main(job) == 0
-    monkeypatch.setattr(dgn.cli.verbs.synthesize, "run", lambda config: 1 / 0)
-    assert main(job) == 0
-    assert repr(got) == repr(2 * list(values.values()))
-    records = list(Path("sweep/jobs").iterdir())
-    assert len(records) == 4
+    Told.values.clear()
+    tell = f"+hydra.callbacks.told._target_={__name__}.Told"
+    Image.new("RGB", (16, 16), "red").save("red.png")
+    sweeps = [
+        ["synthesize", *odd, "units=[1],[0],[2]", "ascent.steps=2", *SOLO, *watched_prior(), "out=sweep"],
+        ["ablate", *odd, "image=red.png", "unit=0", "size=8,4", "tracking=off", "progress=false", "out=none"],
+    ]
+    for verb, *words in sweeps:
+        assert main([verb, "-m", *words, tell]) == 0
+    once, Told.values = Told.values, []
+    activation = float(rows(Path("sweep/1/results.csv"))[0]["activation"])
+    assert repr(once) == repr([math.nan, once[1], -math.inf, None, None])
+    assert once[1] == pytest.approx(activation, rel=1e-4) and len(watched.begun) == 3
+    made = Path("none/0/results.csv").stat().st_mtime_ns
+    for verb, *words in sweeps:
+        assert main([verb, "-m", *words, tell]) == 0
+    assert repr(Told.values) == repr(once)
+    assert len(watched.begun) == 3 and Path("none/0/results.csv").stat().st_mtime_ns == made  # nothing ran again
+    records = [*Path("sweep/jobs").iterdir(), *Path("none/jobs").iterdir()]
+    assert len(records) == 5
     for path in records:
         assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
 

@@ -14,8 +14,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dgn.analysis.ablation import ablate
+from dgn.analysis.examples import find_examples
+from dgn.analysis.results import example_cells
 from dgn.cli.main import main
-from dgn.drawing.matrix import Cell, grid
+from dgn.drawing.matrix import MOST_CELLS, grid
 from dgn.images.reading import read_image
 from dgn.network.sources import load_network
 
@@ -81,29 +83,31 @@ def test_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_examples_of_many_units(
-    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Patterns, ranges and files as for synthesize; the overview stops where it has enough, the table does not."""
-    sheets: list[tuple[list[Cell], str]] = []
-
-    def drawn(cells: list[Cell], title: str, **more: int) -> Image.Image:
-        sheets.append((cells, title))
-        return grid(cells, title, **more)
-
-    monkeypatch.setattr("dgn.cli.verbs.examples.MOST_CELLS", 3)
-    monkeypatch.setattr("dgn.cli.verbs.examples.grid", drawn)
+def test_examples_of_several_units(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Patterns, ranges and files as for synthesize."""
     Path("units.txt").write_text("zebra  # striped\nblocks.1:2-3\n")
     assert main(["examples", f"data.root={pictures}", "units=['* setter','@units.txt']", "k=1", "out=m", *QUIET]) == 0
     units = [row["unit"] for row in table(Path("m/examples.csv"))]
     assert units == ["English setter", "Irish setter", "Gordon setter", "zebra", "blocks.1:2", "blocks.1:3"]
-    ((cells, title),) = sheets
-    assert [cell.row for cell in cells] == [f"{unit}: best" for unit in units[:3]] and "3 more are in images/" in title
-    with Image.open("m/examples.png") as picture:
-        assert picture.tobytes() == grid(cells, title, columns=12).tobytes()
     assert len(list(Path("m/images").glob("*--top--1.png"))) == 6
     assert main(["examples", f"data.root={pictures}", "units=@nowhere.txt", "k=1", *QUIET]) == 2
     assert "no readable text file 'nowhere.txt'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_overview_of_many_units_stops_where_it_has_enough(pictures: Path, desk: Path) -> None:
+    """The table and the images do not; its title says how many are left out."""
+    where = [f"network.name={desk / 'small.pt2'}", "trust=true", f"data.root={pictures}"]
+    assert main(["examples", *where, "units=output:0-519", "k=1", "out=m", *QUIET]) == 0
+    network = load_network(str(desk / "small.pt2"), trust=True)
+    found = find_examples(network, "output:0-519", pictures, k=1)
+    units = [row["unit"] for row in table(Path("m/examples.csv"))]
+    assert units == [one.unit.name for one in found.units] and len(list(Path("m/images").glob("*--top--1.png"))) == 520
+    shown = found.units[:MOST_CELLS]
+    cells = [cell for one in shown for cell in example_cells(one.unit, "top", 1, one.top[0], found.data)]
+    title = "What excites units of small (the first units; 8 more are in images/)"
+    with Image.open("m/examples.png") as picture:
+        assert picture.tobytes() == grid(cells, title, columns=12).tobytes()
 
 
 @pytest.mark.slow
@@ -170,17 +174,17 @@ def test_facets_are_judged_and_may_be_of_one_class(pictures: Path) -> None:
 
 
 @pytest.mark.slow
-def test_facets_keep_the_search_and_say_what_is_odd(
-    pictures: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_facets_keep_the_search_and_say_what_is_odd(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of 13 files one can't be read, so 13 facets fail only after the search, which the next call takes up."""
     arguments = ["facets", f"data.root={pictures}", "unit='blocks.1:3'", "prior=dgn", "out=f", *SHORT, *QUIET]
     arguments += ["ascent.rule=adam"]  # the sampler reads the unit at codes of its own
     assert main([*arguments, "facets=13"]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert len(printed) == 2 and "12 example images can't make 13 facets" in printed[1] and "out=f" in printed[1]
-    monkeypatch.setattr("dgn.analysis.examples.BatchReader.__call__", None)  # nothing is looked at again
+    kept_search = Path("f/examples.safetensors").stat()
     assert main([*arguments, "facets=2"]) == 0
+    again = Path("f/examples.safetensors").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (kept_search.st_ino, kept_search.st_mtime_ns)  # nothing was looked at
     printed = capsys.readouterr().err.strip().splitlines()
     kept = json.loads(Path("f/manifest.json").read_text())["warnings"]
     assert printed == [f"dgn: {line}" for line in kept] and len(kept) == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +23,8 @@ from dgn.files.storage import lock
 from dgn.runs.run import Run, now
 
 PATIENCE = 15.0
-"""Seconds that a job waits for another process to leave its folder: one that was told to stop is still writing."""
+"""Seconds that a job waits for another process to leave its folder: one that was told to stop is still writing. The
+environment's ``DGN_PATIENCE`` gives others."""
 
 
 @contextmanager
@@ -127,10 +130,21 @@ def hold(folder: Path) -> IO[bytes]:
     Raises:
         DgnError: another process has it, and keeps it for :data:`PATIENCE`.
     """
-    held = lock(folder, wait=PATIENCE)
+    held = lock(folder, wait=_patience())
     if held is None:
         raise DgnError(f"another process is at work in {str(folder)!r}; wait for it, or give another out=")
     return held
+
+
+def _patience() -> float:
+    given = os.environ.get("DGN_PATIENCE", "")
+    try:
+        seconds = float(given or PATIENCE)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise DgnError(f"DGN_PATIENCE is {given!r}, expected seconds, 0 or more")
+    return seconds
 
 
 def given_folder(config: Any) -> Path | None:

@@ -70,7 +70,7 @@ def run(config: Any) -> None:
             starts = mean_codes(climbed.to(device), images, facets)
             begun[prior.name], begun_in[prior.name] = starts, climbed.coordinates
             job = plan(
-                network, [unit] * facets.count, prior, ascent=chosen, seed=config.seed, batch=config.batch,
+                network, [unit] * facets.count, prior, ascent=chosen, seeds=[config.seed], batch=config.batch,
                 start=starts,
             )  # fmt: skip
             result = climb(job, prior.name, config.progress, tracker)

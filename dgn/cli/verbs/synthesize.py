@@ -71,8 +71,8 @@ def run(config: Any) -> float:
     jobs = [
         plan(
             network, aligned(config, network, units, prior.name, looked), prior, ascent=chosen, seeds=seeds,
-            batch=config.batch, start=_start(config.start, prior, chosen.rule, network), frames=frames,
-        )
+            batch=config.batch, start=_start(config.start, prior, chosen.rule, network),
+        ).keeping(frames)
         for prior, chosen in chosen_priors
     ]  # fmt: skip
     manifest = new_manifest(

@@ -19,6 +19,11 @@ NATIVE = torch.backends.mkldnn.is_available() and all(
 """Whether this PyTorch has these functions of oneDNN, which are private; without them it convolves in its own way."""
 
 
+def asked() -> bool:
+    """Whether oneDNN convolves: it is there, and nobody has switched it off (``torch.backends.mkldnn.flags``)."""
+    return NATIVE and bool(torch.backends.mkldnn.enabled)
+
+
 class Activation(NamedTuple):
     """An activation function that a convolution's kernel can do: its name in oneDNN and its numbers."""
 
@@ -121,7 +126,7 @@ class Convolution(nn.Module):
 
     def _native(self, x: Tensor) -> torch.dtype | None:
         """The numbers that oneDNN computes with; None where PyTorch's own convolution is asked."""
-        if not NATIVE or x.device.type != "cpu" or self.weight.dtype != torch.float32:
+        if not asked() or x.device.type != "cpu" or self.weight.dtype != torch.float32:
             return None
         if not torch.is_autocast_enabled("cpu"):
             return torch.float32 if x.dtype == torch.float32 else None

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from dgn.network.fast.convolution import NATIVE, Convolution
+from dgn.network.fast.convolution import Convolution, asked
 from dgn.network.network import Network
 
 AGREES = 0.2
@@ -67,7 +67,7 @@ _answers: WeakKeyDictionary[nn.Module, dict[Any, bool]] = WeakKeyDictionary()
 def _bears(network: Network, layers: Sequence[str]) -> bool:
     """Whether layers and gradient come out right in bf16, for one image of noise."""
     parts = list(network.module.modules())
-    own = NATIVE and any(isinstance(part, Convolution) for part in parts)
+    own = asked() and any(isinstance(part, Convolution) for part in parts)
     if network.device.type == "cpu" and not torch.cpu._is_amx_tile_supported() and (not own or _slow(parts)):
         return False
     noise = torch.rand(1, network.channels, *network.input_size, generator=torch.Generator().manual_seed(0))

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SmallCNN, small_generator
+from conftest import SmallCNN, WideCNN, small_generator
 from torch import Tensor
 
 import dgn
+from dgn.ascent.transforms import Draws
 from dgn.errors import DgnError
 from dgn.network.network import Network
 from dgn.priors.base import Prior
@@ -132,23 +133,22 @@ def test_black_box_needs_no_gradient(cnn: SmallCNN) -> None:
             dgn.synthesize(opaque, 0, prior=PixelPrior(8), rule="cmaes", **{**settings, **wrong})
 
 
-def test_black_box_looks_in_pieces(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_black_box_looks_in_pieces(cnn: SmallCNN) -> None:
     """Candidates are seen few at a time, transformed alike whatever the piece: the search is the same."""
-    settings = {"steps": 4, "population": 6, "lr": 0.1, "precision": "fp32", "views": 2, "transforms": ["shift"]}
+    settings = {"steps": 4, "population": 6, "lr": 0.1, "precision": "fp32", "views": 2}
     seen: list[int] = []
-    features = Network.features
 
-    def watch(self: Network, images: torch.Tensor, *more: object) -> dict[str, torch.Tensor]:
+    def watch(images: Tensor, draws: Draws) -> Tensor:
         seen.append(len(images))
-        return features(self, images, *more)  # type: ignore[arg-type]
+        return images
 
-    monkeypatch.setattr(Network, "features", watch)
     found = []
-    for size in (1e9, 4 * network.largest_layer * 2 * 4):
-        monkeypatch.setattr(dgn.ascent.objectives, "PIECE", size)
+    for module, together in ((cnn, 2 * 6), (WideCNN(4 * 2, cnn), 4)):
         seen.clear()
-        found.append(dgn.synthesize(network, ["ant", "bee"], prior=PixelPrior(8), rule="cmaes", seed=5, **settings))
-        assert max(seen) == (2 * 6 * 2 if size == 1e9 else 4 * 2)
+        network = Network(module, 16)
+        options = {"prior": PixelPrior(8), "rule": "cmaes", "seed": 5, "transforms": ["shift", watch]}
+        found.append(dgn.synthesize(network, [0, 2], **options, **settings))
+        assert max(seen) == together * 2
     assert torch.allclose(found[0].codes, found[1].codes, atol=1e-5)
 
 
@@ -161,9 +161,10 @@ def test_encode_finds_the_image_again(prior: Prior) -> None:
 def test_maco_keeps_the_natural_spectrum() -> None:
     prior = MacoPrior(32)
     code = prior.start(4)
-    white = torch.einsum("ij,njhw->nihw", prior._inverse, prior.decode(code) - prior._mean)
+    natural = prior.weights()
+    white = torch.einsum("ij,njhw->nihw", natural["colours"].inverse(), prior.decode(code) - natural["mean"])
     seen = torch.fft.rfft2(white, norm="ortho").abs()[:, :, 1:8, 1:8].mean(0)
-    expected = prior._magnitude[:, 1:8, 1:8]
+    expected = natural["magnitude"][:, 1:8, 1:8]
     assert float((seen / expected).log().abs().mean()) < 0.3  # clipping to [0, 1] takes a little
     moved = prior.encode(prior.decode(code))
     assert float(torch.cos(moved - code)[:, :, 1:8, 1:8].mean()) > 0.9

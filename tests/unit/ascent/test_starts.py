@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import small_generator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import dgn
 from dgn.ascent.loop import Ascent
@@ -147,9 +146,7 @@ def test_screening_follows_the_seed_and_nothing_else(network: Network) -> None:
     torch.testing.assert_close(scaled[0][0], together[3] / 2)
 
 
-def test_reading_starts_is_told_once(
-    network: Network, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_starts_is_told_once(network: Network, capsys: pytest.CaptureFixture[str]) -> None:
     """A batch tells what it has to read, in all its seeds; what was read before is not read again. A bar shows it."""
     prior, units = with_centres(200), parse_units(["ant", "bee"], network)
     job = plan(network, units, prior, seeds=[0, 1], batch=1, screen=96, steps=1, refine_steps=0, reencode=0.0, **FP32)
@@ -165,15 +162,17 @@ def test_reading_starts_is_told_once(
     job.screening.starts([(unit, seed) for unit in units for seed in (0, 1)], lambda *more: said.append(more))
     assert not said
 
-    shown = []
-    monkeypatch.setattr("dgn.cli.bar.tqdm", lambda **more: shown.append(tqdm(**more)) or shown[-1])
     with Bar("generator", job.rows, True) as bar:
         bar.reading(32, 96)
-        assert (shown[-1].desc, shown[-1].n, shown[-1].total) == ("generator, starts", 32, 96)
+        reading = bar.starts
+        assert (reading.desc, reading.n, reading.total, reading.disable) == ("generator, starts", 32, 96, False)
         bar.reading(96, 96)
+        assert reading.n == 96 and reading.disable  # it is gone
         bar.step(0, 1, torch.zeros(4), torch.zeros(0))
-    assert [one.desc for one in shown if not one.disable] == [] and shown[-1].desc == "generator"
-    capsys.readouterr()
+        assert bar.bar.desc == "generator" and not bar.bar.disable
+    assert bar.bar.disable
+    shown = capsys.readouterr().err
+    assert shown.index("generator, starts:   0%") < shown.index("generator: 100%")
     with Bar("generator", job.rows, False) as bar:
         bar.reading(32, 96)
         bar.reading(96, 96)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SmallCNN, small_generator
+from conftest import NAMES, Repeated, SmallCNN, WideCNN, small_generator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -235,19 +235,23 @@ def test_the_module_itself_stays_as_it_is(cnn: SmallCNN) -> None:
 
 
 @pytest.mark.parametrize("change", [{}, {"views": 2}, {"penalties": ["lp"]}, {"keep": "best"}, {"epsilon3": 1e-3}])
-def test_pieces_climb_as_the_whole_does(
-    change: dict[str, Any], network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pieces_climb_as_the_whole_does(change: dict[str, Any], cnn: SmallCNN) -> None:
     """Samples with seeds of their own and in common, whatever the cut: the same draws, the same way up."""
     units = ["ant", "stem:3", "late:1@1,2", "block:*", "0.5*bee - stem:1"]
     options = {"prior": PixelPrior(16), "steps": 6, "seeds": [0, 3], "jitter": 0.1, "noise": 0.05, "precision": "fp32"}
     seen: list[tuple[int, Tensor]] = []
-    found = []
-    for piece in (1e9, 3 * 4 * network.largest_layer, 1):
-        monkeypatch.setattr("dgn.ascent.objectives.PIECE", piece)
-        found.append(
-            dgn.synthesize(network, units, on_step=lambda i, _n, _a, x: seen.append((i, x)), **options, **change)
-        )
+    found, largest = [], []
+
+    def watch(images: Tensor, draws: Any) -> Tensor:
+        largest[-1] = max(largest[-1], len(images))
+        return images
+
+    for module in (cnn, WideCNN(3, cnn), WideCNN(1, cnn)):
+        network = Network(module, 16, class_names=NAMES)
+        largest.append(0)
+        noted = {"on_step": lambda i, _n, _a, x: seen.append((i, x)), "transforms": ["shift", watch]}
+        found.append(dgn.synthesize(network, units, **noted, **options, **change))
+    assert largest == ([20, 4, 2] if "views" in change else [10, 3, 1])
     for other in found[1:]:
         torch.testing.assert_close(other.images, found[0].images, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(other.history, found[0].history, rtol=1e-4, atol=1e-4)
@@ -256,14 +260,18 @@ def test_pieces_climb_as_the_whole_does(
 
 
 class Torn(nn.Module):
-    """What a unit's gradient is depends on the batch: none at all where the samples are darker than grey."""
+    """What a unit's gradient is depends on the piece, here of one sample: none at all where it is darker than grey."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = Repeated(round(30e6 / 4))
 
     def forward(self, x: Tensor) -> Tensor:
+        self.wide(x)
         return (x.detach() if float(x.detach().mean()) < 0 else x).mean((1, 2, 3))[:, None]
 
 
-def test_a_piece_without_a_gradient_stops_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgn.ascent.objectives.PIECE", 1)
+def test_a_piece_without_a_gradient_stops_alone() -> None:
     start = torch.stack([torch.full((3, 8, 8), 0.2), torch.full((3, 8, 8), 0.6)])
     result = dgn.synthesize(Network(Torn(), 8), [0], PixelPrior(8), seeds=[0, 1], start=start, steps=4)
     assert result.frozen_at.tolist() == [0, -1] and torch.equal(result.images[0], start[0])

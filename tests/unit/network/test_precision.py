@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 import torch
 from conftest import small_generator
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from watched import Watched, watched_prior
 
 import dgn
 from dgn.ascent.objectives import Objective, pieces
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.main import main
-from dgn.network.fast import convolution
 from dgn.network.fast.convolution import Convolution
 from dgn.network.fast.precision import autocast, choose, resolve
 from dgn.network.network import Network
 from dgn.priors.deep import GeneratorPrior
 from dgn.priors.fourier import FourierPrior, MacoPrior
 from dgn.priors.pixel import PixelPrior
-from dgn.synthesis.plan import Plan, plan
+from dgn.synthesis.plan import plan
 from dgn.units.units import parse_units
 
 CPU = torch.device("cpu")
@@ -61,27 +62,27 @@ def test_values_and_gradients_are_those_of_float32(geometry: dict[str, Any], act
     assert float((slope - gradient).norm()) < 0.1 * float(gradient.norm())  # some cross a bound by rounding
 
 
+@pytest.mark.filterwarnings("ignore:TF32")  # which these flags are about, too
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("act", [nn.ReLU(), nn.ReLU6(), nn.Hardtanh(-0.35, 0.35)])
-def test_pytorchs_own_kernels_give_the_modules_values(
-    act: nn.Module, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pytorchs_own_kernels_give_the_modules_values(act: nn.Module, precision: str) -> None:
     """Where oneDNN is not asked, as on a GPU: cast once, activated in place, and what is clipped gets no gradient."""
-    monkeypatch.setattr(convolution, "NATIVE", False)
     torch.manual_seed(3)
     module = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Conv2d(8, 4, 3, stride=2), nn.Identity())
     network = Network(module, 17)
-    fast = network.fast(["output"])
-    assert sum(isinstance(part, Convolution) for part in fast.module.modules()) >= 1
+    with torch.backends.mkldnn.flags(enabled=False):
+        fast = network.fast(["output"])
     images = torch.rand(2, 3, 17, 17)
     found = []
     for one in (network, fast, copy.deepcopy(fast)):
         x = images.clone().requires_grad_()
         for _ in range(2):  # the second time what was cast is at hand
-            with autocast(CPU, precision):
+            with autocast(CPU, precision), torch.backends.mkldnn.flags(enabled=False):
                 y = one(x)
-            slope = torch.autograd.grad(y.float().square().sum(), x)[0]
+                slope = torch.autograd.grad(y.float().square().sum(), x)[0]
         found.append((y.detach(), slope))
+    kernels = [part.plans for part in fast.module.modules() if isinstance(part, Convolution)]
+    assert kernels and not any(kernels)  # of oneDNN's
     for values, slope in found[1:]:
         torch.testing.assert_close(values, found[0][0])
         torch.testing.assert_close(slope, found[0][1])
@@ -227,25 +228,22 @@ def test_likeness_is_measured_in_float32(network: Network) -> None:
 
 
 def test_a_job_goes_on_in_the_precision_that_it_began_in(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: list[str]
+    watched: type[Watched], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: list[str], exported: Path
 ) -> None:
-    """On another processor: the same folder, the same job."""
+    """On another processor: the same folder, the same job, the same bits."""
     monkeypatch.chdir(tmp_path)
-    job = ["synthesize", *small, "units=[0,1,2]", "prior=pixel", "prior.pixel.size=16", "ascent.steps=3", "batch=1"]
-    job += ["tracking=off", "progress=false", "threads=1", "out=run"]
-    climbed: list[str] = []
-
-    def climb(self: Plan, *given: Any, **more: Any) -> Any:
-        climbed.append(self.settings.precision)
-        if len(climbed) == 2:
-            raise KeyboardInterrupt
-        return real(self, *given, **more)
-
-    real = Plan.climb
-    monkeypatch.setattr(Plan, "climb", climb)
-    monkeypatch.setattr("dgn.ascent.resolve.choose", lambda *_: "bf16")
+    job = ["synthesize", *small, "units=[0,1,2]", "prior=pixel", *watched_prior(), "ascent.steps=3", "batch=1"]
+    job += ["tracking=off", "progress=false", "threads=1"]
+    job += ["out=run"]
+    processor(monkeypatch, amx=True, avx512=True)
+    watched.interrupts(2)
     assert main(job) == 130
-    monkeypatch.setattr("dgn.ascent.resolve.choose", lambda *_: "fp32")
-    assert main(job) == 0
-    assert climbed == ["bf16"] * 4
+    watched.reset()
+    processor(monkeypatch, amx=False, avx512=False)
+    assert main(job) == 0 and watched.begun == [[0]] * 2
     assert json.loads(Path("run/manifest.json").read_text())["ascent"]["pixel"]["precision"] == "bf16"
+    network, codes = dgn.load_network(str(exported), trust=True), load_file("run/codes.safetensors")["pixel"]
+    for precision in ("bf16", "fp32"):
+        alone = dgn.synthesize(network, [0, 1, 2], PixelPrior(16), steps=3, batch=1, precision=precision)
+        same = [torch.equal(code, other) for code, other in zip(codes, alone.codes, strict=True)]
+        assert same == [precision == "bf16"] * 3

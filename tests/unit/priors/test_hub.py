@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -172,13 +173,16 @@ def test_exported_and_scripted(tmp_path: Path, network: Network) -> None:
             load_exported(tmp_path / name, (5,), trust=True)
 
 
-def test_what_files_lack_is_not_taken_for_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(*_: object, **__: object) -> None:
+class Lacking(Painter):
+    """Looks for what it was not given."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         raise KeyError("z_dim")
 
-    monkeypatch.setattr("dgn.priors.hub.load_biggan", load)
-    with pytest.raises(DgnError, match="files of prior 'biggan' lack 'z_dim'"):
-        dgn.load_prior("biggan", weights=tmp_path)
+
+def test_what_files_lack_is_not_taken_for_an_option() -> None:
+    with pytest.raises(DgnError, match="files of prior 'module' lack 'z_dim'"):
+        dgn.load_prior("module", module=Lacking(), options={"code_shape": [5]})
 
 
 def test_one_by_name_and_configuration(network: Network) -> None:

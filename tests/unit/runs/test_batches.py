@@ -16,7 +16,7 @@ from dgn.synthesis.plan import plan
 
 def test_batches_up_to_the_first_gap(tmp_path: Path) -> None:
     network = dgn.Network(SmallCNN().eval(), 16, class_names=list("abcde"))
-    job = plan(network, ["a", "b", "c"], PixelPrior(16), steps=1, batch=1, frames=2)
+    job = plan(network, ["a", "b", "c"], PixelPrior(16), steps=1, batch=1).keeping(2)
     parts = Parts(tmp_path, "pixel", "key")
     for first, piece in enumerate(job.pieces()):
         parts.write(first, piece, [{"unit": "abc"[first]}])
