@@ -90,7 +90,7 @@ def _with_a_map(network: Network, layer: str) -> str:
     if len(network.layer_shape(layer)) > 1:
         return layer
     for name, shape in reversed(network.layers.items()):
-        if len(shape) == 3:
+        if len(shape) == 3 and name not in network.derived:
             with suppress(DgnError):  # one whose axes can't be told is passed over
                 if math.prod(network.layout(name).positions) > 1:
                     return name
