@@ -109,9 +109,10 @@ class Layout:
     def cells(self, maps: Tensor) -> Tensor | None:
         """The cells of the grid, row by row, ``[N, C, h * w]``, of canonical outputs ``[N, C, *places]`` at any input
         size; None where there is no grid."""
-        grid, flat = self.grid, maps.flatten(2)
+        grid = self.grid
         if grid is None:
             return None
+        flat = maps.flatten(2)
         after = 0 if len(self.positions) == 2 else self.positions[0] - grid.first - grid.cells
         return flat[:, :, grid.first : flat.shape[2] - after]
 
