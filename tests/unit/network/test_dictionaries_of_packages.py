@@ -28,10 +28,10 @@ def package(name: str) -> Any:
     plt = importlib.import_module("matplotlib.pyplot")
     colormaps = importlib.import_module("matplotlib").colormaps
     plt.cm.get_cmap = colormaps.get_cmap  # gone since 3.9; overcomplete 0.3 calls it when it is imported
-    if name.startswith("dictionary_learning") and importlib.util.find_spec("nnsight") is None:
-        sys.modules["nnsight"] = types.SimpleNamespace(
-            LanguageModel=object
-        )  # its buffers of language models ask for it
+    if name.startswith("dictionary_learning") and "nnsight" not in sys.modules:
+        pytest.importorskip("einops")
+        if importlib.util.find_spec("nnsight") is None:  # which only its buffers of language models use
+            sys.modules["nnsight"] = types.SimpleNamespace(LanguageModel=object)  # type: ignore[assignment]
     return pytest.importorskip(name, exc_type=ImportError)
 
 
