@@ -60,7 +60,7 @@ def read_encoder(tensors: Tensors, config: Mapping[str, Any]) -> Encoder:
     if "W_enc" in tensors:
         jumps = tensors.get("threshold")
         return Encoder(
-            _of(tensors, "W_enc").T, tensors.get("b_enc"), tensors.get("b_dec"),
+            _of(tensors, "W_enc").t(), tensors.get("b_enc"), tensors.get("b_dec"),
             threshold=jumps, activation=None if jumps is None else "jumprelu",
         )  # fmt: skip
     if "encoder.weight" in tensors:
@@ -82,7 +82,7 @@ def _sae_lens(tensors: Tensors, config: Mapping[str, Any]) -> Encoder:
         "ViT-Prisma" if "vit_model_cfg" in config or "HookedViT" in str(config.get("model_class_name")) else "SAELens"
     )
     encoder = Encoder(
-        _of(tensors, "W_enc").T, tensors.get("b_enc"),
+        _of(tensors, "W_enc").t(), tensors.get("b_enc"),
         _of(tensors, "b_dec") if config.get("apply_b_dec_to_input", True) else None,
         normalize="expected_average_only_in" if normalize is True else str(normalize), package=package,
     )  # fmt: skip
@@ -119,7 +119,7 @@ def _dictionary_learning(tensors: Tensors, trainer: Mapping[str, Any]) -> Encode
     if kind not in makers:
         raise DgnError(f"dictionary-learning's {kind} can't be read: {', '.join(makers)} can")
     stacked = "W_enc" in tensors
-    weight = _of(tensors, "W_enc").T if stacked else _of(tensors, "encoder.weight")
+    weight = _of(tensors, "W_enc").t() if stacked else _of(tensors, "encoder.weight")
     bias = tensors.get("b_enc" if stacked else "encoder.bias")
     return makers[kind](Encoder(weight, bias, tensors.get("b_dec"), package="dictionary-learning"))
 

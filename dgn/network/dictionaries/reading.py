@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dgn.errors import DgnError, nearest
+from dgn.errors import DgnError, first_line, nearest
 from dgn.files.storage import digest, read_notes
 from dgn.files.weights import read_weights
 from dgn.network.derived import Derived
@@ -69,6 +69,8 @@ class DictionaryFile:
             return self._as_told(encoder, notes), encoder
         except DgnError as error:
             raise DgnError(f"dictionary {str(self.file)!r}: {error}") from error
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:  # shapes, a configuration's values
+            raise DgnError(f"dictionary {str(self.file)!r} makes no sense: {first_line(error)}") from error
 
     def _as_told(self, encoder: Encoder, notes: Mapping[str, str]) -> Dictionary:
         """What the user said counts before the file, and a ``.safetensors`` file's notes where its format is silent."""

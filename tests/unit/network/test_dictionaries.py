@@ -211,6 +211,10 @@ def test_other_files(network: dgn.Network, parts: dict[str, Tensor], tmp_path: P
     for file, says in [("legacy.pt", "are not opened"), ("other.pt", "no known dictionary"), ("ae.pt", "config.json")]:
         with pytest.raises(dgn.DgnError, match=says):
             network.with_dictionary("sae", "0", tmp_path / file)
+    for wrong in ({"b_dec": torch.zeros(C + 1)}, {"W_enc": torch.zeros(F)}, {"b_enc": torch.zeros(1, F)}):
+        save_file({**parts, **wrong}, tmp_path / "wrong.safetensors")
+        with pytest.raises(dgn.DgnError, match=r"makes no sense|has weights"):
+            network.with_dictionary("sae", "0", tmp_path / "wrong.safetensors", activation="relu")
     save_file(parts, tmp_path / "sae.safetensors")
     more = network.with_dictionary("sae", "0", tmp_path / "sae.safetensors", activation="relu")
     with pytest.raises(dgn.DgnError, match="'sae' is computed from '0'"):
