@@ -41,6 +41,11 @@ convergence() { figure convergence; }
 start() { figure start "figure.images=[$PHOTOS/balloon.webp]" figure.unit=jellyfish; }
 priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,zebra,strawberry,school bus,volcano]' 'figure.title=" "'; }
 
+latents() { # of a dictionary that benchmarks/dictionary.py has trained; not among those that are made unasked
+    figure latents "network.dictionaries.sae={layer:blocks.4,file:${SAE:-runs/sae.safetensors}}" "data.root=$PHOTOS" \
+        'figure.units=[sae:198@max,sae:919@max,sae:186@max,sae:337@max,sae:512@max,sae:571@max,sae:629@max,sae:417@max]' 'figure.title=" "'
+}
+
 examples() {
     dgn examples "data.root=$PHOTOS" "units=[espresso,daisy,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
     show "$OUT/examples/examples.png" examples

@@ -33,6 +33,8 @@ class ReceptiveFields:
         Raises:
             DgnError: a layer without a grid of positions.
         """
+        if layer in self.network.derived:  # of one place of the layer below it
+            layer = self.network.derived[layer].layer
         layout = self.network.layout(layer)
         if layout.grid is None:
             raise DgnError(f"layer {layer!r} ({layout.kind}) has no grid of positions, so no receptive fields")

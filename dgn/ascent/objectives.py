@@ -122,7 +122,7 @@ def _with_a_map(network: Network, layer: str) -> str:
     if len(network.layer_shape(layer)) > 1:
         return layer
     for name, shape in reversed(network.layers.items()):
-        if len(shape) == 3 and has_places(network, name):
+        if len(shape) == 3 and name not in network.derived and has_places(network, name):
             return name
     return layer
 

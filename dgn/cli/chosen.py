@@ -23,6 +23,7 @@ from dgn.cli.tracking import check_mode
 from dgn.cli.trust import build_functions, build_module
 from dgn.errors import DgnError, nearest
 from dgn.images.fit import canvas_size, parse_size
+from dgn.network.dictionaries.reading import DictionaryFile, told_file
 from dgn.network.facts import FACTS
 from dgn.network.network import Network
 from dgn.network.sources import load_network
@@ -42,6 +43,8 @@ def network_key(chosen: Any, device: str) -> str:
     """Changes whenever another network is meant, or a file that it is read from has changed."""
     facts = network_facts(chosen)
     files = [chosen.name, chosen.weights, facts["classes"] if isinstance(facts["classes"], str) else None]
+    for name, told in (facts["dictionaries"] or {}).items():
+        files += DictionaryFile(**told_file(name, told)).files()
     return json.dumps([files, facts, device, [stamp(file) for file in files]], default=str)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from dgn.cli.chosen import LOOKED_AT, choose_priors
 from dgn.cli.data import counting, look_through, open_data, paths
 from dgn.cli.manifest import warn
 from dgn.drawing.charts import Lines
+from dgn.drawing.heat import overlay
 from dgn.drawing.matrix import Matrix
 from dgn.errors import DgnError
 from dgn.images.fit import Sight
@@ -76,6 +78,13 @@ class Studio:
             one.check()
         return data.tensors([example.index for one in found for example in one.top]), [one.top for one in found]
 
+    def shown(self, image: Tensor, unit: Any, entry: dict[str, Any]) -> Tensor | Image.Image:
+        """An image, or with ``ablate`` what the unit loses when a part of it is covered, laid over it."""
+        if not entry.get("ablate"):
+            return image
+        one = ablate(self.network, image, unit, batch=min(int(self.config.batch), LOOKED_AT))
+        return overlay(one.image, one.heat)
+
     def images(self, sight: Sight) -> list[tuple[str, Tensor]]:
         """The images that the figure is about, as they are to be seen, by their names."""
         given = paths(self.values.get("images"))
@@ -92,17 +101,21 @@ def _matrix(studio: Studio) -> Made:
     columns = [unit.name for unit in parse_units(units, studio.network)] if units else [""] * across
     matrix = Matrix(list(entries), columns)
 
-    def put(row: int, column: int, image: Tensor, facts: dict[str, Any]) -> None:
-        matrix.pictures[row, column], matrix.captions[row, column] = to_image(image), f"{facts['activation']:.1f}"
+    def put(row: int, column: int, image: Tensor | Image.Image, facts: dict[str, Any]) -> None:
+        matrix.pictures[row, column] = to_image(image) if isinstance(image, Tensor) else image
+        matrix.captions[row, column] = f"{facts['activation']:.1f}"
         table.append({"row": matrix.rows[row], **facts})
 
     for row, (label, entry) in enumerate(entries.items()):
         own = entry.get("units") or units
         if entry.get("examples"):
-            for column, (square, (best, *_)) in enumerate(zip(*studio.best_examples(own, 1), strict=True)):
-                put(row, column, square, {
-                    "unit": columns[column], "prior": "real", "seed": "", "activation": round(best.activation, 5),
-                    "example": best.name,
+            rank = int(entry["examples"])
+            squares, found = studio.best_examples(own, rank)
+            for column, (square, best) in enumerate(zip(squares.split(rank), found, strict=True)):
+                one = best[-1]
+                put(row, column, studio.shown(square[-1], own[column], entry), {
+                    "unit": columns[column], "prior": "real", "seed": "", "activation": round(one.activation, 5),
+                    "example": one.name,
                 })  # fmt: skip
             continue
         for result, rows in studio.climb(label, entry, own):

@@ -69,6 +69,8 @@ class NetworkConfig:
         scores: what its outputs are: logits of one class (``softmax``) or of labels (``sigmoid``), ``probabilities``
             or ``none``.
         axes: which axis of a layer is its features, ``{PATTERN: AXES}``, where that can't be found out.
+        dictionaries: further layers of latents, ``NAME={layer:LAYER,file:FILE}``; also ``activation``, ``k``,
+            ``threshold``, ``normalize`` and ``center``, where the file doesn't say them.
     """
 
     name: str = "efficientnet_lite0"
@@ -81,6 +83,7 @@ class NetworkConfig:
     fit: str | None = None
     scores: str | None = None
     axes: Any = None
+    dictionaries: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

@@ -48,9 +48,11 @@ def warn(manifest: dict[str, Any], lines: Sequence[str]) -> None:
 
 def new_manifest(verb: str, device: str, network: Network, **more: Any) -> dict[str, Any]:
     """What every job's manifest says at its start."""
+    weights = {"network": digest(network.module.state_dict())}
+    weights |= {f"network.dictionaries.{name}": layer.digest for name, layer in network.derived.items() if layer.digest}
     return {
         "verb": verb, "status": "running", "started": now(), **surroundings(), "overrides": overrides(),
-        "device": device, "network": network.name, "weights": {"network": digest(network.module.state_dict())},
+        "device": device, "network": network.name, "weights": weights,
         "input": described(network), "assumed": assumptions(network), "warnings": [], **more,
     }  # fmt: skip
 

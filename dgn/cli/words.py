@@ -22,6 +22,9 @@ TAKE_A_WORD = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "
 PATHS = ("start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep")
 """Keys whose values are files or folders that are there."""
 
+OPEN = ("network.dictionaries.",)
+"""Beginnings of keys whose last part is a name of one's own: Hydra alone would want ``+`` before them."""
+
 INSTEAD = {
     "hydra.mode": "-m runs a sweep, and a command without it one job",
     "hydra.run.dir": "Hydra would write into it whatever lies there; out= gives the folder of a run",
@@ -31,13 +34,15 @@ INSTEAD = {
 
 
 def positional(verb: str, words: list[str]) -> list[str]:
-    """Run folders and a figure's name in their plain form, as overrides.
+    """Run folders and a figure's name in their plain form, as overrides; further entries of :data:`OPEN` with Hydra's
+    ``++``.
 
     Moves ``-m`` to the front: argparse rejects overrides after it where others stand before it.
     """
     for flag in ("-m", "--multirun"):
         if flag in words:
             words = [flag, *(word for word in words if word != flag)]
+    words = [f"++{word}" if word.startswith(OPEN) else word for word in words]
     if verb == "figure":
         words = [re.sub(r"^name=", "figure=", word) for word in words]
     plain = [word for word in overrides_in(words) if _is_bare(word)]

@@ -26,11 +26,17 @@ class Derived:
         layer: of the module, which it is made from.
         compute: ``[N, C, *places] -> [N, features, *places]``, differentiable; each place for itself.
         features: how many it has.
+        words: what it is, as ``dgn units`` says it.
+        about: the same with what a manifest should know, too.
+        digest: changes with what it computes; "": not known.
     """
 
     layer: str
     compute: Callable[[Tensor], Tensor]
     features: int
+    words: str = ""
+    about: str = ""
+    digest: str = ""
 
     def seen(self, base: Layout) -> Seen:
         """Its tensor: features first, then the places of the layer that it is made from."""
@@ -41,9 +47,10 @@ class Derived:
         return Layout(self.seen(base), 0, base.grid)
 
     def of(self, base: Layout, output: Tensor) -> Tensor:
-        """``[N, features, *places]`` from the layer's own output, as the forward pass gives it."""
+        """``[N, features, *places]`` from the layer's own output, as the forward pass gives it; in float32 always."""
         samples = output.shape[base.seen.batch] // base.seen.windows
-        return self.compute(base.canonical(output, samples).float())
+        with torch.autocast(output.device.type, enabled=False):
+            return self.compute(base.canonical(output, samples).float())
 
 
 def check_name(name: str, taken: Mapping[str, object]) -> None:
@@ -52,6 +59,12 @@ def check_name(name: str, taken: Mapping[str, object]) -> None:
         raise DgnError(f"no layer can be called {name!r}: expected a letter, then letters, digits, '_', '.' and '-'")
     if name in taken:
         raise DgnError(f"{name!r} is a layer of the network already: give it another name")
+
+
+def check_base(layer: str, layers: Mapping[str, Derived]) -> None:
+    """Raise :class:`DgnError` where a layer is itself computed from another."""
+    if layer in layers:
+        raise DgnError(f"layer {layer!r} is computed from {layers[layer].layer!r}: nothing can be computed from it")
 
 
 def to(layers: Mapping[str, Derived], device: torch.device | str) -> None:

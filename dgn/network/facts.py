@@ -15,7 +15,7 @@ from dgn.errors import DgnError, first_line
 if TYPE_CHECKING:
     from dgn.network.network import Network
 
-FACTS = ("input_size", "mean", "std", "range", "classes", "fit", "scores", "axes")
+FACTS = ("input_size", "mean", "std", "range", "classes", "fit", "scores", "axes", "dictionaries")
 """What can be told of any network."""
 
 
@@ -87,8 +87,9 @@ def described(network: Network) -> dict[str, Any]:
         "input_size": list(network.input_size), "mean": list(network.mean), "std": list(network.std),
         "range": network.range, "fit": network.fit, "classes": len(network.class_names) or None,
         "scores": network.scores, "axes": network.axes or None, "channels": network.channels,
+        "dictionaries": {name: layer.about for name, layer in network.derived.items() if layer.about} or None,
     }  # fmt: skip
-    sources = {"channels": network.origins.get("mean", "assumed"), **network.origins}
+    sources = {"dictionaries": "given", "channels": network.origins.get("mean", "assumed"), **network.origins}
     return {
         name: {"value": value, "source": sources.get(name, "assumed")}
         for name, value in values.items() if value is not None
@@ -101,7 +102,9 @@ def told(network: Network) -> dict[str, Any]:
         "mean": network.mean, "std": network.std, "fit": network.fit, "scores": network.told_scores,
         "classes": network.class_names, "axes": network.axes,
     }  # fmt: skip
-    return {name: value for name, value in values.items() if network.origins.get(name) == "given"}
+    given = {name: value for name, value in values.items() if network.origins.get(name) == "given"}
+    derived = {name: (layer.layer, layer.digest) for name, layer in network.derived.items() if layer.digest}
+    return {**given, "derived": derived} if derived else given
 
 
 def summary(network: Network) -> list[str]:
@@ -113,6 +116,8 @@ def summary(network: Network) -> list[str]:
             value = " x ".join(map(str, value))
         elif isinstance(value, list):
             value = ", ".join(f"{number:g}" for number in value)
+        elif name == "dictionaries":
+            value = "; ".join(f"{called}, {about}" for called, about in value.items())
         lines.append(f"{name}: {value} ({fact['source']})")
     return lines
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from dgn.errors import DgnError, first_line, one_of
 from dgn.guest import guest
 from dgn.network import adapt, derived
 from dgn.network.derived import Derived
+from dgn.network.dictionaries.reading import DictionaryFile, told_file
 from dgn.network.fast.fused import FusedCopies
 from dgn.network.frozen import Fit, FrozenModule, kept
 from dgn.network.layers import read_layers, unread
@@ -120,12 +122,22 @@ class Network(FrozenModule):
 
     def derive(self, name: str, layer: Derived) -> Network:
         """The same network with a further layer of that name, which is computed from one that it has."""
+        derived.check_base(layer.layer, self.derived)
         self.layout(layer.layer)
         derived.check_name(name, {**self._modules, **self.layers})
         view = copy.copy(self)
+        derived.to({name: layer}, self.device)
         view.derived = {**self.derived, name: layer}
         vars(view).pop("layers", None)
         return view
+
+    @guest
+    def with_dictionary(self, name: str, layer: str, file: str | Path, **told: Any) -> Network:
+        """The same network with the latents of a dictionary, a sparse autoencoder say, as a further layer of that name.
+        ``told`` and errors: see :class:`dgn.network.dictionaries.reading.DictionaryFile`."""
+        asked = DictionaryFile(**told_file(name, {"layer": layer, "file": file, **told}))
+        derived.check_base(layer, self.derived)
+        return self.derive(name, asked.over(name, self.layout(layer).count))
 
     def apart(self) -> Network:
         """The same network for a question that must leave no trace: its module is a copy that shares the parameters, so
@@ -227,10 +239,6 @@ class Network(FrozenModule):
         return self._original or self
 
     @kept
-    def _modules(self) -> dict[str, nn.Module]:
-        return {name: part for name, part in adapt.parts(self.module).items() if name}
-
-    @kept
     @guest
     def survey(self) -> Survey:
         """What each layer gives, at this input size. A copy is asked, for some modules change when they are called."""
@@ -245,10 +253,8 @@ class Network(FrozenModule):
         except DgnError:
             raise
         except Exception as error:
-            height, width = self.input_size
-            raise DgnError(
-                f"network {self.name!r} failed on an image of {height} x {width} px: {first_line(error)}"
-            ) from error
+            size = " x ".join(map(str, self.input_size))
+            raise DgnError(f"network {self.name!r} failed on an image of {size} px: {first_line(error)}") from error
 
     @kept
     def layers(self) -> dict[str, tuple[int, ...]]:
@@ -278,10 +284,6 @@ class Network(FrozenModule):
         copied = self.apart()
         size = (self.channels, *self.input_size)
         return Layouts(copied._modules, self.survey.layers, self.axes, copied._show, size)
-
-    def _show(self, images: Tensor) -> Any:
-        with self.turn:
-            return self.module(self.normalised(images.to(self.device)))
 
     def takes(self, size: int) -> bool:
         """Whether the module can see images of that size, see :meth:`at`; exported programs, for one, often can't."""

@@ -16,6 +16,7 @@ from dgn.errors import DgnError, first_line, nearest
 from dgn.files.storage import read_tensors
 from dgn.files.weights import Weights, read_weights
 from dgn.guest import guest, need_network
+from dgn.network.dictionaries.reading import told_file
 from dgn.network.facts import check_classes, read_classes
 from dgn.network.fitting import Build, fill
 from dgn.network.network import Network
@@ -42,6 +43,7 @@ def load_network(
     fit: str | None = None,
     scores: str | None = None,
     axes: Mapping[str, str] | None = None,
+    dictionaries: Mapping[str, Mapping[str, Any]] | None = None,
     device: torch.device | str = "cpu",
     trust: bool = False,
 ) -> Network:
@@ -57,6 +59,8 @@ def load_network(
         input_size: height and width in pixels, where it should differ from the network's own.
         mean, std, range, fit, scores, axes: see :class:`dgn.Network`; None: as the library says.
         classes: names of the outputs, or a file of them; see :func:`dgn.network.facts.read_classes`.
+        dictionaries: further layers of latents, by name; each a mapping with ``layer`` and ``file``, and what else
+            :meth:`dgn.Network.with_dictionary` takes.
         device: where to run.
         trust: whether a ``.pt2`` may be opened, which is a program that can do anything.
 
@@ -90,6 +94,8 @@ def load_network(
     network.origins = origins
     if classes is not None:
         check_classes(network)
+    for called, told in (dictionaries or {}).items():
+        network = network.with_dictionary(called, **told_file(called, told))
     return network.to(device)
 
 

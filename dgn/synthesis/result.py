@@ -80,13 +80,15 @@ class Synthesis(Shown):
         lines = list(self.notes)
         # Of a row that never changes, penalties or an encoder may have moved the code nevertheless.
         still = (self.history == self.history[:1]).all(0).tolist()
-        for unit, seed, step, same in zip(self.units, self.seeds, self.frozen_at.tolist(), still, strict=True):
+        rows = zip(self.units, self.seeds, self.frozen_at.tolist(), still, self.activations.tolist(), strict=True)
+        for unit, seed, step, same, activation in rows:
             who = f"{unit.name} (seed {seed}, {self.prior})"
             if step >= 0:
                 line = f"{who} froze at step {step}: its gradient was zero or not finite"
                 lines.append(line + (SILENT if step <= 1 else ""))
             elif same and len(self.history) > (ROUNDED if self.settings.precision == "bf16" else 1):
-                lines.append(f"{who} never changed in {len(self.history)} steps{SILENT}")
+                what = "never changed" if activation else "never fired"
+                lines.append(f"{who} {what} in {len(self.history)} steps{SILENT}")
         return lines
 
 

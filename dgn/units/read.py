@@ -76,12 +76,15 @@ class Reader:
         """A direction's product with a layer of one sample."""
         layout = self.network.layout(term.layer)
         maps = output.movedim(layout.features, 0) if layout.shape else output[None]
-        values = _at_position(maps, term.position, layout).float()
-        dot = (values * vector).sum()
+        if term.position == "max":  # of the products, not each feature's own
+            values = _cells(maps, layout).float()
+        else:
+            values = _at_position(maps, term.position, layout).float()[:, None]
+        dot = (values * vector[:, None]).sum(0)
         if term.cosine:
-            cosine = dot / (values.norm() * vector.norm()).clamp(min=1e-12)
+            cosine = dot / (values.norm(dim=0) * vector.norm()).clamp(min=1e-12)
             dot = dot * cosine.clamp(min=0.1) ** term.cosine
-        return dot
+        return dot.amax()
 
 
 class BatchReader:
@@ -138,10 +141,18 @@ class BatchReader:
         return values, peaks
 
 
+def _cells(values: Tensor, layout: Layout) -> Tensor:
+    """``[N, *places]`` at the cells of the layer's grid (no class token); without a grid, at all: ``[N, P]``."""
+    cells = layout.cells(values[:, None])
+    return values.flatten(1) if cells is None else cells[:, 0]
+
+
 def _at_position(values: Tensor, position: Position, layout: Layout) -> Tensor:
-    """``[N, *places]`` at a position, or averaged over all of them: ``[N]``."""
+    """``[N, *places]`` at a position, the largest of them, or averaged over all: ``[N]``."""
     if values.dim() == 1:
         return values
+    if position == "max":
+        return _cells(values, layout).amax(1)  # shared evenly among equals, as those of a latent that is silent
     if position is None:
         return values.float().flatten(1).mean(1)  # a mean in half precision would be one of 256 steps
     at: tuple[Any, ...] = (slice(None), *layout.where(position, values.shape[1:]))

@@ -34,7 +34,8 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
     Args:
         specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
             ``LAYER:INDEX@center`` for one position of a map or of the tokens' grid (without it the mean over all
-            positions), ``LAYER:INDEX@I`` for one position of a sequence or one token; ``LAYER:*`` for the mean
+            positions), ``LAYER:INDEX@max`` for the largest over all positions (of tokens, over the grid),
+            ``LAYER:INDEX@I`` for one position of a sequence or one token; ``LAYER:*`` for the mean
             square over a whole layer; ``log(UNIT)`` and ``p(UNIT)`` for the log-probability and the probability of a
             unit among all of its layer (a softmax; of the output, what :attr:`dgn.Network.scores` says);
             ``LAYER:FILE.safetensors`` or ``LAYER:FILE.safetensors^2`` for a
@@ -216,15 +217,15 @@ def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
         return layer, int(number), _parse_position(where)
     except ValueError:
         raise DgnError(
-            f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X, LAYER:INDEX@I or LAYER:INDEX@center"
+            f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X, LAYER:INDEX@I, LAYER:INDEX@center or LAYER:INDEX@max"
         ) from None
 
 
 def _parse_position(text: str) -> Position:
     if not text:
         return None
-    if text == "center":
-        return "center"
+    if text in ("center", "max"):
+        return text  # type: ignore[return-value]
     return tuple(int(part) for part in text.split(","))
 
 

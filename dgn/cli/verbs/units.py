@@ -23,7 +23,7 @@ def run(config: Any) -> None:
         for index, name in found:
             print(f"{index:5d}  {name}")
         return
-    network.layouts.ask(network.layers)
+    network.layouts.ask(layer for layer in network.layers if layer not in network.derived)
     width = max(len(layer) for layer in network.layers)
     rows = [(layer, list(shape), _kind(layer, network)) for layer, shape in network.layers.items()]
     shapes = max(len(str(shape)) for _, shape, _ in rows)
@@ -38,6 +38,8 @@ def _kind(layer: str, network: Network) -> str:
         words = network.layout(layer).kind
     except DgnError:
         words = "its features can't be told from its places: give network.axes"
+    if layer in network.derived:
+        return ", ".join(filter(None, (words, network.derived[layer].words)))
     seen = network.seen(layer)
     calls = network.survey.calls.get(seen.module, 1)
     if layer == OUTPUT and seen.path:

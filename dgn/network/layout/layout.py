@@ -11,7 +11,7 @@ from torch import Tensor
 from dgn.errors import DgnError
 from dgn.network.layout.survey import Seen
 
-Position = tuple[int, ...] | Literal["center"] | None
+Position = tuple[int, ...] | Literal["center", "max"] | None
 
 
 @dataclass(frozen=True)
@@ -93,10 +93,10 @@ class Layout:
         """The index of a position among the axes of places.
 
         Args:
-            position: as a unit has it, not None.
+            position: as a unit has it; neither None nor ``max``, which are no single one.
             places: sizes of the axes where the network sees images of another size: the same part of the image.
         """
-        assert position is not None
+        assert position is not None and position != "max"
         own, now, grid = self.positions, tuple(self.positions if places is None else places), self.grid
         if grid is not None and (position == "center" or len(position) == 2):
             height, width = self._grid_of(grid, now)
@@ -107,14 +107,18 @@ class Layout:
         return _moved(position, own, now)
 
     def cells(self, maps: Tensor) -> Tensor | None:
-        """The cells of the grid, row by row, ``[N, C, h * w]``, of canonical outputs ``[N, C, *places]`` at its own
-        input size; None where there is no grid."""
+        """The cells of the grid, row by row, ``[N, C, h * w]``, of canonical outputs ``[N, C, *places]`` at any input
+        size; None where there is no grid."""
         grid = self.grid
-        return None if grid is None else maps.flatten(2)[:, :, grid.first : grid.first + grid.cells]
+        if grid is None:
+            return None
+        flat = maps.flatten(2)
+        after = 0 if len(self.positions) == 2 else self.positions[0] - grid.first - grid.cells
+        return flat[:, :, grid.first : flat.shape[2] - after]
 
     def cell_of(self, position: Position) -> int | None:
         """The cell of the grid, counted row by row, that a position is; None where it is none."""
-        if self.grid is None or position is None:
+        if self.grid is None or position in (None, "max"):
             return None
         where = self.where(position)
         cell = where[0] * self.grid.width + where[1] if len(where) == 2 else where[0] - self.grid.first
@@ -137,6 +141,8 @@ class Layout:
         asked = position if isinstance(position, str) else ",".join(map(str, position))
         if not self.positions:
             raise DgnError(f"{where} has no positions: leave out @{asked}")
+        if position == "max":
+            return
         if position == "center":
             if self.seen.windows > 1 or (self.grid is None and len(self.positions) == 2):
                 raise DgnError(f"{where} has no grid of positions ({self.kind}): leave out @center")

@@ -360,7 +360,7 @@ def test_dead_units_get_advice(cnn: SmallCNN) -> None:
     job = {"prior": PixelPrior(16), "penalties": ["lp"]}
     moved = dgn.synthesize(Network(dead, 16), ["late:3", 0], steps=5, precision="fp32", **job)
     (line,) = moved.warnings
-    assert line.startswith("late:3 (seed 0, pixel) never changed in 5 steps; it may be dead")
+    assert line.startswith("late:3 (seed 0, pixel) never fired in 5 steps; it may be dead")
     # In bf16 a few steps may be too little to be seen.
     for steps, lines in ((5, 0), (25, 1)):
         assert len(dgn.synthesize(Network(dead, 16), "late:3", steps=steps, precision="bf16", **job).warnings) == lines
@@ -368,4 +368,4 @@ def test_dead_units_get_advice(cnn: SmallCNN) -> None:
     pulled = dgn.synthesize(
         Network(dead, 16), "late:3", prior=prior, ascent="ppgn", epsilon1=0.5, steps=5, precision="fp32"
     )
-    assert "never changed in 5 steps" in pulled.warnings[0]
+    assert "never fired in 5 steps" in pulled.warnings[0]
