@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dgn.analysis.ablation import Ablation as Ablation
     from dgn.analysis.ablation import ablate as ablate
+    from dgn.analysis.concepts import Concept as Concept
+    from dgn.analysis.concepts import concept as concept
     from dgn.analysis.examples import find_examples as find_examples
     from dgn.analysis.facets import Facets as Facets
     from dgn.analysis.facets import find_facets as find_facets
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.ablation": ("Ablation", "ablate"),
+    "analysis.concepts": ("Concept", "concept"),
     "analysis.examples": ("find_examples",),
     "analysis.facets": ("Facets", "find_facets"),
     "analysis.results": ("Examples",),
