@@ -283,6 +283,14 @@ def test_inputs_of_what_is_fused() -> None:
     assert fused == [True, False, False, True, True]
 
 
+def test_what_comes_first(network: dgn.Network) -> None:
+    order = ["patch_embed", "blocks.0.input", "blocks.0.attn.proj.input", "blocks.0.attn.proj", "blocks.0.attn",
+             "blocks.0", "blocks.1.attn", "output"]  # fmt: skip
+    depths = [network.depth(layer) for layer in order]
+    assert depths == sorted(set(depths)) and network.depth("blocks.0.attn.head1") == depths[2]
+    assert network.depth("blocks.0.attn.attn_drop") == network.depth("blocks.0.attn")
+
+
 def test_errors_say_what_there_is(network: dgn.Network) -> None:
     mixed = dgn.Network(Mixed(), 8)
     for which, unit, line in (
@@ -300,3 +308,41 @@ def test_errors_say_what_there_is(network: dgn.Network) -> None:
     ):
         with pytest.raises(DgnError, match=line):
             dgn.parse_units(unit, which)
+
+
+def transformer(kind: str) -> nn.Module:
+    """A small random model of Hugging Face's transformers: 4 x 4 patches, two blocks, four heads of eight features."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 64, "patch_size": 16,
+        **({"mlp_ratio": 2} if kind.startswith("Dinov2") else {"intermediate_size": 64}),
+    }  # fmt: skip
+    torch.manual_seed(7)
+    model: nn.Module = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**sizes))
+    return model.eval()
+
+
+@pytest.mark.needs("transformers")
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "tokens"),
+    [("ViT", "class"), ("CLIPVision", "class"), ("Dinov2WithRegisters", "class + 4 registers")],
+)
+def test_transformers(kind: str, tokens: str, images: Tensor) -> None:
+    module: Any = transformer(kind)
+    network = dgn.Network(module, 64)
+    heads = network.heads[1]
+    projection, name = heads.layer.removesuffix(".input"), heads.attention
+    read = network.features(images, [heads.layer, f"{name}.head3", f"{name}.output.1"])
+    mixed = taken(module, projection, images)
+    torch.testing.assert_close(read[heads.layer], mixed)
+    torch.testing.assert_close(read[f"{name}.head3"], mixed[..., 24:].movedim(-1, 1))
+    assert network.layout(heads.layer).kind == f"tokens, {tokens} + 4 x 4" and heads.count == 4
+    assert module.config._attn_implementation == "sdpa"  # the caller's stays fused
+    module.set_attn_implementation("eager")
+    found: list[Tensor] = []
+    module.get_submodule(name).register_forward_hook(lambda _part, _given, output: found.append(output[1]))
+    module((images - 0.5) / 0.5)
+    torch.testing.assert_close(read[f"{name}.output.1"], found[0])
+    assert network.layout(f"{name}.output.1").kind == "array"
