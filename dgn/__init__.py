@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from dgn.analysis.ablation import Ablation as Ablation
     from dgn.analysis.ablation import ablate as ablate
     from dgn.analysis.alignment import align as align
+    from dgn.analysis.concepts import Concept as Concept
+    from dgn.analysis.concepts import concept as concept
     from dgn.analysis.examples import find_examples as find_examples
     from dgn.analysis.facets import Facets as Facets
     from dgn.analysis.facets import find_facets as find_facets
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis.ablation": ("Ablation", "ablate"),
     "analysis.alignment": ("align",),
+    "analysis.concepts": ("Concept", "concept"),
     "analysis.examples": ("find_examples",),
     "analysis.facets": ("Facets", "find_facets"),
     "analysis.results": ("Examples",),

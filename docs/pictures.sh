@@ -62,6 +62,15 @@ facets() {
     show "$OUT/facets/facets.png" facets
 }
 
+concept() { # a direction from photographs, and what it wants to see
+    buildings=$(printf ',%s' "$PHOTOS"/church-*.webp "$PHOTOS"/dome-*.webp)
+    others=$(printf ",$PHOTOS/%s.webp" daisy-1 daisy-2 daisy-3 espresso-1 espresso-2 guitar-1 guitar-2 zebra strawberry flamingo monarch)
+    dgn concept layer=blocks.4 "positives=[${buildings#,}]" "negatives=[${others#,}]" tracking=off "out=$OUT/concept"
+    show "$OUT/concept/concept.png" concept
+    (cd "$OUT" && dgn synthesize units=[blocks.4:concept/direction.safetensors] prior=dgn seeds=4 tracking=off out=concept_synthesis)
+    show "$OUT/concept_synthesis/grid.png" concept_synthesis
+}
+
 gallery() { # of the run that grid has made
     [ -f "$OUT/grid/index.html" ] || grid
     chromium --headless --no-sandbox --hide-scrollbars --window-size=1100,760 --virtual-time-budget=4000 \
@@ -106,5 +115,5 @@ nbformat.write(notebook, sys.argv[1])
 END
 }
 
-[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets tour
+[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets concept tour
 for name in "$@"; do "$name"; done

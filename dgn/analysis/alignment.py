@@ -101,8 +101,8 @@ def align(
 
 def _stages(network: Network, unit: Unit) -> list[str]:
     """The layers that are aligned by default."""
-    order = [layer for layer in network.layers if layer not in network.derived]
-    upto = order[: max(order.index(layer) for layer in unit.layers if layer in order) + 1]
+    end = max(network.depth(layer) for layer in unit.layers)
+    upto = [layer for layer in network.layers if layer not in network.derived and network.depth(layer) <= end]
     last = {network.layout(layer).positions: layer for layer in upto if has_places(network, layer)}
     if len(last) > 1:
         return list(last.values())[-MOST_LAYERS:]

@@ -68,7 +68,10 @@ class Squares(Dataset[tuple[Tensor, int]]):
 
     def name(self, index: int) -> str:
         """Of an image: its path, or its number in the data set."""
-        return str(index) if self._entries is None else self._entries[index].name
+        if self._entries is not None:
+            return self._entries[index].name
+        listed = self._items[index] if isinstance(self._items, (list, tuple)) else None
+        return str(listed) if isinstance(listed, (str, Path)) else str(index)
 
     def _pixels(self, index: int) -> Tensor:
         if self._entries is None:

@@ -36,8 +36,8 @@ def held(gradient: Tensor, away: Tensor, share: Tensor, accent: float) -> Tensor
 
 def accent_layer(network: Network, layers: Sequence[str]) -> str:
     """The layer whose features are held where none is named: of those with places before the unit's, the middle one."""
-    order = list(network.layers)
-    before = order[: min(order.index(layer) for layer in layers)]
+    first = min(network.depth(layer) for layer in layers)
+    before = [layer for layer in network.layers if layer not in network.derived and network.depth(layer) < first]
     candidates = [layer for layer in before if has_places(network, layer)]
     if not candidates:
         raise DgnError("no layer before the unit's has places: name one in ascent.accent_layer")

@@ -128,6 +128,31 @@ class AblateConfig(JobConfig):
 
 
 @dataclass
+class ConceptConfig(JobConfig):
+    """``dgn concept``.
+
+    Attributes:
+        layer: in whose feature space the direction lies.
+        positives: images that show it: a folder, a tar file, or a list of files.
+        negatives: images that don't, likewise.
+        method: ``mean`` (difference of the groups' means) or ``probe`` (weights of a logistic regression).
+        shuffles: how often the labels are shuffled to see what chance gives; 0: never.
+        batch: images that the network sees together.
+        workers: processes that decode images; 0: none beside this one.
+    """
+
+    verb: str = "concept"
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    layer: str = MISSING
+    positives: Any = MISSING
+    negatives: Any = MISSING
+    method: str = "mean"
+    shuffles: int = 100
+    batch: int = 32
+    workers: int = 0
+
+
+@dataclass
 class FigureConfig(AscentJobConfig):
     """``dgn figure``.
 

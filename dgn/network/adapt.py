@@ -139,6 +139,11 @@ def hook(part: nn.Module, function: Any) -> Any:
     return nn.Module.register_forward_hook(part, function)
 
 
+def before(part: nn.Module, function: Any) -> Any:
+    """A hook that is called before the module, with its arguments and keywords; see :func:`hook`."""
+    return nn.Module.register_forward_pre_hook(part, function, with_kwargs=True)
+
+
 def input_channels(module: nn.Module) -> int:
     """Channels that its first convolution takes; 3 where there is none."""
     for part in module.modules():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,31 +41,66 @@ class Reached(Exception):
     """Raised inside a hook once every layer that was asked for has been read: nothing deeper is computed."""
 
 
+class Call(NamedTuple):
+    """One side of a call of a module.
+
+    Attributes:
+        module: its name; empty: the whole network.
+        number: which of its calls, from 1 on.
+        input: whether it is what goes in; else what comes out.
+    """
+
+    module: str = ""
+    number: int = 1
+    input: bool = False
+
+
 @contextmanager
 def watching(
-    modules: Mapping[str, nn.Module], note: Callable[[str, int, Any], None], notes: dict[Any, Any]
+    modules: Mapping[str, nn.Module],
+    note: Callable[[Call, Any], None],
+    notes: dict[Any, Any],
+    inputs: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[Callable[[], None]]:
-    """While entered, call ``note(name, call, output)`` after each call of these modules, counted from 1 on.
+    """While entered, call ``note(call, output)`` after each call of ``modules``, and before each of ``inputs``, with
+    what goes in (:func:`given`).
 
     Yields:
         A function to call before a forward pass is tried again: it empties the notes, and counting begins anew.
     """
-    calls: Counter[str] = Counter()
+    calls: Counter[tuple[str, bool]] = Counter()
+
+    def number(name: str, going_in: bool, value: Any) -> None:
+        calls[name, going_in] += 1
+        note(Call(name, calls[name, going_in], going_in), value)
+
+    def began(name: str, _module: nn.Module, arguments: Any, keywords: Any) -> None:
+        number(name, True, given(arguments, keywords))
 
     def ended(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
-        calls[name] += 1
-        note(name, calls[name], output)
+        number(name, False, output)
 
     def again() -> None:
         notes.clear()
         calls.clear()
 
     handles = [adapt.hook(module, partial(ended, name)) for name, module in modules.items()]
+    handles += [adapt.before(module, partial(began, name)) for name, module in (inputs or {}).items()]
     try:
         yield again
     finally:
         for handle in handles:
             handle.remove()
+
+
+def given(arguments: Sequence[Any], keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """What a module is called with, by number or keyword: tensors, and containers of these; none twice."""
+    every = {**{str(at): value for at, value in enumerate(arguments)}, **keywords}
+    chosen: dict[str, Any] = {}
+    for key, value in every.items():
+        if isinstance(value, (Tensor, tuple, list, dict)) and not any(value is other for other in chosen.values()):
+            chosen[key] = value
+    return chosen
 
 
 @dataclass

@@ -7,7 +7,7 @@ everything that asks for layers by name work with them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,7 +44,11 @@ class Derived:
 
     def layout(self, base: Layout) -> Layout:
         """The same grid as that layer's."""
-        return Layout(self.seen(base), 0, base.grid)
+        return replace(base, seen=self.seen(base), features=0)
+
+    def shape(self, base: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+        """Its shape where that layer, of this layout, has the shape ``base``."""
+        return (self.features, *(size for axis, size in enumerate(base) if axis != layout.features))
 
     def of(self, base: Layout, output: Tensor) -> Tensor:
         """``[N, features, *places]`` from the layer's own output, as the forward pass gives it; in float32 always."""
@@ -74,16 +78,11 @@ def to(layers: Mapping[str, Derived], device: torch.device | str) -> None:
             layer.compute.to(device)
 
 
-def read(layers: Mapping[str, Derived], asked: Iterable[str]) -> list[str]:
-    """The layers of the module that have to be read for those asked for."""
-    return list(dict.fromkeys(layers[layer].layer if layer in layers else layer for layer in asked))
-
-
 def computed(
-    layers: Mapping[str, Derived], asked: Iterable[str], tensors: Mapping[str, Tensor], layout: Callable[[str], Layout]
+    layers: Mapping[str, Derived], tensors: Mapping[str, Tensor], layout: Callable[[str], Layout]
 ) -> dict[str, Tensor]:
-    """Those of the layers asked for that are derived, from the tensors of the module's layers."""
-    made = {name: layers[name] for name in asked if name in layers and layers[name].layer in tensors}
+    """These layers, from the tensors of the module's layers."""
+    made = {name: layer for name, layer in layers.items() if layer.layer in tensors}
     return {name: layer.of(layout(layer.layer), tensors[layer.layer]) for name, layer in made.items()}
 
 
@@ -96,6 +95,5 @@ def placed(
         every[base] = shape
         for name, layer in layers.items():
             if layer.layer == base:
-                places = [size for axis, size in enumerate(shape) if axis != layout(base).features]
-                every[name] = (layer.features, *places)
+                every[name] = layer.shape(shape, layout(base))
     return every

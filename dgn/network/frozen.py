@@ -137,13 +137,5 @@ class FrozenModule:
             return self.module(self.normalised(images, fit))
         return call(self.module, lambda: self.normalised(images, fit), self._manner, again, self.name)
 
-    def _show(self, images: Tensor) -> Any:
-        with self.turn:
-            return self.module(self.normalised(images.to(self.device)))
-
-    @kept
-    def _modules(self) -> dict[str, nn.Module]:
-        return {name: part for name, part in adapt.parts(self.module).items() if name}
-
     def _grey(self, count: int) -> Tensor:
         return torch.full((count, self.channels, *self.input_size), 0.5, device=self.device)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, nearest
 from dgn.network import adapt
-from dgn.network.calling import Reached, watching
-from dgn.network.layout.survey import OUTPUT, Seen, Survey, pick
+from dgn.network.calling import Call, Reached, watching
+from dgn.network.layout.survey import INPUT, OUTPUT, Seen, Survey, pick, watched
 
 if TYPE_CHECKING:
     from dgn.network.network import Network
@@ -30,36 +30,40 @@ def read_layers(
     ``linked``: see :meth:`dgn.Network.features`.
     """
     tensors: dict[str, Tensor] = {}
-    wanted: dict[tuple[str, int], dict[str, Seen]] = defaultdict(dict)
+    wanted: dict[Call, dict[str, Seen]] = defaultdict(dict)
     for layer, source in sources.items():
-        wanted[source.module, source.call][layer] = source
+        wanted[source.call][layer] = source
 
-    def note(module: str, call: int, output: Any) -> None:
-        here = wanted.get((module, call), {})
+    def note(call: Call, value: Any) -> None:
+        here = wanted.get(call, {})
         last = len(tensors) + len(here) == len(sources)
         for layer, source in here.items():
             with suppress(KeyError):
-                tensor = pick(output, source.path)
+                tensor = pick(value, source.path)
                 # What follows may add to it in place (residual sums do): its values are kept as they are now.
-                tensors[layer] = tensor if last or linked or not module else tensor.clone()
+                tensors[layer] = tensor if last or linked or not call.module else tensor.clone()
         if here and len(tensors) == len(sources):
             raise Reached
 
-    watched = {module: modules[module] for module, _ in wanted if module}
-    with watching(watched, note, tensors) as again, suppress(Reached):
-        note("", 1, run(again))
+    outputs, inputs = watched(modules, sources.values())
+    with watching(outputs, note, tensors, inputs) as again, suppress(Reached):
+        note(Call(), run(again))
     return tensors
 
 
 def unread(layer: str, known: Survey, module: nn.Module, name: str, derived: Iterable[str] = ()) -> str:
     """Why a layer of the network of this name can't be read: it is several tensors, gave none, or is not there."""
     if layer in known.several:
-        parts = ", ".join(f"{part} {list(known.layers[part].shape)}" for part in known.several[layer])
+        parts = ", ".join(f"{part} {list(known.every[part].shape)}" for part in known.several[layer])
         what = "output" if layer == OUTPUT else f"layer {layer!r}"
         return f"the {what} of network {name!r} is several tensors: name one of {parts}"
     if layer == OUTPUT or (layer and layer in adapt.parts(module)):
         return f"layer {layer!r} of network {name!r} gave no tensor in its forward pass"
-    hint = nearest(layer, [*known.layers, *derived])
+    base, _, last = layer.rpartition(".")
+    if last == INPUT and base and base in adapt.parts(module):
+        what = "takes no tensor of the images in" if base in known.calls else "is not called in"
+        return f"module {base!r} of network {name!r} {what} the forward pass"
+    hint = nearest(layer, [*(known.every if INPUT in layer.split(".") else known.layers), *derived])
     if layer and layer in dict(module.named_modules()):
         hint = (
             f"; {layer!r} is inside a TorchScript program, of which the output alone can be read: give the module that "

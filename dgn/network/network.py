@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from dgn.arguments import class_list
-from dgn.errors import DgnError, first_line, one_of
+from dgn.errors import DgnError, one_of
 from dgn.guest import guest
-from dgn.network import adapt, derived
-from dgn.network.derived import Derived
+from dgn.network import derived
 from dgn.network.dictionaries.reading import DictionaryFile, told_file
-from dgn.network.fast.fused import FusedCopies
-from dgn.network.frozen import Fit, FrozenModule, kept
-from dgn.network.layers import read_layers, unread
-from dgn.network.layout.layout import Layout
-from dgn.network.layout.layouts import Layouts
-from dgn.network.layout.survey import OUTPUT, Seen, Survey, survey
+from dgn.network.fast.fused import going_in
+from dgn.network.frozen import Fit, kept
+from dgn.network.layered import Layered
+from dgn.network.layers import read_layers
+from dgn.network.layout.survey import OUTPUT, Seen
 from dgn.network.scores import SCORES, find_scores
 
 
-class Network(FrozenModule):
+class Network(Layered):
     """A frozen copy of a module together with what is needed to show it images.
 
     Args:
@@ -78,9 +75,7 @@ class Network(FrozenModule):
                  "classes": self.class_names or None}  # fmt: skip
         self.origins = dict.fromkeys((fact for fact, value in facts.items() if value is not None), "given")
         """What is ``given`` by the user or ``known`` from a library; all else is ``assumed``."""
-        self.derived: dict[str, Derived] = {}  # layers that are computed from the module's
-        self._fused = FusedCopies()
-        self._original: Network | None = None
+        self._begin()
 
     def __repr__(self) -> str:
         return f"Network({self.name!r}, input_size={self.input_size}, {len(self.class_names)} classes)"
@@ -92,44 +87,10 @@ class Network(FrozenModule):
             self.module.to(device)
             derived.to(self.derived, device)
             self._manner.lay_out(self.module)
-            vars(self).pop("layouts", None)  # it holds a copy, whose buffers are where they were
+            self._copies.clear()  # whose buffers are where they were, and so are those of the next ones
+            for name in ("layouts", "_inside", "_open_view"):
+                vars(self).pop(name, None)
         return self
-
-    def at(self, input_size: int | tuple[int, int]) -> Network:
-        """The same frozen module seen at another input size; the weights are shared.
-
-        Args:
-            input_size: height and width in pixels, or the short side, with the proportions of the network's own input.
-        """
-        if isinstance(input_size, int):
-            short = min(self._root.input_size)
-            height, width = (round(side * input_size / short) for side in self._root.input_size)
-            input_size = (height, width)
-        if self.input_size == input_size:
-            return self
-        view = self._view(input_size=input_size)
-        for found_out in ("layers", "survey", "layouts"):
-            vars(view).pop(found_out, None)
-        return view
-
-    def _view(self, **changes: Any) -> Network:
-        """The same network with these attributes changed."""
-        view = copy.copy(self)
-        vars(view).update(_original=self._root, **changes)
-        if "module" in changes:
-            vars(view).pop("_modules", None)
-        return view
-
-    def derive(self, name: str, layer: Derived) -> Network:
-        """The same network with a further layer of that name, which is computed from one that it has."""
-        derived.check_base(layer.layer, self.derived)
-        self.layout(layer.layer)
-        derived.check_name(name, {**self._modules, **self.layers})
-        view = copy.copy(self)
-        derived.to({name: layer}, self.device)
-        view.derived = {**self.derived, name: layer}
-        vars(view).pop("layers", None)
-        return view
 
     @guest
     def with_dictionary(self, name: str, layer: str, file: str | Path, **told: Any) -> Network:
@@ -138,16 +99,6 @@ class Network(FrozenModule):
         asked = DictionaryFile(**told_file(name, {"layer": layer, "file": file, **told}))
         derived.check_base(layer, self.derived)
         return self.derive(name, asked.over(name, self.layout(layer).count))
-
-    def apart(self) -> Network:
-        """The same network for a question that must leave no trace: its module is a copy that shares the parameters, so
-        that what it keeps between calls stays its own. Itself where the module can't be copied.
-        """
-        shared = {id(parameter): parameter for parameter in self.module.parameters()}
-        try:
-            return self._view(module=adapt.copied(self.module, shared))
-        except Exception:
-            return self
 
     @property
     def scores(self) -> str:
@@ -167,6 +118,12 @@ class Network(FrozenModule):
             return self._original.largest_layer * math.prod(self.input_size) / math.prod(self._original.input_size)
         return max((math.prod(shape) for shape in self.layers.values()), default=1)
 
+    def _sources(self, layers: Sequence[str]) -> dict[str, Seen]:
+        """The tensors of the module that have to be read for these layers, by the layers' names."""
+        made = {layer: made for layer in layers if (made := self._made(layer)) is not None}
+        read = [made[layer].layer if layer in made else layer for layer in layers]
+        return {layer: self.seen(layer) for layer in dict.fromkeys(read)}
+
     @guest
     def fast(self, layers: Sequence[str]) -> Network:
         """The same network for a loop that reads these layers alone: equal within float error, and faster.
@@ -174,9 +131,13 @@ class Network(FrozenModule):
         BatchNorm and activation functions become part of the convolutions before them (:mod:`dgn.network.fast.fused`),
         so that layers other than those asked for may show something else. Itself where that can't be done.
         """
-        parts = [self.seen(layer).module for layer in layers]
+        sources = self._sources(layers)
+        network = self._open_for(sources)
+        if network is not self:
+            return network.fast(layers)
         if not self._manner.last:
             return self  # convolutions that are done here give channels-last outputs
+        parts = [going_in(seen.module) if seen.call.input else seen.module for seen in sources.values()]
         with self.turn:
             module = self._fused.get(self.module, self.normalised(self._grey(1)), parts)
         return self if module is self.module else self._view(module=module, _fast=True)
@@ -188,7 +149,8 @@ class Network(FrozenModule):
 
         Args:
             images: ``[N, C, H, W]`` in [0, 1], any size (not checked: transformed images may leave [0, 1]).
-            layers: module names as ``network.layers`` lists them; ``"output"`` is the final output.
+            layers: module names as ``network.layers`` lists them; ``"output"`` is the final output, ``NAME.input``
+                what goes into a module, ``NAME.head2`` a head of an attention.
             fit: see :meth:`prepare`.
             linked: gradients flow from deeper ones to earlier ones; what follows may then have changed them in place.
 
@@ -198,10 +160,12 @@ class Network(FrozenModule):
         Raises:
             DgnError: unknown layer, or one that gave no tensor.
         """
-        sources = {layer: self.seen(layer) for layer in derived.read(self.derived, layers)}
+        sources = self._sources(layers)
+        network = self._open_for(sources)
         with self.turn:
-            tensors = read_layers(self._modules, sources, lambda again: self._run(images, fit, again), linked)
-        tensors |= derived.computed(self.derived, layers, tensors, self.layout)
+            tensors = read_layers(network._modules, sources, lambda again: network._run(images, fit, again), linked)
+        made = {layer: made for layer in layers if (made := self._made(layer)) is not None}
+        tensors |= derived.computed(made, tensors, self.layout)
         missing = [layer for layer in layers if layer not in tensors]
         if missing:
             raise DgnError(f"layer {missing[0]!r} of network {self.name!r} gave no tensor in its forward pass")
@@ -212,78 +176,9 @@ class Network(FrozenModule):
         read = self.features(images, list(dict.fromkeys(layers)))
         return {layer: self.layout(layer).canonical(output, len(images)) for layer, output in read.items()}
 
-    def map_shape(self, layer: str) -> tuple[int, ...]:
-        """Shape of a layer in :meth:`maps` at this input size, without the samples."""
-        shape, axis = self.layer_shape(layer), self.layout(layer).features
-        return (shape[axis], *shape[:axis], *shape[axis + 1 :]) if shape else (1,)
-
     def __call__(self, images: Tensor, fit: Fit = "resize") -> Tensor:
         """The final output (logits, for a classifier) for images ``[N, C, H, W]`` in [0, 1], see :meth:`prepare`."""
         return self.features(self._checked(images), [OUTPUT], fit)[OUTPUT]
-
-    def seen(self, layer: str) -> Seen:
-        """Which module gives a layer's tensor and when, and the shape that it has at the network's own input size.
-
-        Raises:
-            DgnError: no such layer, with the nearest names; or it is several tensors, with theirs.
-        """
-        if layer in self.derived:
-            return self.derived[layer].seen(self.layout(self.derived[layer].layer))
-        known = self._root.survey
-        if layer not in known.layers:
-            raise DgnError(unread(layer, known, self.module, self.name, self.derived))
-        return known.layers[layer]
-
-    @property
-    def _root(self) -> Network:
-        return self._original or self
-
-    @kept
-    @guest
-    def survey(self) -> Survey:
-        """What each layer gives, at this input size. A copy is asked, for some modules change when they are called."""
-        copied = self.apart()
-
-        def run(count: int, again: Callable[[], object]) -> Any:
-            return copied._run(self._grey(count), "resize", again)
-
-        try:
-            with self.turn:
-                return survey(copied._modules, run, self.class_names)
-        except DgnError:
-            raise
-        except Exception as error:
-            size = " x ".join(map(str, self.input_size))
-            raise DgnError(f"network {self.name!r} failed on an image of {size} px: {first_line(error)}") from error
-
-    @kept
-    def layers(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor that a layer gives, in order of the forward pass, with its shape without the samples' axis.
-
-        Of a module that is called several times, ``NAME.call2`` is what it gives when it is called again; of a call
-        that gives several tensors, each is ``NAME.output.PART``. ``output`` is the final output.
-        """
-        asked = self._root if self.input_size == self._root.input_size else self
-        shapes = {layer: seen.shape for layer, seen in asked.survey.layers.items()}
-        return derived.placed(self.derived, shapes, self.layout)
-
-    def layout(self, layer: str) -> Layout:
-        """Which axes of a layer are its features and its places, at the network's own input size.
-
-        Raises:
-            DgnError: unknown layer, or one whose axes can't be found out.
-        """
-        if layer in self.derived:
-            return self.derived[layer].layout(self.layout(self.derived[layer].layer))
-        self.seen(layer)
-        return self._root.layouts(layer)
-
-    @kept
-    def layouts(self) -> Layouts:
-        """The layouts of its layers, found when they are asked for."""
-        copied = self.apart()
-        size = (self.channels, *self.input_size)
-        return Layouts(copied._modules, self.survey.layers, self.axes, copied._show, size)
 
     def takes(self, size: int) -> bool:
         """Whether the module can see images of that size, see :meth:`at`; exported programs, for one, often can't."""
@@ -296,8 +191,3 @@ class Network(FrozenModule):
         except Exception:  # whatever a module raises at a size that it can't see
             return False
         return True
-
-    def layer_shape(self, layer: str) -> tuple[int, ...]:
-        """Shape of a layer's output without the batch axis; an error with the nearest names for an unknown layer."""
-        self.seen(layer)
-        return self.layers[layer]

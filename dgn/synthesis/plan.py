@@ -243,12 +243,11 @@ def _before_the_code(network: Network, units: list[Unit], prior: Prior) -> list[
     inverts = generator.generator.config if isinstance(generator, GeneratorPrior) else None
     if inverts is None or inverts.network != network.name or inverts.layer not in network.layers:
         return []
-    order = list(network.layers)
-    code = order.index(inverts.layer)
+    code = network.depth(inverts.layer)
     inside = inverts.layer + "."  # parts of the layer itself: the last of them is the code
     early = dict.fromkeys(
         unit.name for unit in units
-        if all(order.index(layer) < code and not layer.startswith(inside) for layer in unit.layers)
+        if all(network.depth(layer) < code and not layer.startswith(inside) for layer in unit.layers)
     )  # fmt: skip
     if not early:
         return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -35,9 +36,10 @@ def parse_units(specs: str | int | Unit | Iterable[str | int | Unit], network: N
         specs: one or several of: a class name or index (of the output layer); ``LAYER:INDEX``; ``LAYER:INDEX@Y,X`` or
             ``LAYER:INDEX@center`` for one position of a map or of the tokens' grid (without it the mean over all
             positions), ``LAYER:INDEX@max`` for the largest over all positions (of tokens, over the grid),
-            ``LAYER:INDEX@I`` for one position of a sequence or one token; ``LAYER:*`` for the mean
-            square over a whole layer; ``log(UNIT)`` and ``p(UNIT)`` for the log-probability and the probability of a
-            unit among all of its layer (a softmax; of the output, what :attr:`dgn.Network.scores` says);
+            ``LAYER:INDEX@I`` for one position of a sequence or one token, ``@cls`` and ``@reg0`` for the
+            class token and the first register; ``LAYER:*`` for the mean square over a whole layer; ``log(UNIT)`` and
+            ``p(UNIT)`` for the log-probability and the probability of a unit among all of its layer (a softmax; of the
+            output, what :attr:`dgn.Network.scores` says);
             ``LAYER:FILE.safetensors`` or ``LAYER:FILE.safetensors^2`` for a
             direction, the file's one vector, times a power of the cosine; weighted sums of these,
             ``0.5*candle + 0.5*convertible - 0.2*lampshade``, with blanks around the signs.
@@ -203,9 +205,9 @@ def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
     if index is not None:
         return OUTPUT, index, None
     if ":" not in text:
-        choices = [*network.class_names, *network.layers]
-        hint = nearest(text, choices)
-        if text in network.layers:
+        hint = nearest(text, [*network.class_names, *network.layers])
+        with suppress(DgnError):
+            network.seen(text)
             hint = f"; {text!r} is a layer, write {text}:INDEX"
         raise DgnError(f"no unit {text!r} in network {network.name!r}{hint}")
     layer, _, rest = text.rpartition(":")
@@ -213,11 +215,13 @@ def _parse_term(text: str, network: Network) -> tuple[str, int, Position]:
     number, _, where = rest.partition("@")
     if number == "*" and not where:
         return layer, WHOLE, None
+    token = network.layout(layer).token(where, f"layer {layer!r}")
     try:
-        return layer, int(number), _parse_position(where)
+        return layer, int(number), token or _parse_position(where)
     except ValueError:
         raise DgnError(
-            f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X, LAYER:INDEX@I, LAYER:INDEX@center or LAYER:INDEX@max"
+            f"unit {text!r} is not LAYER:INDEX, LAYER:INDEX@Y,X, LAYER:INDEX@I, LAYER:INDEX@TOKEN (cls, reg0, ...), "
+            "LAYER:INDEX@center or LAYER:INDEX@max"
         ) from None
 
 

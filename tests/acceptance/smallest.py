@@ -10,6 +10,7 @@ TINY = {
     "facets": [*NETWORK, "prior=pixel", "prior.pixel.size=16", "data.root=pictures", "unit=0",
                "facets=1", "examples=4", "members=2", "components=2", "ascent.steps=1", "layer=output"],
     "ablate": [*NETWORK, "image=pictures/a.png", "unit=0", "size=8", "stride=8", "curve_steps=2"],
+    "concept": [*NETWORK, "layer=output", "positives=pictures/0", "negatives=pictures/1", "shuffles=2"],
     "train": ["data.root=pictures", "training.steps=1", "training.batch=2",
               "training.layer=output"],
     "evaluate": [*NETWORK, "data.root=pictures", "judges=[small.pt2]", "prior=pixel",

@@ -82,6 +82,49 @@ def test_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "another search" in capsys.readouterr().err
 
 
+def test_concept(pictures: Path, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """A direction from two folders; what it prints is a unit."""
+    groups = [f"positives={pictures / 'zebra'}", f"negatives={pictures / 'goldfish'}"]
+    arguments = ["concept", *small, "layer=output", *groups, "shuffles=30", *QUIET]
+    assert main([*arguments, "out=found"]) == 0
+    printed = capsys.readouterr()
+    words, unit = printed.out.splitlines()
+    assert "1 images could not be read: 'broken.png'" in printed.err
+    facts = json.loads(Path("found/manifest.json").read_text())
+    assert facts["status"] == "done" and facts["concept"]["positives"] == facts["concept"]["negatives"] == 6
+    assert f"{facts['concept']['accuracy']:.0%} of held-out images" in words and len(facts["concept"]["chance"]) == 30
+    (vector,) = load_file("found/direction.safetensors").values()
+    assert vector.norm() == pytest.approx(1.0)
+    along = {row["name"]: float(row["along"]) for row in table(Path("found/concept.csv"))}
+    assert len(along) == 12 and Path("found/concept.png").is_file()
+    assert unit == "output:found/direction.safetensors"
+
+
+@pytest.mark.slow
+def test_a_concepts_unit_and_what_is_no_concept(
+    pictures: Path, small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = [f"positives={pictures / 'zebra'}", f"negatives={pictures / 'goldfish'}"]
+    arguments = ["concept", *small, "layer=output", *groups, "shuffles=2", *QUIET]
+    assert main([*arguments, "out=found"]) == 0
+    unit = capsys.readouterr().out.splitlines()[-1]
+    along = {row["name"]: float(row["along"]) for row in table(Path("found/concept.csv"))}
+    image = pictures / "zebra" / "01.png"
+    assert main(["ablate", *small, f"image={image}", f"unit={unit}", "curve_steps=0", "out=needs", *QUIET]) == 0
+    row = table(Path("needs/results.csv"))[0]
+    assert float(row["activation"]) == pytest.approx(along["01.png"], rel=1e-3)
+    for word, line in (
+        ("layer=outptu", "no layer 'outptu'"),
+        ("method=men", "no method 'men'; did you mean 'mean'"),
+        ("negatives=nowhere", "no folder or tar file 'nowhere'"),
+        (f"positives=[{image}]", "positives are 1 different images that can be read, expected at least 2"),
+        (f"negatives={pictures}", "of the positives is also among the negatives"),
+    ):
+        assert main([*arguments, word, "out=wrong"]) == 2, word
+        assert line in capsys.readouterr().err, word
+        assert not Path("wrong").exists()
+
+
 @pytest.mark.slow
 def test_examples_of_several_units(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Patterns, ranges and files as for synthesize."""

@@ -44,6 +44,7 @@ SAME: dict[str, tuple[Callable[..., Any], dict[str, str]]] = {
         {name: name for name in ("facets", "most", "examples", "members", "components", "tsne", "layer", "seed")}
         | {"workers": "data.workers"},
     ),
+    "concept": (dgn.concept, {name: name for name in ("method", "shuffles", "seed", "batch", "workers")}),
     "evaluate": (
         dgn.evaluate,
         {name: name for name in ("units", "classes", "judges", "seed", "seeds", "batch")}

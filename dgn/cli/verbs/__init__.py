@@ -43,6 +43,10 @@ VERBS = {
         "which parts of an image a unit needs", "image",
         ("results.csv", "ablation.pdf", "ablation.png", "curves.png", "images/*--*.png", "images/*--*.csv"),
     ),
+    "concept": Verb(
+        "a direction from images that show something and images that don't, as a unit", "positives",
+        ("direction.safetensors", "concept.csv", "concept.png"),
+    ),
     "train": Verb(
         "train a generator that inverts a layer of a network", "data.root",
         ("state.safetensors", "generator.safetensors", "components.safetensors", "flow.safetensors",

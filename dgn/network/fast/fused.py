@@ -12,24 +12,20 @@ lost; layers that would show it are the *inner* ones of their group, which is le
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from dgn.guest import without_tf32
 from dgn.network import adapt
 from dgn.network.fast.convolution import Activation, Convolution, Once, activation_of, can_be_fast
-
-_READS_VALUES = {"item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "__contains__"}
-"""Calls that give no tensor and yet look at one's values."""
+from dgn.network.fast.uses import uses
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Group:
 
     Attributes:
         conv, norm, act: names of the modules; None where there is none of the kind.
-        inner: layers whose values are lost when the group is fused.
+        inner: layers whose values are lost when the group is fused, outputs and, see :func:`going_in`, inputs.
     """
 
     conv: str
@@ -78,7 +74,7 @@ class FusedCopies:
         Args:
             module: frozen, in evaluation mode.
             image: ``[1, C, H, W]``, as the module wants it.
-            layers: that will be read.
+            layers: modules that will be read, or :func:`going_in` of them.
         """
         parts = list(module.modules())
         if any(part._forward_hooks or part._forward_pre_hooks or part._backward_hooks for part in parts):
@@ -107,32 +103,6 @@ def _signature(module: nn.Module) -> tuple[Any, ...]:
     return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
 
 
-class _Watch(TorchFunctionMode):
-    """Counts, for every tensor of a forward pass, the operations that look at its values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.uses: dict[int, int] = defaultdict(int)
-        self.held: list[Any] = []  # while they live, no two tensors have the same id
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name in _READS_VALUES or any(isinstance(leaf, Tensor) for leaf in tree_leaves(output)):
-            self.use((args, kwargs))
-        self.held.append(output)
-        return output
-
-    def use(self, tree: Any) -> None:
-        """Count a use of each tensor in it."""
-        for leaf in tree_leaves(tree):
-            if isinstance(leaf, Tensor):
-                self.uses[id(leaf)] += 1
-                self.held.append(leaf)
-
-
 @torch.no_grad()
 def find_groups(module: nn.Module, image: Tensor) -> list[Group]:
     """The module's convolutions with the BatchNorms and activation functions that can be made part of them. A copy is
@@ -140,29 +110,32 @@ def find_groups(module: nn.Module, image: Tensor) -> list[Group]:
     """
     try:
         module = _sharing(module)
-        calls, uses = _watch(module, image)
+        found = uses(module, image)
     except Exception:  # it can't be copied or watched: nothing is known of it
         return []
     parts = dict(module.named_modules())
     into: dict[int, list[str]] = defaultdict(list)
     gives: dict[int, set[str]] = defaultdict(set)
+    calls = found.calls
     for name, pairs in calls.items():
         for before, after in pairs:
             into[before].append(name)
             gives[after].add(name)
+    for name, tensor in found.taken:
+        gives[tensor].add(going_in(name))
     groups = []
     for name, pairs in calls.items():
         if len(pairs) != 1 or not can_be_fast(parts[name]):
             continue
         at, lost = pairs[0][1], set()
         norm = act = None
-        if uses[at] == 1:
+        if found.counts[at] == 1:
             norm = next((other for other in into[at] if _folds(parts[other]) and len(calls[other]) == 1), None)
             if norm is not None:
                 lost.add(at)
                 inside = [child for child in calls if child == f"{norm}.act"]  # BatchNorm and activation in one (timm)
                 at = calls[inside[0]][0][0] if inside else calls[norm][0][1]
-        if uses[at] == 1:
+        if found.counts[at] == 1:
             act = next((other for other in into[at] if activation_of(parts[other]) is not None), None)
             if act is not None:
                 lost.add(at)
@@ -171,25 +144,9 @@ def find_groups(module: nn.Module, image: Tensor) -> list[Group]:
     return groups
 
 
-def _watch(module: nn.Module, image: Tensor) -> tuple[dict[str, list[tuple[int, int]]], dict[int, int]]:
-    """Of each module's calls the ids of what went in and came out, and how often each tensor was looked at."""
-    calls: dict[str, list[tuple[int, int]]] = defaultdict(list)
-
-    def note(name: str, _module: nn.Module, inputs: Any, output: Any) -> None:
-        one = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None
-        watch.held.append((inputs, output))
-        calls[name].append((id(one), id(output) if isinstance(output, Tensor) else 0))
-
-    handles = [adapt.hook(part, partial(note, name)) for name, part in adapt.parts(module).items() if name]
-    watch = _Watch()
-    try:
-        with watch:
-            output = module(image)
-    finally:
-        for handle in handles:
-            handle.remove()
-    watch.use(output)
-    return dict(calls), watch.uses
+def going_in(module: str) -> str:
+    """How what goes into a module is called among a group's inner layers: as no module is."""
+    return f"{module} input"
 
 
 def _folds(module: nn.Module) -> bool:

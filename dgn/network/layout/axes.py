@@ -33,29 +33,30 @@ def given_axis(text: str, seen: Seen, layer: str) -> int:
     return axis + (windows and axis >= seen.batch)
 
 
-_KINDS: tuple[tuple[type[nn.Module], str, int], ...] = (
-    (conv._ConvNd, "out_channels", 0),
-    (batchnorm._BatchNorm, "num_features", 0),
-    (instancenorm._InstanceNorm, "num_features", 0),
-    (nn.GroupNorm, "num_channels", 0),
-    (nn.Linear, "out_features", -1),
-    (nn.MultiheadAttention, "embed_dim", -1),
-    (nn.LayerNorm, "normalized_shape", -1),
+_KINDS: tuple[tuple[type[nn.Module], str, str, int], ...] = (
+    (conv._ConvNd, "in_channels", "out_channels", 0),
+    (batchnorm._BatchNorm, "num_features", "num_features", 0),
+    (instancenorm._InstanceNorm, "num_features", "num_features", 0),
+    (nn.GroupNorm, "num_channels", "num_channels", 0),
+    (nn.Linear, "in_features", "out_features", -1),
+    (nn.MultiheadAttention, "embed_dim", "embed_dim", -1),
+    (nn.LayerNorm, "normalized_shape", "normalized_shape", -1),
 )
-"""Types of modules, the attribute that says how many features they have, and the axis on which these are."""
+"""Types of modules, the attributes that say how many features they take and give, and the axis on which these are."""
 
 
-def axis_by_type(module: nn.Module, shape: Sequence[int]) -> int | None:
-    """The axis of the features in ``shape`` that a module's type and weights decide; else None.
+def axis_by_type(module: nn.Module, shape: Sequence[int], going_in: bool = False) -> int | None:
+    """The axis of the features in ``shape`` that a module's type and weights decide, of what it gives or, ``going_in``,
+    of what it takes; else None.
 
     A class that has a forward of its own (timm has convolutions and norms of that kind, some with the channels last) is
     believed as to the number of its features, where one axis alone has that number.
     """
     if len(shape) <= 1:
         return len(shape) - 1
-    for kind, attribute, axis in _KINDS:
+    for kind, takes, gives, axis in _KINDS:
         if isinstance(module, kind):
-            count, usual = getattr(module, attribute), axis % len(shape)
+            count, usual = getattr(module, takes if going_in else gives), axis % len(shape)
             if isinstance(count, tuple):  # a layer norm's
                 count = count[0] if len(count) == 1 else None
             if count is None or (isinstance(module, conv._ConvNd) and len(shape) != len(module.kernel_size) + 1):

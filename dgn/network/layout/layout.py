@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from dgn.errors import DgnError
+from dgn.network.layout.prefix import in_words, is_token
 from dgn.network.layout.survey import Seen
 
 Position = tuple[int, ...] | Literal["center", "max"] | None
@@ -41,11 +42,13 @@ class Layout:
         seen: the tensor, with its shape and the axis of its samples.
         features: the axis of the features in ``shape``; -1 where a sample has one number alone.
         grid: None where there is none.
+        prefix: names of the tokens before the grid, ``cls``, ``reg0``, ...; empty where they aren't known.
     """
 
     seen: Seen
     features: int
     grid: Grid | None = None
+    prefix: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,7 +75,7 @@ class Layout:
             return f"{self.seen.windows} windows"
         if axes == 1 and grid is not None:
             after = self.positions[0] - grid.cells - grid.first
-            parts = [grid.first or "", f"{grid.height} x {grid.width}", after or ""]
+            parts = [in_words(self.prefix) or grid.first or "", f"{grid.height} x {grid.width}", after or ""]
             words = "tokens, " + " + ".join(str(part) for part in parts if part)
         elif axes == 1:
             words = "sequence" if self.features == 0 else "tokens"
@@ -88,6 +91,19 @@ class Layout:
         """A layer's output for so many samples as ``[N, C, *places]``, whatever its own order; a view."""
         output = self.seen.samples_first(output, samples)
         return output[:, None] if output.dim() == 1 else output.movedim(self.features + 1, 1)
+
+    def token(self, name: str, where: str) -> Position:
+        """The position of a token by its name, ``cls``, ``reg0``, ...; None where it is no such name.
+
+        Raises:
+            DgnError: the layer, called ``where``, has no such token.
+        """
+        if not is_token(name):
+            return None
+        if name not in self.prefix:
+            known = f"; it has @{', @'.join(self.prefix)}" if self.prefix else ""
+            raise DgnError(f"{where} ({self.kind}) has no token @{name}{known}")
+        return (self.prefix.index(name),)
 
     def where(self, position: Position, places: Sequence[int] | None = None) -> tuple[int, ...]:
         """The index of a position among the axes of places.

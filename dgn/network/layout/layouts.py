@@ -18,7 +18,7 @@ from dgn.errors import DgnError, first_line
 from dgn.network.layout.axes import axis_by_type, carried_axis, given_axis
 from dgn.network.layout.layout import Grid, Layout
 from dgn.network.layout.places import Places, answers, probe_images
-from dgn.network.layout.survey import Seen
+from dgn.network.layout.survey import INPUT, Seen
 
 _NOTHING = nn.Identity()
 """Stands for the whole network, whose type says nothing."""
@@ -28,10 +28,11 @@ class Layouts:
     """The :class:`Layout` of each layer by its name.
 
     Args:
-        modules, layers: of a network, by name; layers in the order of the forward pass.
+        modules, layers: of a network, by name; layers, inputs too, in the order of the forward pass.
         axes: what the user says of layers, by name or pattern.
         show: gives the network images ``[N, C, H, W]`` in [0, 1].
         size: C, H, W of its images.
+        prefix: what its tokens before those of the image are called, see :func:`dgn.network.layout.prefix.prefix`.
     """
 
     def __init__(
@@ -41,13 +42,16 @@ class Layouts:
         axes: Mapping[str, str],
         show: Callable[[Tensor], Any],
         size: tuple[int, int, int],
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self.modules, self.layers, self.axes, self._show, self.size = modules, layers, axes, show, size
+        self.prefix = prefix
+        self.outputs = {layer: seen for layer, seen in layers.items() if not seen.call.input}
         self._found: dict[str, Layout] = {}
         self._places: dict[str, Places] = {}
         self._typed = {layer: axis for layer in layers if (axis := self._axis_by_type(layer)) is not None}
         self._maps = [
-            (seen.shape[1], seen.shape[2]) for layer, seen in layers.items()
+            (seen.shape[1], seen.shape[2]) for layer, seen in self.outputs.items()
             if len(seen.shape) == 3 and seen.windows == 1 and self._typed.get(layer) == 0
         ]  # fmt: skip
         unused = [pattern for pattern in axes if not any(fnmatchcase(layer, pattern) for layer in layers)]
@@ -63,9 +67,13 @@ class Layouts:
         if layer not in self._found:
             self.ask([layer])
             seen = self.layers[layer]
-            given = next((axes for pattern, axes in self.axes.items() if fnmatchcase(layer, pattern)), None)
+            given = next((axes for pattern, axes in self.axes.items() if _means(pattern, layer, seen)), None)
             axis = self._features(layer) if given is None else given_axis(given, seen, layer)
-            self._found[layer] = Layout(seen, axis, self._grid(layer, axis))
+            # Two axes of one letter are tokens by tokens, as attention's probabilities: no map.
+            grid = None if given and given.upper().count("L") > 1 else self._grid(layer, axis)
+            first = 0 if grid is None else grid.first
+            prefix = self.prefix if len(self.prefix) == first and len(seen.shape) == 2 else ()
+            self._found[layer] = Layout(seen, axis, grid, prefix)
         return self._found[layer]
 
     def ask(self, layers: Iterable[str]) -> None:
@@ -91,7 +99,7 @@ class Layouts:
         seen = self.layers[layer]
         module = self.modules.get(seen.module, _NOTHING)
         inner = int(seen.windows > 1 and seen.batch == 0)  # a module sees a window as a sample
-        axis = axis_by_type(module, seen.shape[inner:])
+        axis = axis_by_type(module, seen.shape[inner:], seen.call.input)
         return None if axis is None else axis + inner
 
     def _needs(self, layer: str) -> bool:
@@ -135,10 +143,11 @@ class Layouts:
         Tokens are sometimes transposed, so that for them only the last layer inside is asked.
         """
         shape, names = self.layers[layer].shape, list(self.layers)
-        if same := {axis for other, axis in self._typed.items() if self.layers[other].shape == shape}:
+        typed = {other: axis for other, axis in self._typed.items() if other in self.outputs}
+        if same := {axis for other, axis in typed.items() if self.layers[other].shape == shape}:
             return next(iter(same)) if len(same) == 1 else None
         earlier = [name for name in names[: names.index(layer)] if len(self.layers[name].shape) > 1]
-        before = next((name for name in reversed(earlier) if name in self._typed), "")
+        before = next((name for name in reversed(earlier) if name in typed), "")
         if not before or (len(shape) <= 2 and not before.startswith(f"{layer}.")):
             return None
         return carried_axis(Layout(self.layers[before], self._typed[before]), shape)
@@ -160,3 +169,8 @@ class Layouts:
         if first in self._places and self.layers[first].shape[0] == places[0]:
             return self._places[first].grids[0]
         return None
+
+
+def _means(pattern: str, layer: str, seen: Seen) -> bool:
+    """Whether the user's pattern is for this layer; what goes into modules is meant only where it says so."""
+    return fnmatchcase(layer, pattern) and (not seen.call.input or INPUT in pattern.split("."))

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgn.network.calling import watching
+from dgn.network.calling import Call, watching
 from dgn.network.layout.layout import Grid
-from dgn.network.layout.survey import Seen, pick
+from dgn.network.layout.survey import Seen, pick, watched
 
 SIDE = 3
 """Parts along the height and the width."""
@@ -58,14 +58,14 @@ def answers(
     """
     by_axis: dict[str, list[Tensor]] = {}
 
-    def note(name: str, call: int, output: Any) -> None:
+    def note(call: Call, value: Any) -> None:
         for layer, seen in layers.items():
-            if (seen.module, seen.call) == (name, call) and len(seen.shape) > 1:
-                by_axis[layer] = _by_axis(pick(output, seen.path), seen, len(images))
+            if seen.call == call and len(seen.shape) > 1:
+                by_axis[layer] = _by_axis(pick(value, seen.path), seen, len(images))
 
-    watched = {name: modules[name] for name in {seen.module for seen in layers.values()} if name}
-    with watching(watched, note, by_axis):
-        note("", 1, show(images))
+    outputs, inputs = watched(modules, layers.values())
+    with watching(outputs, note, by_axis, inputs):
+        note(Call(), show(images))
     return by_axis
 
 

@@ -4,22 +4,28 @@ A layer is named as its module is. Where a module is called several times, ``NAM
 ``NAME.call2`` its second; where a call gives several tensors, each has a name of its own, ``NAME.output.0`` or
 ``NAME.output.logits``. The network's final output is ``output``, and what a container holds ``output.logits`` or
 ``output.0``. Where a module has such a name already, an underscore is added.
+
+What goes into a module is named likewise, ``NAME.input``, ``NAME.input.call2``; of several tensors ``NAME.input.0`` by
+their number among the arguments, or by their keyword.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgn.network.calling import watching
+from dgn.network.calling import Call, watching
 
 OUTPUT = "output"
 """The name under which a network's final output is read."""
+
+INPUT = "input"
+"""What is behind a module's name for what goes into it."""
 
 EACH = "*"
 """In a path: a list with one entry a sample, whose tensors are stacked."""
@@ -37,21 +43,26 @@ Shapes = dict[tuple[str, ...], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Seen:
-    """A tensor that a module gives: where it comes from, its shape without the samples, and their axis.
+    """A tensor that a module gives or takes: where it comes from, its shape without the samples, and their axis.
 
     Attributes:
-        module, call, path: the module's name (empty: the whole), which of its calls, and where in what it gave.
+        call: of which module (the whole network's name is empty), which of its calls, and on which side of it.
+        path: where in what it gave, or took.
         shape: without the axis of the samples; where each sample takes several places on it, they come first.
         batch: the axis of the samples.
         windows: places that each sample takes on that axis, one after the other (windows of a map); 1: none.
     """
 
-    module: str
-    call: int
+    call: Call
     path: tuple[str, ...]
     shape: tuple[int, ...]
     batch: int = 0
     windows: int = 1
+
+    @property
+    def module(self) -> str:
+        """The name of the module that gives or takes it."""
+        return self.call.module
 
     def samples_first(self, output: Tensor, samples: int) -> Tensor:
         """The tensor as ``[N, *shape]`` with N ``samples``; of another input size, with that one's shape. A view."""
@@ -65,14 +76,19 @@ class Survey:
     """Every layer of a module.
 
     Attributes:
-        layers: in the order of the forward pass, the final output last.
+        every: inputs and outputs, in the order of the forward pass, the final output last.
         several: of names that stand for more than one tensor, the names of these.
         calls: how often each module was called.
     """
 
-    layers: dict[str, Seen] = field(default_factory=dict)
+    every: dict[str, Seen] = field(default_factory=dict)
     several: dict[str, list[str]] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> dict[str, Seen]:
+        """The outputs."""
+        return {name: seen for name, seen in self.every.items() if not seen.call.input}
 
 
 def parts_of(output: Any) -> dict[str, Any]:
@@ -103,6 +119,16 @@ def pick(output: Any, path: Sequence[str]) -> Tensor:
     if not isinstance(output, Tensor):
         raise KeyError(".".join(path))
     return output
+
+
+def watched(
+    modules: Mapping[str, nn.Module], sources: Iterable[Seen]
+) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """The modules whose outputs, and those whose inputs, have to be looked at to read these tensors."""
+    calls = {source.call for source in sources if source.module}
+    outputs, inputs = ({call.module: modules[call.module] for call in calls if call.input is side}
+                       for side in (False, True))  # fmt: skip
+    return outputs, inputs
 
 
 def _tensors(output: Any, samples: int, path: tuple[str, ...] = ()) -> Shapes:
@@ -137,39 +163,39 @@ def survey(modules: Mapping[str, nn.Module], show: Show, names: Sequence[str] = 
     except Exception:
         passes = [_record(modules, show, 1)]  # it takes one image at a time, or says what is wrong
     known = Survey()
-    for (name, call), shapes in passes[0].items():
-        known.calls[name] = max(call, known.calls.get(name, 0))
-        tensors = _of_samples(name, call, shapes, [other.get((name, call), {}) for other in passes[1:]])
-        if tensors and name:
-            _name(known, name, call, tensors, modules)
+    for call, shapes in passes[0].items():
+        known.calls[call.module] = max(call.number, known.calls.get(call.module, 0))
+        tensors = _of_samples(call, shapes, [other.get(call, {}) for other in passes[1:]])
+        if tensors and call.module:
+            _name(known, call, tensors, modules)
         elif tensors:
             _name_output(known, tensors, len(names), modules)
     return known
 
 
 @torch.no_grad()
-def _record(modules: Mapping[str, nn.Module], show: Show, samples: int) -> dict[tuple[str, int], Shapes]:
-    """The tensors of each call, by its module and number, in the order in which the calls end."""
-    record: dict[tuple[str, int], Shapes] = {}
+def _record(modules: Mapping[str, nn.Module], show: Show, samples: int) -> dict[Call, Shapes]:
+    """The tensors that go into each call and come out of it, in the order in which it begins or ends."""
+    record: dict[Call, Shapes] = {}
 
-    def note(name: str, call: int, output: Any) -> None:
-        record[name, call] = _tensors(output, samples)
+    def note(call: Call, value: Any) -> None:
+        record[call] = _tensors(value, samples)
 
-    with watching(modules, note, record) as again:
-        note("", 1, show(samples, again))
+    with watching(modules, note, record, inputs=modules) as again:
+        note(Call(), show(samples, again))
     return record
 
 
-def _of_samples(module: str, call: int, shapes: Shapes, others: Sequence[Shapes]) -> list[Seen]:
+def _of_samples(call: Call, shapes: Shapes, others: Sequence[Shapes]) -> list[Seen]:
     """The tensors of one call that follow the number of images on exactly one axis; ``shapes`` are those of the first
     pass, ``others`` of the second, empty where there was one pass with one image.
     """
     tensors = []
     for path, shape in shapes.items():
         if others and (known := _compared(shape, others[0].get(path, ()))):
-            tensors.append(Seen(module, call, path, *known))
+            tensors.append(Seen(call, path, *known))
         elif not others and EACH not in path:
-            tensors.append(Seen(module, call, path, shape[1:]))
+            tensors.append(Seen(call, path, shape[1:]))
     # An entry of a list with one a sample is no tensor of all samples, whatever follows their number in it.
     paths = [tensor.path for tensor in tensors]
     lists = {path[: path.index(EACH)] for path in paths if EACH in path}
@@ -192,16 +218,21 @@ def _compared(shape: tuple[int, ...], other: tuple[int, ...]) -> tuple[tuple[int
     return (*shape[:axis], *([windows] if windows > 1 else []), *shape[axis + 1 :]), axis, windows
 
 
-def _name(known: Survey, module: str, call: int, tensors: list[Seen], modules: Mapping[str, nn.Module]) -> None:
+def _name(known: Survey, call: Call, tensors: list[Seen], modules: Mapping[str, nn.Module]) -> None:
     """A layer's names: its module's for a single tensor of the first call, others for what there is besides.
 
     ``output`` is the network's own; a module named ``output`` is therefore listed as ``output.call1``.
     """
-    name = module if call == 1 and module != OUTPUT else _free(f"{module}.call{call}", modules)
-    if len(tensors) == 1:
-        known.layers[name] = tensors[0]
+    if call.input:
+        name = _free(f"{call.module}.{INPUT}" + (f".call{call.number}" if call.number > 1 else ""), modules)
+    elif call.number == 1 and call.module != OUTPUT:
+        name = call.module
     else:
-        _name_parts(known, name, tensors, f"{name}.{OUTPUT}", modules)
+        name = _free(f"{call.module}.call{call.number}", modules)
+    if len(tensors) == 1:
+        known.every[name] = tensors[0]
+    else:
+        _name_parts(known, name, tensors, name if call.input else f"{name}.{OUTPUT}", modules)
 
 
 def _free(name: str, modules: Mapping[str, nn.Module]) -> str:
@@ -218,7 +249,7 @@ def _name_output(known: Survey, tensors: list[Seen], classes: int, modules: Mapp
     fitting = [tensor for tensor in rows if tensor.shape[0] == classes] if classes else []
     chosen = next((choice for choice in (tensors, fitting, rows) if len(choice) == 1), None)
     if chosen:
-        known.layers[OUTPUT] = chosen[0]
+        known.every[OUTPUT] = chosen[0]
         del known.several[OUTPUT]
 
 
@@ -226,5 +257,5 @@ def _name_parts(known: Survey, name: str, tensors: list[Seen], stem: str, module
     """Names for several tensors, from their paths."""
     paths = [".".join(key for key in tensor.path if key != EACH) for tensor in tensors]
     parts = {_free(f"{stem}.{path}", modules): tensor for path, tensor in zip(paths, tensors, strict=True)}
-    known.layers |= parts
+    known.every |= parts
     known.several[name] = list(parts)

@@ -53,7 +53,7 @@ def test_tokens_keep_their_grid() -> None:
     timm = pytest.importorskip("timm")
     vit = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1)
     network = dgn.Network(vit, 32).derive("part", Derived("blocks.0", lambda maps: maps[:, :5], 5))
-    assert network.layers["part"] == (5, 5) and network.layout("part").kind == "tokens, 1 + 2 x 2"
+    assert network.layers["part"] == (5, 5) and network.layout("part").kind == "tokens, class + 2 x 2"
     read = network.features(torch.rand(2, 3, 32, 32), ["part", "blocks.0"])
     assert torch.equal(read["part"], read["blocks.0"][..., :5].transpose(1, 2))
 

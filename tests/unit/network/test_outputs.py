@@ -214,7 +214,7 @@ def test_modules_that_are_called_as_outputs_are() -> None:
     torch.testing.assert_close(read["output"], 2 * read["output.call1"])
     assert list(network.layers)[-1] == "output"
     both = network.features(images, ["again.call2", "again.call2_", "again.first.call2"])
-    assert network.seen("again.call2").module == "again.call2" and network.seen("again.call2_").call == 2
+    assert network.seen("again.call2").module == "again.call2" and network.seen("again.call2_").call.number == 2
     torch.testing.assert_close(both["again.call2_"], both["again.first.call2"].relu())
     with pytest.raises(DgnError, match=r"several tensors: name one of output\.0 \[6\], output\.1 \[6\]"):
         parse_units("1", Network(Shadows(several=True), 8))

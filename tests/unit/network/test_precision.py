@@ -216,7 +216,7 @@ def test_likeness_is_measured_in_float32(network: Network) -> None:
     settings = AscentSettings(precision="bf16", diversity=2.0, diversity_layer="late")
     objective = Objective(network, units, range(3), settings, CPU)
     x = 0.5 + 0.01 * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    _, climbed = objective(x, x, x)
+    climbed = objective(x, x, x).climbed
     with autocast(CPU, "bf16"):
         features = objective.network.features(x, objective.layers)
     assert features["late"].dtype == torch.bfloat16
