@@ -59,6 +59,15 @@ def test_what_goes_into_a_module(vit: nn.Module, network: dgn.Network, images: T
         assert kind == ("vector" if name == "head" else "tokens, class + 2 registers + 4 x 4"), name
 
 
+def test_tokens_stand_where_their_names_say(network: dgn.Network, vit: Any, images: Tensor) -> None:
+    tokens = network.features(images, ["pos_drop"])["pos_drop"]
+    parameters = {"cls": vit.cls_token[0, 0], "reg0": vit.reg_token[0, 0], "reg1": vit.reg_token[0, 1]}
+    for name, parameter in parameters.items():
+        (unit,) = dgn.parse_units(f"pos_drop:7@{name}", network)
+        (at,) = unit.terms[0].position  # type: ignore[misc]
+        torch.testing.assert_close(tokens[0, at], parameter + vit.pos_embed[0, at])
+
+
 def test_nothing_behind_it_is_computed(network: dgn.Network, images: Tensor) -> None:
     called: list[str] = []
     for name in ("blocks.1.attn.qkv", "blocks.1.attn.proj", "blocks.1.mlp"):
