@@ -15,6 +15,7 @@ from dgn.errors import DgnError, first_line, one_of
 from dgn.guest import guest
 from dgn.network import adapt, derived
 from dgn.network.derived import Derived
+from dgn.network.facts import Targets
 from dgn.network.fast.fused import FusedCopies
 from dgn.network.frozen import Fit, FrozenModule, kept
 from dgn.network.layers import read_layers, unread
@@ -76,6 +77,7 @@ class Network(FrozenModule):
                  "classes": self.class_names or None}  # fmt: skip
         self.origins = dict.fromkeys((fact for fact, value in facts.items() if value is not None), "given")
         """What is ``given`` by the user or ``known`` from a library; all else is ``assumed``."""
+        self.targets = Targets()  # texts and images with which its outputs are cosines
         self.derived: dict[str, Derived] = {}  # layers that are computed from the module's
         self._fused = FusedCopies()
         self._original: Network | None = None
