@@ -41,6 +41,13 @@ convergence() { figure convergence; }
 start() { figure start "figure.images=[$PHOTOS/balloon.webp]" figure.unit=jellyfish; }
 priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,zebra,strawberry,school bus,volcano]' 'figure.title=" "'; }
 
+likeness() { # the photographs above what was made
+    set -- lighthouse flamingo fire-engine espresso-1 dome-1
+    files=$(printf ",$PHOTOS/%s.webp" "$@") && units=$(printf ',%s' "$@")
+    dgn synthesize prior=dgn "network.images=[${files#,}]" "units=[${units#,}]" seeds=2 tracking=off "out=$OUT/likeness"
+    show "$OUT/likeness/grid.png" likeness
+}
+
 examples() {
     dgn examples "data.root=$PHOTOS" "units=[espresso,daisy,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
     show "$OUT/examples/examples.png" examples
@@ -101,5 +108,5 @@ nbformat.write(notebook, sys.argv[1])
 END
 }
 
-[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets tour
+[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors likeness examples ablation facets tour
 for name in "$@"; do "$name"; done

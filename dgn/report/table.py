@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dgn.drawing.letters import number
 from dgn.drawing.matrix import Cell
 from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
@@ -61,7 +62,7 @@ def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suff
     """
     cells = []
     for row in rows:
-        caption = f"{float(row['activation']):.1f}"
+        caption = number(float(row["activation"]))
         if row["probability"] not in ("", None):
             caption += f", p {float(row['probability']):.2f}"
         label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"

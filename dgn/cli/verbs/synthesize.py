@@ -23,6 +23,7 @@ from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import open_job, tracked
 from dgn.cli.tracking import Tracker
 from dgn.cli.trust import build_units
+from dgn.drawing.letters import number
 from dgn.drawing.matrix import Cell, grid
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
@@ -214,7 +215,7 @@ def _write_pictures(folder: Run, part: Part) -> None:
         name = f"trajectory/{Path(row['image']).name}"
         if not folder.holds(name):
             cells = [
-                Cell(f"step {step}", row["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+                Cell(f"step {step}", row["prior"], to_image(frame[index]), number(float(value[index])))
                 for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
             ]
             title = f"{row['unit']}, seed {row['seed']}"

@@ -87,11 +87,9 @@ def imagenet_class_names() -> tuple[str, ...]:
     return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def no_download(name: str, error: Exception) -> DgnError:
-    """The line about weights that the library could not get."""
-    return DgnError(
-        f"the weights of {name!r} could not be had ({first_line(error)}); give weights=PATH or weights=none"
-    )
+def no_download(name: str, error: Exception, instead: str = "weights=PATH or weights=none") -> DgnError:
+    """The line about weights that the library could not get, and what can be given instead."""
+    return DgnError(f"the weights of {name!r} could not be had ({first_line(error)}); give {instead}")
 
 
 def filled(build: Build, read: Weights, name: str) -> tuple[nn.Module, tuple[str, ...]]:

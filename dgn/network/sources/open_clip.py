@@ -26,22 +26,20 @@ def from_open_clip(name: str, *, weights: str | None) -> Known:
     Args:
         name: ``MODEL``, whose weights are the first in the package's list for it; ``MODEL/TAG``; or a folder, or
             ``hf-hub:OWNER/NAME``, in the layout of its repositories: ``open_clip_config.json`` beside the weights.
-        weights: None for those, which the package may download; ``"none"``; or a file of a state dict.
+        weights: None for those, which the package may download; ``"none"``; or a file of a state dict, whose images are
+            normalised as those of the tag, else of the first.
 
     Raises:
         DgnError: the package is not there, an unknown model or tag (with the nearest), weights that don't fit.
     """
     library = package("open_clip", "clip")
     chosen: dict[str, Any]
-    repository = name.startswith("hf-hub:") or (Path(name) / CONFIG).is_file()
-    if repository:
+    if name.startswith("hf-hub:") or (Path(name) / CONFIG).is_file():
         source = name if name.startswith("hf-hub:") else f"local-dir:{name}"
         called, chosen = f"open_clip/{Path(name).name}", {"load_weights": weights is None}
     else:
-        source, tag = _model_and_tag(library, name, weights)
+        source, tag, chosen = _published(library, name, weights)
         called = f"open_clip/{source}" + (f"/{tag}" if tag else "")
-        quick = bool(tag and library.get_pretrained_cfg(source, tag).get("quick_gelu"))
-        chosen = {"pretrained": tag, "force_quick_gelu": quick}
     try:
         with quiet():
             model = library.create_model(
@@ -60,8 +58,8 @@ def from_open_clip(name: str, *, weights: str | None) -> Known:
     return Known(_tower(model), facts, text=_text_tower(library, model.eval(), source, called))
 
 
-def _model_and_tag(library: Any, name: str, weights: str | None) -> tuple[str, str | None]:
-    """A model of the package, and of which weights: None for none."""
+def _published(library: Any, name: str, weights: str | None) -> tuple[str, str | None, dict[str, Any]]:
+    """A model of the package's list, of which weights (None: of none in particular), and how it is then made."""
     model, _, tag = name.partition("/")
     if model not in library.list_models():
         hint = nearest(model, library.list_models())
@@ -69,11 +67,15 @@ def _model_and_tag(library: Any, name: str, weights: str | None) -> tuple[str, s
     tags = library.list_pretrained_tags_by_model(model)
     if tag and tag not in tags:
         raise DgnError(f"open_clip has no weights {tag!r} of {model!r}{nearest(tag, tags) or f'; it has {tags}'}")
-    if weights is not None:
-        return model, None
-    if not tags:
+    if weights is None and not tags:
         raise DgnError(f"open_clip has no weights of {model!r}: give network.weights=FILE or none")
-    return model, tag or tags[0]
+    first = tag or (tags[0] if tags else "")
+    own = library.get_pretrained_cfg(model, first) if first else {}
+    tag = first if weights is None else tag
+    return model, tag or None, {
+        "pretrained": tag if weights is None else None, "force_quick_gelu": bool(tag and own.get("quick_gelu")),
+        "force_preprocess_cfg": {key: own[key] for key in ("mean", "std", "resize_mode") if key in own},
+    }  # fmt: skip
 
 
 def _tower(model: Any) -> nn.Module:

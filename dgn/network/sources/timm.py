@@ -8,6 +8,9 @@ from dgn.errors import DgnError, nearest
 from dgn.files.weights import read_weights
 from dgn.network.sources.known import Known, class_count, filled, imagenet_class_names, no_download
 
+_EMBEDDED = (512, 640, 768, 1024, 1152, 1280)
+"""Outputs of image towers (CLIP's and the like); no classifier whose weights timm 1.0 publishes has so many."""
+
 
 def from_timm(name: str, *, weights: str | None) -> Known:
     """A network of timm; by default with the library's own weights, which it may download.
@@ -32,6 +35,7 @@ def from_timm(name: str, *, weights: str | None) -> Known:
     setting = {**module.pretrained_cfg, **(read.config.get("pretrained_cfg", {}) if read else {})}
     mean, std = (tuple(setting[key])[: setting["input_size"][0]] for key in ("mean", "std"))
     facts = {"input_size": setting["input_size"], "mean": mean, "std": std, "classes": names}
-    if not getattr(module, "num_classes", 1):  # its output is an embedding
+    outputs = getattr(module, "num_classes", None)
+    if not names and (outputs == 0 or (outputs in _EMBEDDED and outputs == module.pretrained_cfg.get("num_classes"))):
         facts["scores"] = "none"
     return Known(module, facts, classifier=bool(names))

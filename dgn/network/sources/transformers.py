@@ -36,6 +36,9 @@ def from_transformers(name: str, *, weights: str | None) -> Known:
     with quiet(), _without_bars(library) if Path(name).is_dir() else nullcontext():
         try:
             config = library.AutoConfig.from_pretrained(name)
+        except Exception as error:
+            raise no_download(f"transformers/{name}", error, "transformers/FOLDER of save_pretrained") from error
+        try:
             model, pooled = _model(library, name, config, weights)
         except DgnError:
             raise

@@ -106,6 +106,30 @@ def test_a_siglip_of_open_clip(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("open_clip")
+@pytest.mark.parametrize(
+    ("name", "mean", "fit"),
+    [
+        ("RN50", 0.48145466, "crop"), ("ViT-B-16-SigLIP", 0.5, "stretch"), ("MobileCLIP-S1", 0.0, "crop"),
+        ("ViT-B-32/openai", 0.48145466, "crop"),
+    ],
+)  # fmt: skip
+def test_published_models_see_images_as_they_were_trained(name: str, mean: float, fit: str) -> None:
+    """Random ones, too: a file of weights alone does not say it."""
+    network = dgn.load_network(f"open_clip/{name}", weights="none")
+    assert network.mean[0] == pytest.approx(mean) and network.fit == fit and network.name == f"open_clip/{name}"
+    assert network(torch.rand(1, 3, 32, 32)).dim() == 2
+    assert ("QuickGELU" in str(network.module)) == name.endswith("/openai")
+
+
+@pytest.mark.slow
+def test_image_towers_of_timm_give_embeddings() -> None:
+    """CLIP's projection is timm's head: its outputs are no classes; a model fine-tuned on ImageNet's has these."""
+    tower = dgn.load_network("timm/resnet50_clip.openai", weights="none")
+    assert tower.layers["output"] == (1024,) and tower.scores == "none" and tower.mean[0] == pytest.approx(0.48145466)
+    assert dgn.load_network("timm/test_vit", weights="none").scores == "softmax"
+
+
+@pytest.mark.needs("open_clip")
 def test_climbing_a_text_raises_its_cosine(clip: tuple[Path, Any]) -> None:
     network = dgn.load_network(f"open_clip/{clip[0]}", texts=TEXTS)
     result = dgn.synthesize(network, TEXTS[:2], prior="pixel", steps=15, rule="adam")
