@@ -33,7 +33,7 @@ from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.report.gallery import write_page
-from dgn.report.table import grid_cells, result_rows
+from dgn.report.table import grid_cells, result_rows, target_cells
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
 from dgn.runs.past import read_run
@@ -184,7 +184,8 @@ class _Job:
         )  # fmt: skip
         folder.write_table(self.rows)
         title = f"What units of {self.network.name} want to see"
-        cells = grid_cells(folder.folder, self.rows, len(self.manifest["seeds"]))
+        seeds = len(self.manifest["seeds"])
+        cells = [*target_cells(self.network, self.rows), *grid_cells(folder.folder, self.rows, seeds)]
         tracker.picture("grid", folder.write_picture("grid.png", grid(cells, title)))  # by its thread, beside the rest
         tracker.table("results", self.rows, folder.folder, pictures={"picture": "image"})
         summary = summarise(self.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 import dgn
 from dgn.cli.main import main
 from dgn.errors import DgnError
+from dgn.images.reading import read_image
 from dgn.network.facts import assumptions, described
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
@@ -336,3 +338,17 @@ def test_commands(clip: tuple[Path, Any], tmp_path: Path, capsys: pytest.Capture
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["input"]["texts"] == {"value": ["a photo of a dog"], "source": "given"}
     assert manifest["input"]["images"] == {"value": [f"{tmp_path}/my picture.png"], "source": "given"}
+
+
+@pytest.mark.needs("open_clip")
+def test_a_run_tells_the_probability_among_the_texts(clip: tuple[Path, Any], tmp_path: Path) -> None:
+    """That of the zero-shot classifier, as computed by hand from the picture that the run wrote."""
+    words = ["network=custom", f"network.name=open_clip/{clip[0]}", f"network.texts=[{TEXTS[0]},{TEXTS[1]}]"]
+    job = ["prior=pixel", "ascent.steps=5", f"units=[{TEXTS[1]}]", "tracking=off", f"out={tmp_path / 'run'}"]
+    assert main(["synthesize", *words, *job]) == 0
+    (row,) = csv.DictReader((tmp_path / "run" / "results.csv").open(newline=""))
+    network = dgn.load_network(f"open_clip/{clip[0]}", texts=TEXTS[:2])
+    cosines = network(read_image(tmp_path / "run" / row["image"])[None])
+    probability = (cosines * clip[1].logit_scale.detach().exp()).softmax(1)[0, 1]
+    assert float(row["activation"]) == pytest.approx(float(cosines[0, 1]), abs=0.01)
+    assert float(row["probability"]) == pytest.approx(float(probability), abs=0.01)

@@ -25,6 +25,7 @@ from dgn.network.network import Network
 from dgn.network.scores import log_probabilities
 from dgn.network.sources.known import Known, TextTower
 from dgn.network.targets import embed, read_texts, scores_of, towards
+from dgn.report.table import target_cells
 
 CLIP = TextTower(lambda texts: torch.rand(len(texts), 3), lambda text: False, "softmax", 100.0, 0.0)
 SIGLIP = TextTower(CLIP.embed, CLIP.cut, "sigmoid", 10.0, -5.0)
@@ -53,6 +54,8 @@ def test_images_are_directions_in_what_the_last_layer_reads(tmp_path: Path) -> N
     torch.testing.assert_close(near(images), pooled @ pooled.T)
     units = dgn.parse_units(["the other", "1", "0.5*one + 0.5*the other"], near)
     assert units[0].terms == units[1].terms and len(units[2].terms) == 2
+    (cell,) = target_cells(near, [{"unit": "the other"}, {"unit": "late:3"}])
+    assert cell.unit == "the other" and cell.image.size == (16, 16)
     fast = near.fast(["output"])
     assert fast.module is not near.module
     torch.testing.assert_close(fast(images), near(images))
