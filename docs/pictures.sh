@@ -46,6 +46,13 @@ latents() { # of a dictionary that benchmarks/dictionary.py has trained; not amo
         'figure.units=[sae:198@max,sae:919@max,sae:186@max,sae:337@max,sae:512@max,sae:571@max,sae:629@max,sae:417@max]' 'figure.title=" "'
 }
 
+likeness() { # the photographs above what was made
+    set -- lighthouse flamingo fire-engine espresso-1 dome-1
+    files=$(printf ",$PHOTOS/%s.webp" "$@") && units=$(printf ',%s' "$@")
+    dgn synthesize prior=dgn "network.images=[${files#,}]" "units=[${units#,}]" seeds=2 tracking=off "out=$OUT/likeness"
+    show "$OUT/likeness/grid.png" likeness
+}
+
 examples() {
     dgn examples "data.root=$PHOTOS" "units=[espresso,daisy,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
     show "$OUT/examples/examples.png" examples
@@ -115,5 +122,5 @@ nbformat.write(notebook, sys.argv[1])
 END
 }
 
-[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors examples ablation facets concept tour
+[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors likeness examples ablation facets concept tour
 for name in "$@"; do "$name"; done

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dgn.ascent.resolve import choose_ascent
 from dgn.ascent.settings import AscentSettings
-from dgn.cli.changes import stamp
+from dgn.cli.changes import stamp, stamps
 from dgn.cli.groups import PriorConfig
 from dgn.cli.manifest import plain
 from dgn.cli.tracking import check_mode
@@ -45,7 +45,12 @@ def network_key(chosen: Any, device: str) -> str:
     files = [chosen.name, chosen.weights, facts["classes"] if isinstance(facts["classes"], str) else None]
     for name, told in (facts["dictionaries"] or {}).items():
         files += DictionaryFile(**told_file(name, told)).files()
-    return json.dumps([files, facts, device, [stamp(file) for file in files]], default=str)
+    named = [str(text) for key in ("texts", "images") for text in _listed(facts[key])]
+    return json.dumps([files, facts, device, [stamp(file) for file in files], stamps(named)], default=str)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def load_chosen(chosen: Any, device: str = "cpu", *, trust: bool) -> Network:

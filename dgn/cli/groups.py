@@ -58,7 +58,8 @@ class NetworkConfig:
     """The network under study; see ``dgn.load_network``.
 
     Attributes:
-        name: ``efficientnet_lite0``, ``torchvision/NAME``, ``timm/NAME`` or the path of an exported program.
+        name: ``efficientnet_lite0``, ``torchvision/NAME``, ``timm/NAME``, ``open_clip/NAME``, ``transformers/NAME`` or
+            the path of an exported program.
         weights: a file or folder of weights, or ``none`` for random ones. null: the library's pretrained ones.
         input_size: pixels, one number or ``[H, W]``. null: the network's own, as for all that follow.
         mean: of its normalisation, a number or one a channel.
@@ -71,6 +72,8 @@ class NetworkConfig:
         axes: which axis of a layer is its features, ``{PATTERN: AXES}``, where that can't be found out.
         dictionaries: further layers of latents, ``NAME={layer:LAYER,file:FILE}``; also ``activation``, ``k``,
             ``threshold``, ``normalize`` and ``center``, where the file doesn't say them.
+        texts: a list or ``@FILE``: the outputs are the cosines with them, by the model's own text tower.
+        images: a list of files: the outputs are the cosines with how the network sees them.
     """
 
     name: str = "efficientnet_lite0"
@@ -84,6 +87,8 @@ class NetworkConfig:
     scores: str | None = None
     axes: Any = None
     dictionaries: dict[str, Any] = field(default_factory=dict)
+    texts: Any = None
+    images: Any = None
 
 
 @dataclass

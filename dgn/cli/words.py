@@ -13,13 +13,19 @@ from dgn.cli.compose import expanded
 from dgn.cli.verbs import VERBS
 from dgn.errors import DgnError, first_line, nearest
 
-LISTS = ("units", "image", "runs", "prior", "judges", "kinds", "figure.units", "figure.images")
+LISTS = (
+    "units", "image", "runs", "prior", "judges", "kinds", "figure.units", "figure.images", "network.texts",
+    "network.images",
+)  # fmt: skip
 """Keys that take several values in one job."""
 
 TAKE_A_WORD = {"--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c"}
 """Hydra's flags that are followed by a word which is no override."""
 
-PATHS = ("start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep")
+PATHS = (
+    "start", "image", "figure.images", "data.root", "data.photos", "data.training", "run", "runs", "sweep",
+    "network.images",
+)  # fmt: skip
 """Keys whose values are files or folders that are there."""
 
 OPEN = ("network.dictionaries.",)

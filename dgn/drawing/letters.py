@@ -12,6 +12,11 @@ LEADING = 1.25 / 72
 """Inches from line to line, a point of the letters' size."""
 
 
+def number(value: float) -> str:
+    """With one decimal; two below 1, as cosines are."""
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2f}"
+
+
 def tall(texts: Sequence[list[str]], points: float) -> float:
     """Inches that the longest of some wrapped texts takes up, with a margin."""
     return 0.05 + LEADING * points * max((len(lines) for lines in texts), default=0)

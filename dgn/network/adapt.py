@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -150,3 +152,14 @@ def input_channels(module: nn.Module) -> int:
         if isinstance(part, nn.Conv2d):
             return int(part.weight.shape[1]) * part.groups
     return 3
+
+
+@dataclass
+class Then:
+    """A forward pass, and what is made of its output. No hook, for a module with hooks gets no fused copy."""
+
+    first: Callable[..., Any]
+    then: Callable[[Any], Tensor]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.then(self.first(images))

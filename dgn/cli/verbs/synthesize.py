@@ -24,6 +24,7 @@ from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import open_job, tracked
 from dgn.cli.tracking import Tracker
 from dgn.cli.trust import build_units
+from dgn.drawing.letters import number
 from dgn.drawing.matrix import Cell, grid
 from dgn.errors import DgnError
 from dgn.files.storage import digest, join_tensors, read_notes, read_tensors
@@ -33,7 +34,7 @@ from dgn.images.reading import read_image
 from dgn.network.network import Network
 from dgn.priors import Prior
 from dgn.report.gallery import write_page
-from dgn.report.table import grid_cells, result_rows
+from dgn.report.table import grid_cells, result_rows, target_cells
 from dgn.runs.batches import FOLDER as PARTS
 from dgn.runs.batches import Part, Parts, fingerprint
 from dgn.runs.past import read_run
@@ -186,7 +187,8 @@ class _Job:
         )  # fmt: skip
         folder.write_table(self.rows)
         title = f"What units of {self.network.name} want to see"
-        cells = grid_cells(folder.folder, self.rows, len(self.manifest["seeds"]))
+        seeds = len(self.manifest["seeds"])
+        cells = [*target_cells(self.network, self.rows), *grid_cells(folder.folder, self.rows, seeds)]
         tracker.picture("grid", folder.write_picture("grid.png", grid(cells, title)))  # by its thread, beside the rest
         tracker.table("results", self.rows, folder.folder, pictures={"picture": "image"})
         summary = summarise(self.rows)
@@ -217,7 +219,7 @@ def _write_pictures(folder: Run, part: Part) -> None:
         name = f"trajectory/{Path(row['image']).name}"
         if not folder.holds(name):
             cells = [
-                Cell(f"step {step}", row["prior"], to_image(frame[index]), f"{float(value[index]):.1f}")
+                Cell(f"step {step}", row["prior"], to_image(frame[index]), number(float(value[index])))
                 for frame, step, value in zip(frames, part.frame_steps, activations, strict=True)
             ]
             title = f"{row['unit']}, seed {row['seed']}"

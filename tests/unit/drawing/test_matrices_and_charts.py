@@ -14,6 +14,7 @@ from PIL import Image
 from dgn.drawing.charts import Lines, draw_lines
 from dgn.drawing.heat import share_scale
 from dgn.drawing.letters import SMALLEST
+from dgn.drawing.letters import number as shown
 from dgn.drawing.matrix import WIDTHS, Cell, Matrix, draw_matrix, grid
 
 
@@ -79,6 +80,10 @@ def test_matrices_are_legible(name: str, width: str) -> None:
     shown = [text.get_text().replace("\n", " ") for text in texts(canvas)]
     wanted = [*made.rows, *made.columns, *made.captions.values(), *made.names.values()]
     assert sorted(shown[1:]) == sorted(text for text in wanted if text)  # whole, and broken at blanks only
+
+
+def test_small_numbers_keep_two_decimals() -> None:
+    assert [shown(value) for value in (0.724, -0.05, 1.0, 12.34, -3.0)] == ["0.72", "-0.05", "1.0", "12.3", "-3.0"]
 
 
 def test_blank_headings_take_no_room() -> None:
