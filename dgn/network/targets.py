@@ -82,8 +82,9 @@ class Cosines(nn.Module):
         self.register_buffer("directions", F.normalize(directions.detach().float(), dim=-1))
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """``[N, D] -> [N, K]``, float32."""
-        return F.normalize(embeddings.float(), dim=-1) @ self.directions.T
+        """``[N, D] -> [N, K]``, float32 in any precision of the loop: texts differ in the third decimal."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return F.normalize(embeddings.float(), dim=-1) @ self.directions.T
 
 
 def answering(module: nn.Module, cosines: Cosines) -> nn.Module:
