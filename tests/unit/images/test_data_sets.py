@@ -265,7 +265,8 @@ def test_items_that_are_paths(wrap: Any, network: Network, tmp_path: Path) -> No
     ],
 )  # fmt: skip
 def test_the_first_reason_is_told(item: Any, expected: str, network: Network) -> None:
-    with pytest.raises(DgnError, match=f"none of the 2 images can be read; the first, '0': .*{expected}"):
+    name = item if isinstance(item, str) else "0"
+    with pytest.raises(DgnError, match=f"none of the 2 images can be read; the first, '{name}': .*{expected}"):
         find_examples(network, dgn.parse_units([1], network), [item, item], k=1)
 
 
