@@ -300,7 +300,7 @@ def test_figure(name: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -
     rows = table(Path(f"one/{name}.csv"))
     assert len(rows) == ROWS[name] and all(math.isfinite(float(row["activation"])) for row in rows)
     with Image.open(f"one/{name}.png") as picture:
-        assert picture.width == {"priors": 1640, "latents": 1640, "ablation": 1020}.get(
+        assert picture.width == {"priors": 1640, "latents": 1645, "ablation": 1020}.get(
             name, 2100
         )  # two pictures a row; width=column
     assert Path(f"one/{name}.pdf").read_bytes().startswith(b"%PDF")
