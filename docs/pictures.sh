@@ -74,7 +74,11 @@ concept() { # a direction from photographs, and what it wants to see
     others=$(printf ",$PHOTOS/%s.webp" daisy-1 daisy-2 daisy-3 espresso-1 espresso-2 guitar-1 guitar-2 zebra strawberry flamingo monarch)
     dgn concept layer=blocks.4 "positives=[${buildings#,}]" "negatives=[${others#,}]" tracking=off "out=$OUT/concept"
     show "$OUT/concept/concept.png" concept
-    (cd "$OUT" && dgn synthesize units=[blocks.4:concept/direction.safetensors] prior=dgn seeds=4 tracking=off out=concept_synthesis)
+    (
+        cd "$OUT"
+        dgn synthesize "units=[blocks.4:concept/direction.safetensors,-1*blocks.4:concept/direction.safetensors]" \
+            prior=dgn seeds=2 tracking=off out=concept_synthesis
+    )
     show "$OUT/concept_synthesis/grid.png" concept_synthesis
 }
 

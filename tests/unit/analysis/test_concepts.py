@@ -48,7 +48,7 @@ def test_the_probe_is_a_logistic_regression_of_the_layer(network: Network) -> No
     assert found.chance == [] and found.p_value == 1.0 and 0.0 <= found.accuracy <= 1.0
 
 
-@pytest.mark.parametrize("method", ["mean", "probe"])
+@pytest.mark.parametrize("method", ["mean", pytest.param("probe", marks=pytest.mark.slow)])
 def test_what_is_not_there_is_said(method: str, network: Network) -> None:
     """Two groups of the same noise: with more features than images any direction tells those that it was found from."""
     found = dgn.concept(network, "stem", noise(6, 0), noise(6, 1), method=method, shuffles=20)
