@@ -26,7 +26,7 @@ def run(config: Any) -> None:
     values = plain(config)
     device = choose_device(config.device, config.threads)
     told = [name for name, value in {"weights": config.network.weights, **network_facts(config.network)}.items()
-            if value is not None]  # fmt: skip
+            if value not in (None, {})]  # fmt: skip
     if told:
         raise DgnError(f"a generator's encoder is known by its name alone: leave out network.{told[0]}")
     settings = settings_of(values["training"], config.network.name, config.seed)
