@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import lay_out, small_generator
+from conftest import lay_out, rest_slow, small_generator
 from PIL import Image
 from safetensors.torch import load_file
 from watched import behind_the_write, interrupt
@@ -78,7 +78,7 @@ LEFT = {
 """Every kind of code that a run can leave."""
 
 
-@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize("left", rest_slow(LEFT, "sampled", "components"))
 def test_codes_go_on_under_every_rule(left: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever they are written in. The rule of 2016 can write every code: its run begins at the very image."""
     only = ["prior=[]", "units=[0]", "+prior.mine.size=16"]

@@ -286,7 +286,7 @@ FIGURES: dict[str, list[str]] = {
 
 
 ROWS = {
-    "priors": 12, "regularisers": 11, "layers": 25, "facets": 4, "ablation": 18, "convergence": 16, "start": 4,
+    "priors": 12, "regularisers": 11, "layers": 25, "facets": 4, "ablation": 18, "convergence": 16, "start": 6,
     "two_neurons": 9, "latents": 8,
 }  # fmt: skip
 """Of each figure's table."""

@@ -56,6 +56,7 @@ def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> No
     torch.testing.assert_close(made.activations, own[0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_hidden_units_climb(network: dgn.Network) -> None:
     """By half, at least, of what each has been seen to rise by."""
     units = {"blocks.1.1:3": 1.0, "blocks.2.1:10@center": 2.5, "blocks.4.2:17": 1.5, "blocks.5.3:40@3,3": 3.5}
