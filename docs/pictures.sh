@@ -41,8 +41,14 @@ convergence() { figure convergence; }
 start() { figure start "figure.images=[$PHOTOS/balloon.webp]" figure.unit=jellyfish; }
 priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,zebra,strawberry,school bus,volcano]' 'figure.title=" "'; }
 
-latents() { # of a dictionary that benchmarks/dictionary.py has trained; not among those that are made unasked
-    figure latents "network.dictionaries.sae={layer:blocks.4,file:${SAE:-runs/sae.safetensors}}" "data.root=$PHOTOS" \
+inputs() {
+    dgn synthesize prior=dgn units=[classifier.input:17,classifier.input:200,classifier.input:583,classifier.input:1001] seeds=2 \
+        tracking=off "out=$OUT/inputs"
+    show "$OUT/inputs/grid.png" inputs
+}
+
+latents() {
+    figure latents 'network.dictionaries.sae={layer:blocks.4,file:pretrained/sae_blocks4/sae.safetensors}' "data.root=$PHOTOS" \
         'figure.units=[sae:198@max,sae:919@max,sae:186@max,sae:337@max,sae:512@max,sae:571@max,sae:629@max,sae:417@max]' 'figure.title=" "'
 }
 
@@ -126,5 +132,5 @@ nbformat.write(notebook, sys.argv[1])
 END
 }
 
-[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors likeness examples ablation facets concept tour
+[ $# -gt 0 ] || set -- grid gallery regularisers layers two_neurons convergence start priors likeness examples ablation facets concept inputs latents tour
 for name in "$@"; do "$name"; done
