@@ -40,8 +40,7 @@ INSTEAD = {
 
 
 def positional(verb: str, words: list[str]) -> list[str]:
-    """Run folders and a figure's name in their plain form, as overrides; further entries of :data:`OPEN` with Hydra's
-    ``++``.
+    """Run folders and a figure's name in their plain form, as overrides; entries of :data:`OPEN` with Hydra's ``++``.
 
     Moves ``-m`` to the front: argparse rejects overrides after it where others stand before it.
     """

@@ -27,6 +27,14 @@ FLOORS = [
 ]
 """From the ground up. What stands on a floor may use those below it, and its own."""
 
+HANDED_IN = {
+    "analysis.ablation.ablate", "analysis.concepts.concept", "analysis.examples.find_examples",
+    "analysis.facets.find_facets", "evaluation.evaluate.evaluate", "network.network.__init__",
+    "network.sources.load_network", "priors.load_prior", "priors.others.module.__init__", "synthesis.main.synthesize",
+    "training.trainer.train", "network.attention._attend",
+}  # fmt: skip
+"""Functions of more than seven parameters: the public ones, and one in the place of PyTorch's own."""
+
 
 def modules() -> dict[str, Path]:
     """By their names below ``dgn``."""
@@ -86,3 +94,31 @@ def test_nothing_imports_a_verb() -> None:
         for other in imported(path, known)
         if other.startswith("cli.verbs.")
     ]
+
+
+def test_tests_come_by_the_door() -> None:
+    """None puts something of its own in the place of a part of dgn, or reaches into what a leading ``_`` keeps private;
+    other libraries and the operating system may be made to fail."""
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
+                assert not ast.unparse(node.args[0]).strip("\"'").startswith("dgn"), f"{path.name}:{node.lineno}"
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dgn"):
+                private = [
+                    alias.name for alias in node.names if alias.name.startswith("_") and alias.name != "__version__"
+                ]
+                assert not private, f"{path.name}:{node.lineno} imports {private}"
+
+
+def test_modules_and_functions_are_read_in_one_sitting() -> None:
+    """No module over 300 lines, half of them under 150, and seven parameters at most, but where users hand things in."""
+    lengths = sorted(len(path.read_text(encoding="utf-8").splitlines()) for path in modules().values())
+    assert lengths[-1] <= 300 and lengths[len(lengths) // 2] < 150
+    many = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                asked = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+                if len([each for each in asked if each not in ("self", "cls")]) > 7:
+                    many.append(f"{name}.{node.name}")
+    assert set(many) <= HANDED_IN, set(many) - HANDED_IN
