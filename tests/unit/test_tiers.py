@@ -11,9 +11,9 @@ from conftest import ALONE
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-IMPORTED = {"hypothesis", "playwright", "captum", "skimage", "diffusers", "pytorch_pretrained_biggan", "submitit",
-            "ray", "build", "hatchling", "nbclient", "ipykernel", "pandas", "hydra_plugins.hydra_optuna_sweeper",
-            "hydra_plugins.hydra_submitit_launcher"}  # fmt: skip
+IMPORTED = {"hypothesis", "playwright", "captum", "skimage", "diffusers", "transformers", "pytorch_pretrained_biggan",
+            "submitit", "ray", "build", "hatchling", "nbclient", "ipykernel", "pandas",
+            "hydra_plugins.hydra_optuna_sweeper", "hydra_plugins.hydra_submitit_launcher"}  # fmt: skip
 """What `.[test-all]` brings beyond `.[test]`, as it is imported."""
 
 
