@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dgn
+from dgn.ascent.sampling import sample
+from dgn.ascent.settings import AscentSettings
 from dgn.cli.main import main
 from dgn.errors import DgnError
 from dgn.network.network import Network
@@ -86,6 +88,24 @@ def test_a_gaussian_is_denoised_in_closed_form(tells: str) -> None:
         torch.testing.assert_close(prior.covary(direction, t), expected, rtol=1e-3, atol=1e-4)
     assert prior.denoise(code, 0.0).abs().max() < (0.2 if tells != "flow" else 1e-5)  # of noise alone: about the mean
     assert bool(prior.covary(direction, 0.0).isfinite().all())
+
+
+@pytest.mark.parametrize("tells", ["epsilon", "flow"])
+def test_samples_are_tilted_by_one_over_t(tells: str) -> None:
+    """A Gaussian times ``exp(a / (T sigma))`` is the same Gaussian, its mean activation higher by ``sigma / T``."""
+    prior, seeds = known(tells), range(400)
+    weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(2))
+    sigma = (weight.square() * VARIANCE / prior.pipeline.scale**2).sum().sqrt()
+
+    def slope(code: Tensor, _step: int) -> tuple[Tensor, Tensor]:
+        return (code * weight).sum((1, 2, 3)), weight.expand_as(code)
+
+    settings = AscentSettings(rule="sample", steps=40, inner=1, pull=1e9, temperature=0.5, churn=0.0)
+    noise = prior.start(len(seeds), seeds)
+    codes = sample(prior, noise, settings, seeds, sigma.expand(len(seeds)), slope, lambda *_: None)
+    activation = slope(codes, 0)[0] / sigma
+    assert float(activation.mean()) == pytest.approx(2, rel=0.12)
+    assert float(activation.std()) == pytest.approx(1, rel=0.12)
 
 
 def folder(path: Path, **parts: Any) -> Path:
