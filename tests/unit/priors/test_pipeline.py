@@ -256,7 +256,7 @@ def build(path: Path, name: str) -> Path:
             "dit": lambda: d.DiTPipeline(transformer(), vae(), d.DDIMScheduler()),
             "pndm": lambda: stable(path, d.PNDMScheduler(skip_prk_steps=True, steps_offset=1)),
             "solver": lambda: stable(path, d.DPMSolverMultistepScheduler(prediction_type="v_prediction")),
-            "turbo": lambda: stable(path, d.EulerAncestralDiscreteScheduler(timestep_spacing="trailing")),
+            "turbo": lambda: stable(path, d.EulerDiscreteScheduler(timestep_spacing="trailing")),
             "tcd": lambda: stable(path, d.TCDScheduler()),
             "lcm": lambda: stable(
                 path, d.LCMScheduler(), text_unet(time_cond_proj_dim=8), "LatentConsistencyModelPipeline"
@@ -448,6 +448,10 @@ def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
         assert expected in str(refused.value) and "\n" not in str(refused.value)
     import diffusers
 
+    weights = plain / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(DgnError, match="diffusers can't load"):
+        dgn.load_prior(plain)
     masked = stable(tmp_path / "turbo", diffusers.DDIMScheduler(), text_unet(in_channels=9))
     masked.save_pretrained(tmp_path / "masked")
     with pytest.raises(DgnError, match="takes 9 channels, of which noise has 4: the others are a mask"):
@@ -474,12 +478,10 @@ def test_pickled_weights_are_not_opened(part: str, tmp_path: Path) -> None:
     weights.unlink()
     name = "pytorch_model.bin" if part.startswith("text") else "diffusion_pytorch_model.bin"
     torch.save(state, weights.parent / name)
-    with pytest.raises(DgnError, match="diffusers can't load"):
-        dgn.load_prior(path)
     assert dgn.load_prior(path, trust=True).size == (16, 16)
     torch.save({**state, "bomb": Bomb(place)}, weights.parent / name)
-    for trust in (False, True):
-        with pytest.raises(DgnError, match="diffusers can't load"):
+    for trust, expected in ((False, "is pickled: download"), (True, "diffusers can't load")):
+        with pytest.raises(DgnError, match=expected):
             dgn.load_prior(path, trust=trust)
     assert not place.exists()
 

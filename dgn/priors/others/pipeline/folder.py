@@ -43,6 +43,15 @@ class PipelineFolder:
         terms = f"names the licence {self.licence!r}" if self.licence else "names no licence: ask its authors for one"
         return f"images by a {self.kind} whose folder {self.path.name!r} {terms}"
 
+    def pickled(self) -> Path | None:
+        """Weights of a part that lie there pickled alone; None: there are none."""
+        for name in self.parts:
+            place = self.path / name if (self.path / name).is_dir() else self.path
+            if not any(place.glob("*.safetensors*")):
+                for file in sorted(place.glob("*.bin")):
+                    return file
+        return None
+
 
 def is_pipeline(path: Path) -> bool:
     """Whether a folder is meant as a pipeline's: it has the index, or a folder of a pipeline's parts."""

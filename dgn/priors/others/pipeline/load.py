@@ -49,7 +49,7 @@ def load_pipeline(path: Path, *, size: int | None = None, trust: bool = False, *
 def few_steps(folder: PipelineFolder, scheduler: Any) -> int:
     """Steps from noise to an image that a pipeline is known to need, by its scheduler."""
     name = type(scheduler).__name__
-    turbo = name.startswith("EulerAncestral") and scheduler.config.get("timestep_spacing") == "trailing"
+    turbo = name.startswith("Euler") and scheduler.config.get("timestep_spacing") == "trailing"
     if name == "CMStochasticIterativeScheduler" or turbo:
         return 1
     return 4 if name == "LCMScheduler" or "Consistency" in folder.kind else 8
@@ -68,6 +68,9 @@ def _load(folder: PipelineFolder, trust: bool) -> Any:
         wanted = package == "diffusers" or any(name.startswith("text_encoder") for name in folder.parts)
         if wanted and importlib.util.find_spec(package) is None:
             raise DgnError(f"the pipeline {str(folder.path)!r} needs {package}; run: {INSTALL}")
+    pickled = folder.pickled()
+    if pickled and not trust:
+        raise DgnError(f"{str(pickled)!r} is pickled: download the pipeline's .safetensors instead, or give trust=true")
     import diffusers
 
     if not hasattr(diffusers, folder.kind):
