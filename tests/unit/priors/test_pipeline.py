@@ -388,10 +388,15 @@ def test_gradients_are_those_without_checkpoints(tmp_path: Path, monkeypatch: py
         held.append(sum(sizes) / steps / code.numel())
         (slope,) = torch.autograd.grad((images * noise(3, 16, 16)).sum(), code)
     assert max(held) < 8  # of a code's size, a step; a pass of this network keeps hundreds
-    monkeypatch.setattr("dgn.priors.others.pipeline.model.checkpoint", lambda f, *given, **_: f(*given))
-    (plain,) = torch.autograd.grad((prior.decode(code) * noise(3, 16, 16)).sum(), code)
+    model = "dgn.priors.others.pipeline.model"
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{model}.checkpoint", lambda f, *given, **_: f(*given))
+        (plain,) = torch.autograd.grad((prior.decode(code) * noise(3, 16, 16)).sum(), code)
     assert float(plain.norm()) > 0.1
     torch.testing.assert_close(slope, plain)
+    monkeypatch.setattr(f"{model}.PIXELS_TOGETHER", 1)  # an image at a time
+    (each,) = torch.autograd.grad((prior.decode(code) * noise(3, 16, 16)).sum(), code)
+    assert float((each - plain).norm() / plain.norm()) < 0.01
 
 
 @pytest.mark.needs("diffusers")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ HALVES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PIXELS = 0.5
 """Standard deviation of natural images' pixels in [-1, 1], about (Karras et al. 2022, arXiv 2206.00364, table 1)."""
 
+PIXELS_TOGETHER = 2**20
+"""Of images that go through a part together: 4 of 512 px; on a GPU 16. So memory does not grow with the batch."""
+
 
 class Pipeline:
     """The parts of a diffusers pipeline, frozen. What a gradient needs of them is computed again when it is asked for,
-    a pass of the network at a time, so that many steps take the memory of one.
+    a pass of few images at a time, so that many steps and many images take the memory of one pass.
 
     Args:
         net: denoises latents ``[n, C, h, w]``.
@@ -58,19 +62,23 @@ class Pipeline:
 
     def predict(self, x: Tensor, time: Tensor | float) -> Tensor:
         """The network's output for its own input ``[n, C, h, w]`` at its own time, float32, of the same shape."""
-        count = len(x) * self.condition.rows
-        times = torch.as_tensor(time, device=self.device).expand(count)
-        told = checkpoint(self._pass, x, times, use_reentrant=False, preserve_rng_state=False)
-        if self.condition.rows == 1:
-            return told
-        without, with_it = told.chunk(2)
-        return without + self.condition.guidance * (with_it - without)
+        return self._again(self._pass, x, torch.as_tensor(time, device=self.device).expand(len(x)))
 
     def _pass(self, x: Tensor, times: Tensor) -> Tensor:
-        net = self._here(self.net)
-        inputs = x.to(self.dtype).repeat(self.condition.rows, 1, 1, 1)
-        output = net(inputs, timestep=times, **self.condition.of(len(x), self.device, self.dtype)).sample
-        return output[:, : self.shape[0]].float()  # others hold a variance that was learned
+        net, rows = self._here(self.net), self.condition.rows
+        told = self.condition.of(len(x), self.device, self.dtype)
+        output = net(x.to(self.dtype).repeat(rows, 1, 1, 1), timestep=times.repeat(rows), **told).sample
+        output = output[:, : self.shape[0]].float()  # further channels hold a variance that was learned
+        if rows == 1:
+            return output
+        without, with_it = output.chunk(2)
+        return without + self.condition.guidance * (with_it - without)
+
+    def _again(self, part: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        """A part's output for rows of tensors, few at a time, computed again when a gradient is asked for."""
+        together = PIXELS_TOGETHER * (1 if self.device.type == "cpu" else 4) // (self.size[0] * self.size[1])
+        pieces = zip(*(rows.split(max(1, together)) for rows in given), strict=True)
+        return torch.cat([checkpoint(part, *piece, use_reentrant=False, preserve_rng_state=False) for piece in pieces])
 
     def generate(self, noise: Tensor) -> Tensor:
         """Latents of noise ``[n, C, h, w]``, each element N(0, 1), by the scheduler's own steps. What a scheduler draws
@@ -95,7 +103,7 @@ class Pipeline:
         """Images ``[n, channels, *size]`` in [0, 1]."""
         images = latents
         if self.vae is not None:
-            images = checkpoint(self._decode, latents, use_reentrant=False, preserve_rng_state=False)
+            images = self._again(self._decode, latents)
         return (images / 2 + 0.5).clamp(0, 1)
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -128,7 +136,7 @@ class Pipeline:
 
     def _here(self, part: Any) -> Any:
         """A part, on the device; with ``offload`` the other one leaves it."""
-        if self.offload and next(part.parameters()).device != self.device:
+        if self.offload and next(part.parameters()).device.type != self.device.type:
             for other in self._parts():
                 other.to(self.device if other is part else "cpu")
         return part
@@ -142,8 +150,8 @@ class Pipeline:
         self.dtype = HALVES[name]
         for part in self._parts():
             overflows = self.dtype == torch.float16 and part is self.vae and part.config.get("force_upcast", False)
-            part.to(torch.float32 if overflows else self.dtype)
-            part.to("cpu" if self.offload else self.device)
+            kind = torch.float32 if overflows else self.dtype
+            nn.Module.to(part, "cpu" if self.offload else self.device, kind)  # diffusers' own warns of every cast
 
     def weights(self) -> dict[str, Tensor]:
         """Of network and autoencoder, by name."""

@@ -14,8 +14,6 @@ from dgn.priors.others.pipeline.model import Pipeline
 
 OWN_CODES = 32
 """Images of its own that stand for real ones: a standard deviation of an activation over them is right to an eighth."""
-TOGETHER = 8
-"""Of these, made at once."""
 
 
 class LatentPrior(Prior):
@@ -89,8 +87,7 @@ class LatentPrior(Prior):
         """Of images of its own, from seeds 0 on, at most :data:`OWN_CODES`: each takes the way from noise."""
         if self._own is None:
             noise = seeded_normal(self.pipeline.shape, range(OWN_CODES), self.pipeline.device)
-            parts = [self.pipeline.generate(part) for part in noise.split(TOGETHER)]
-            self._own = torch.cat(parts) / self.pipeline.scale
+            self._own = self.pipeline.generate(noise) / self.pipeline.scale
         return self._own[:n]
 
     def sampled(self) -> LatentPrior:
