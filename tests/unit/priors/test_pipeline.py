@@ -425,11 +425,38 @@ def test_own_codes_are_those_of_its_images(tmp_path: Path) -> None:
     codes = space.real_codes(128)
     assert codes.shape == (32, 3, 16, 16) and torch.equal(codes[:4], space.real_codes(4))
     torch.testing.assert_close(space.decode(codes[:3]), prior.decode(space.start(3, range(3))), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(space.convert(space.start(2, range(2)), "noise"), codes[:2], rtol=1e-4, atol=1e-4)
+    with pytest.raises(DgnError, match="coordinates are none"):
+        prior.convert(codes, "latents")
     images = torch.rand(2, 3, 16, 16)
     torch.testing.assert_close(space.decode(space.encode(images)), images)
     typical = (codes - codes.mean(0)).flatten(1).square().sum(1).mean().sqrt()
     near = (space.within(50 * codes[:2], 1.0) - codes.mean(0)).flatten(1).norm(dim=1)
     assert near.tolist() == pytest.approx([float(typical)] * 2, rel=1e-4)
+
+
+@pytest.mark.needs("diffusers", "transformers")
+def test_a_folder_as_it_is_downloaded(tmp_path: Path) -> None:
+    """Weights of 16 bits alone, under their name; a safety checker, of which no file is read; all in one folder."""
+    path, half = build(tmp_path, "turbo"), tmp_path / "half"
+    pipe = loaded(path).to(torch.float16)
+    pipe.save_pretrained(half, variant="fp16")
+    index = json.loads((half / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
+    (half / "model_index.json").write_text(json.dumps(index))
+    whole, halved = (dgn.load_prior(place, options={"prompt": "cat"}) for place in (path, half))
+    code = noise(4, 8, 8)
+    images = halved.decode(code)
+    assert images.dtype == torch.float32 and float(images.std()) > 0.05
+    torch.testing.assert_close(images, whole.decode(code), rtol=0, atol=0.02)
+    flat = build(tmp_path / "flat", "ddim")
+    before = dgn.load_prior(flat).decode(noise(3, 16, 16))
+    for part in ("unet", "scheduler"):
+        for file in (flat / part).iterdir():
+            file.rename(flat / file.name)
+        (flat / part).rmdir()
+    assert torch.equal(dgn.load_prior(flat).decode(noise(3, 16, 16)), before)
 
 
 @pytest.mark.needs("diffusers", "transformers")

@@ -98,12 +98,13 @@ def condition(pipe: Any, net: Any, options: PipelineOptions, pixels: tuple[int, 
         return _text(pipe, config, options, pixels)
     if options.prompt is not None:
         raise DgnError("options.prompt is for text-to-image pipelines; this one has no text encoder")
-    if kind == "UNet2DModel":
+    if kind == "UNet2DModel" and (config.class_embed_type is None or config.num_class_embeds):
         return _labels(config.num_class_embeds, False, options)
     if kind in ("DiTTransformer2DModel", "Transformer2DModel") and config.get("norm_type") == "ada_norm_zero":
         return _labels(config.num_embeds_ada_norm, True, options)
     raise DgnError(
-        f"the pipeline's network is a {kind}; expected UNet2DModel, UNet2DConditionModel or DiTTransformer2DModel"
+        f"the pipeline's network is a {kind} that is told more than dgn knows; expected UNet2DModel, "
+        "UNet2DConditionModel or DiTTransformer2DModel, with a prompt, a class index or nothing"
     )
 
 
@@ -130,7 +131,8 @@ def _guided(options: PipelineOptions) -> float | None:
 
 def _text(pipe: Any, config: Any, options: PipelineOptions, pixels: tuple[int, int]) -> Condition:
     """Of a network that attends to a prompt, by the pipeline's own encoders."""
-    if not hasattr(pipe, "encode_prompt") or config.addition_embed_type not in (None, "text_time"):
+    more = config.class_embed_type or config.num_class_embeds or config.encoder_hid_dim_type
+    if more or not hasattr(pipe, "encode_prompt") or config.addition_embed_type not in (None, "text_time"):
         raise DgnError(f"a {type(pipe).__name__} is told more than a prompt: expected one of Stable Diffusion's kind")
     prompt = options.prompt or ""
     for name in ("tokenizer", "tokenizer_2"):

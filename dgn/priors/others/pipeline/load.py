@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dgn.errors import DgnError, first_line
 from dgn.priors.base import Prior
@@ -82,7 +85,8 @@ def _load(folder: PipelineFolder, trust: bool) -> Any:
         with quiet():
             return diffusers.DiffusionPipeline.from_pretrained(
                 str(folder.path), local_files_only=True, use_safetensors=None if trust else True,
-                variant=folder.variant, low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None, **given,
+                variant=folder.variant, torch_dtype=torch.float32,
+                low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None, **given,
             )  # fmt: skip
     except Exception as error:
         raise DgnError(f"diffusers can't load {str(folder.path)!r}: {first_line(error)}") from error
@@ -97,7 +101,9 @@ def quiet() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of names of its arguments that change with its version
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -56,6 +56,13 @@ class LatentPrior(Prior):
     def reencode(self, code: Tensor) -> Tensor:
         return self.encode(self.decode(code))
 
+    @torch.no_grad()
+    def convert(self, code: Tensor, coordinates: str) -> Tensor:
+        """Latents of the pipeline's noise, too."""
+        if coordinates == PipelinePrior.coordinates:
+            return self.pipeline.generate(code) / self.pipeline.scale
+        return super().convert(code, coordinates)
+
     def denoise(self, code: Tensor, t: float) -> Tensor:
         self._seen = code.detach(), t
         return self.pipeline.denoise(code, t / self.pipeline.scale, 1 - t) / self.pipeline.scale
