@@ -117,6 +117,9 @@ class Pipeline:
         images = images.float() * 2 - 1
         if self.vae is None:
             return images
+        return self._again(self._encode, images)
+
+    def _encode(self, images: Tensor) -> Tensor:
         vae = self._here(self.vae)
         output = vae.encode(images.to(vae.dtype))
         latents = output.latent_dist.mode() if hasattr(output, "latent_dist") else output.latents
