@@ -326,6 +326,17 @@ def test_decoding_is_the_pipelines_own_call(
 
 
 @pytest.mark.needs("diffusers")
+def test_flow_matching_leads_to_a_gaussians_latents() -> None:
+    """In many steps of its scheduler each element of the noise times its standard deviation."""
+    import diffusers
+
+    pipeline = known("flow").pipeline
+    scheduler, code = diffusers.FlowMatchEulerDiscreteScheduler(), noise(3, 4, 4)
+    way = Pipeline(pipeline.net, scheduler, None, Condition({}), steps=400, precision="auto", offload=False)
+    torch.testing.assert_close(way.generate(code), VARIANCE.sqrt() * code, rtol=0.02, atol=1e-4)
+
+
+@pytest.mark.needs("diffusers")
 def test_ddpm_takes_few_steps(tmp_path: Path) -> None:
     """Its own scheduler draws noise a thousand times; DDIM's goes the same way in eight steps, without."""
     import diffusers
