@@ -161,6 +161,15 @@ def test_a_folder_says_its_licence(tmp_path: Path) -> None:
         dgn.load_prior(path)
 
 
+@pytest.mark.parametrize("package", ["diffusers", "transformers"])
+def test_a_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = {"text_encoder": ["transformers", "CLIPTextModel"]}
+    path = folder(tmp_path, unet=UNET, scheduler=SCHEDULER, **text)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(DgnError, match=rf"needs {package}; run: pip install 'dgn\[extra\]'"):
+        dgn.load_prior(path)
+
+
 # --- tiny pipelines of diffusers ---------------------------------------------------------------------------------
 
 

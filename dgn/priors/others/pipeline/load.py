@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import torch
 from dgn.errors import DgnError, first_line
 from dgn.priors.base import Prior
 from dgn.priors.others.pipeline.condition import PipelineOptions, condition
-from dgn.priors.others.pipeline.folder import PipelineFolder, read_folder
+from dgn.priors.others.pipeline.folder import LIBRARIES, PipelineFolder, read_folder
 from dgn.priors.others.pipeline.model import Pipeline, dimensions
 from dgn.priors.others.pipeline.prior import LatentPrior, PipelinePrior
 
@@ -43,9 +44,10 @@ def load_pipeline(path: Path, *, size: int | None = None, trust: bool = False, *
     vae = next((getattr(pipe, name) for name in ("vae", "vqvae", "movq") if name in folder.parts), None)
     scheduler = _deterministic(pipe.scheduler)
     pixels = dimensions(net, vae)[2]
-    parts = (net, scheduler, vae, condition(pipe, net, asked, pixels))
+    with quiet():
+        told = condition(pipe, net, asked, pixels)
     steps = asked.steps or few_steps(folder, scheduler)
-    pipeline = Pipeline(*parts, steps=steps, precision=asked.precision, offload=asked.offload)
+    pipeline = Pipeline(net, scheduler, vae, told, steps=steps, precision=asked.precision, offload=asked.offload)
     return PipelinePrior(LatentPrior(pipeline, size, [folder.note]))
 
 
@@ -67,7 +69,7 @@ def _deterministic(scheduler: Any) -> Any:
 
 def _load(folder: PipelineFolder, trust: bool) -> Any:
     """The pipeline, on the CPU in float32."""
-    for package in ("diffusers", "transformers"):
+    for package in LIBRARIES:
         wanted = package == "diffusers" or any(name.startswith("text_encoder") for name in folder.parts)
         if wanted and importlib.util.find_spec(package) is None:
             raise DgnError(f"the pipeline {str(folder.path)!r} needs {package}; run: {INSTALL}")
@@ -94,17 +96,19 @@ def _load(folder: PipelineFolder, trust: bool) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without diffusers' warnings and progress bars; what was set is put back."""
-    from diffusers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    """Without the libraries' warnings and progress bars; what was set is put back."""
+    libraries = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
+    logs = [importlib.import_module(f"{name}.utils.logging") for name in libraries]
+    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
+    for log in logs:
+        log.set_verbosity_error()
+        log.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of names of its arguments that change with its version
             yield
     finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        for log, level, bars in before:
+            log.set_verbosity(level)
+            if bars:
+                log.enable_progress_bar()
