@@ -43,12 +43,14 @@ def prior_family(name: str, space: str = "auto") -> str:
     """What a prior's own settings are looked up by (:data:`dgn.ascent.own.OWN`), told by its name and files alone.
 
     Args:
-        name: as in :func:`dgn.load_prior`; of a generator, also the path of its checkpoint.
+        name: as in :func:`dgn.load_prior`; of a generator, also the path of its checkpoint; of a pipeline, its folder.
         space: of a generator's code.
     """
     path = generator_path(name)
     if path is None:
         return name
+    if (path / "model_index.json").is_file():
+        return "pipeline"
     folder = path if path.is_dir() else path.parent
     if space == "code" or not (folder / "components.safetensors").is_file():
         return "code"

@@ -33,6 +33,12 @@ NOISE = AscentSettings(
 )  # fmt: skip
 """In the noise of a distribution's codes: docs/results/flow.md."""
 
+PIPELINE = AscentSettings(rule="adam", steps=45, lr=0.1, jitter=0.08, scale=0.15, noise=0.03)
+"""In the noise of a diffusion pipeline: as in that of dgn's own distribution, not measured."""
+
+PIPELINE_SAMPLER = replace(FLOW_SAMPLER, steps=30, inner=1, screen=0, input_size=None)
+"""Among a pipeline's latents, likewise; a pull takes a pass back through its network."""
+
 TRANSFORMED = AscentSettings(rule="adam", steps=200, lr=0.05, jitter=0.04, scale=0.1, noise=0.02)
 """Of a generator of which nothing is known."""
 
@@ -50,6 +56,7 @@ OWN: dict[str, tuple[AscentSettings, ...]] = {
     "flow": (FLOW_SAMPLER, COMPONENTS),
     "noise": (NOISE, FLOW_SAMPLER),
     "deepsim": (AscentSettings(rule="nguyen2016", steps=200, lr=8.0, lr_end=1e-10, decay=0.99, fit="crop"),),
+    "pipeline": (PIPELINE, PIPELINE_SAMPLER),
     "biggan": (replace(TRANSFORMED, steps=150, lr=0.02, starts=4, race_steps=15),),
 }  # fmt: skip
 """By family; of one that can be sampled, how it is sampled and how it is climbed."""

@@ -96,7 +96,8 @@ class PriorConfig:
     """One prior; see ``dgn.load_prior``.
 
     Attributes:
-        path: ``dgn``, ``pixel``, ``fourier``, ``maco``, or a checkpoint of one's own or its folder.
+        path: ``dgn``, ``pixel``, ``fourier``, ``maco``, a checkpoint of one's own or its folder, or the folder of a
+            diffusion pipeline.
         size: of the images in pixels, one number or ``[H, W]``.
         space: of a generator: ``components``, ``code``, ``noise`` or ``auto``.
         weights: file or folder of somebody else's generator.

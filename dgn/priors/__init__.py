@@ -34,13 +34,15 @@ def load_prior(
     Args:
         name: ``"dgn"`` (the shipped generator), ``"pixel"``, ``"fourier"``, ``"maco"``, the name of a folder in
             ``pretrained/``, the path of a generator's checkpoint or its folder, or somebody else's generator:
-            ``"deepsim"``, ``"biggan"``, ``"autoencoder"``, ``"exported"``, ``"module"`` (see :mod:`dgn.priors.hub`).
+            ``"deepsim"``, ``"biggan"``, ``"autoencoder"``, ``"pipeline"``, ``"exported"``, ``"module"`` (see
+            :mod:`dgn.priors.hub`); of a diffusion pipeline, also its folder.
         size: height and width in pixels of the images, of pixels and spectra also ``(H, W)``; None for the prior's own
             (128).
         space: of a generator, ``"components"``, ``"code"``, ``"noise"`` or ``"auto"``.
         channels: of a pixel or Fourier prior's images.
         weights, options, module: of somebody else's generator: its file or folder, its loader's keywords, or itself.
-        trust: whether a file of ``"exported"`` may be opened, which is a program that can do anything.
+        trust: whether a file of ``"exported"`` may be opened, which is a program that can do anything, or weights of a
+            pipeline that are no safetensors.
 
     Raises:
         DgnError: unknown name, unreadable checkpoint, or a size that the generator can't make.
@@ -48,6 +50,7 @@ def load_prior(
     from dgn.priors.components import load_deep
     from dgn.priors.fourier import FourierPrior, MacoPrior
     from dgn.priors.hub import KINDS, load_hub
+    from dgn.priors.others.pipeline.folder import is_pipeline
     from dgn.priors.pixel import PixelPrior
 
     if isinstance(name, nn.Module):
@@ -70,12 +73,16 @@ def load_prior(
     if text in KINDS:
         return load_hub(text, weights, options or {}, size=size, module=module, trust=trust)
     path = generator_path(text)
+    if path is not None and is_pipeline(path):
+        return load_hub("pipeline", text, options or {}, size=size, module=None, trust=trust)
+    if path is not None and path.is_dir() and not (path / "generator.safetensors").is_file():
+        raise DgnError(f"no prior in {text!r}: no generator.safetensors, and no model_index.json of a pipeline")
     if path is not None:
         return load_deep(
             path, size, space, name="dgn" if text == "dgn" else (path if path.is_dir() else path.parent).name
         )
     known = ["dgn", "pixel", "fourier", "maco", *KINDS, *shipped_priors()]
-    hint = nearest(text, known) or f"; expected one of {', '.join(known)}, or the path of a checkpoint"
+    hint = nearest(text, known) or f"; expected one of {', '.join(known)}, or the path of a checkpoint or a pipeline"
     raise DgnError(f"no prior {text!r}{hint}")
 
 

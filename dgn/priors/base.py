@@ -22,6 +22,7 @@ class Prior(ABC):
         channels, size: of the images it makes, ``[N, channels, *size]``.
         family: which priors it is like: what they do well with is looked up by it (:mod:`dgn.ascent.own`).
         ascent: what this one does well with beyond that, as ascent settings by name: ``{"steps": 300}``.
+        notes: what a reader of its images should know, a line each, such as whose licence they are under.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Prior(ABC):
     size: tuple[int, int]
     family: str = "other"
     ascent: Mapping[str, Any] = {}
+    notes: Sequence[str] = ()
     coordinates: str = "own"
     """What its codes are written in; codes in others are not mixed with them."""
     encodes: bool = True
@@ -149,7 +151,7 @@ class Prior(ABC):
         return code
 
     def real_codes(self, n: int) -> Tensor:
-        """``n`` codes like those of real images, always the same, ``[n, ...]``."""
+        """Codes like those of real images, always the same: ``n``, or as many as there are, ``[n, ...]``."""
         raise DgnError(f"prior {self.name!r} has no distribution to sample from: use another ascent.rule")
 
     def reencode(self, code: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Others' generators by name: DeePSiM, BigGAN, diffusers' autoencoders, exported and one's own modules.
+"""Others' generators by name: DeePSiM, BigGAN, diffusers' autoencoders and pipelines, exported and one's own modules.
 
 Nothing is downloaded: each loader reads files, says where to get them when they are missing, and unpickles nothing
 but tensors; of exported programs, see :mod:`dgn.network.programs`.
@@ -21,6 +21,7 @@ from dgn.priors.others.autoencoder import load_autoencoder
 from dgn.priors.others.biggan import load_biggan
 from dgn.priors.others.deepsim import load_deepsim
 from dgn.priors.others.module import ModulePrior
+from dgn.priors.others.pipeline.load import load_pipeline
 
 
 def load_exported(
@@ -39,7 +40,7 @@ def load_exported(
     return ModulePrior(module, code_shape, name=path.stem, size=size, **options)
 
 
-KINDS = ("deepsim", "biggan", "autoencoder", "exported", "module")
+KINDS = ("deepsim", "biggan", "autoencoder", "pipeline", "exported", "module")
 """Names under which ``load_prior`` finds these."""
 
 
@@ -60,7 +61,7 @@ def load_hub(
         options: of its loader, ``code_shape`` above all for exported and one's own modules.
         size: pixels of the images.
         module: one's own, already built.
-        trust: whether a program may be opened.
+        trust: whether a program may be opened, or a pipeline's weights that are pickled.
     """
     given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     try:
@@ -73,6 +74,8 @@ def load_hub(
         path = Path(weights)
         if kind == "exported":
             return load_exported(path, _code_shape(kind, given), size=size, trust=trust, **given)
+        if kind == "pipeline":
+            return load_pipeline(path, size=size, trust=trust, **given)
         loaders: dict[str, Callable[..., Prior]] = {
             "deepsim": load_deepsim, "biggan": load_biggan, "autoencoder": load_autoencoder,
         }  # fmt: skip

@@ -120,10 +120,8 @@ class NoisePrior(Prior):
         return self.space.decode(self.space.project(self.to_code(code)))
 
     def project(self, code: Tensor, sigmas: float | None = None) -> Tensor:
-        """Onto the shell of radius ``sqrt(D)`` on which noise lies; with ``sigmas``, no element further out before."""
-        code = code if sigmas is None else code.clamp(-sigmas, sigmas)
-        size = code.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
-        return code / size.view(-1, 1, 1, 1)
+        """See :func:`on_shell`."""
+        return on_shell(code, sigmas)
 
     def encode(self, images: Tensor) -> Tensor:
         return self.project(self.to_noise(self.space.encode(images)))
@@ -155,6 +153,14 @@ class NoisePrior(Prior):
     def to(self, device: torch.device | str) -> NoisePrior:
         self.space.to(device)
         return self
+
+
+def on_shell(noise: Tensor, sigmas: float | None = None) -> Tensor:
+    """Noise ``[n, C, h, w]`` moved to the shell of radius ``sqrt(D)`` on which it lies; with ``sigmas``, no element
+    further out before."""
+    noise = noise if sigmas is None else noise.clamp(-sigmas, sigmas)
+    size = noise.flatten(1).square().mean(1).sqrt().clamp(min=1e-12)
+    return noise / size.view(-1, 1, 1, 1)
 
 
 def spread(variance: Tensor, t: float | Tensor) -> Tensor:

@@ -197,7 +197,7 @@ def plan(
     steady = steadiness(network, layers)
     batch = steady.batch(batch)
     notes = [*_before_the_code(network, parsed, prior), *_out_of_shape(network, prior), *steady.notes(network)]
-    notes += resolution.notes
+    notes += [*resolution.notes, *prior.notes]
     rows = [(unit, value) for unit in parsed for value in seeds]
     group = 1
     if settings.diversity:
