@@ -70,11 +70,11 @@ def align(
         network, unit: under study; see :func:`dgn.parse_units`.
         references: the unit's best real examples, ``[R, C, H, W]`` in [0, 1] or uint8, at least two.
         layers: that are aligned; none: the last one of each size of map up to the unit's layer (of transformers, where
-            all have the same, six evenly spaced ones).
+            all patches lie on one grid, six evenly spaced ones).
         relevance: whether channels count by their relevance to the unit; else alike.
 
     Raises:
-        DgnError: too few references, or layers without places.
+        DgnError: too few references, layers without places, or behind the unit.
     """
     (parsed,) = parse_units(unit, network)
     images = as_images(references, "a reference", network.channels).to(network.device)
@@ -88,7 +88,12 @@ def align(
         if not has_places(network, layer):
             raise DgnError(f"layer {layer!r} has a single place: there is no distribution to align")
     targets, weights, axes = [], [], []
-    for layer, (values, weight) in _measured(network, parsed, images, chosen).items():
+    measured = _measured(network, parsed, images, chosen)
+    behind = [layer for layer in chosen if layer not in measured]
+    if (behind and layers) or not measured:
+        raise DgnError(f"{parsed.name!r} does not depend on layer {behind[0]!r}: align layers before the unit's")
+    chosen = list(measured)
+    for layer, (values, weight) in measured.items():
         axes.append(network.layout(layer).features + 1)
         targets.append(values)
         weights.append(weight if relevance else torch.full_like(weight, 1 / len(weight)))
@@ -103,7 +108,7 @@ def _stages(network: Network, unit: Unit) -> list[str]:
     """The layers that are aligned by default."""
     end = max(network.depth(layer) for layer in unit.layers)
     upto = [layer for layer in network.layers if layer not in network.derived and network.depth(layer) <= end]
-    last = {network.layout(layer).positions: layer for layer in upto if has_places(network, layer)}
+    last = {_places(network, layer): layer for layer in upto if has_places(network, layer)}
     if len(last) > 1:
         return list(last.values())[-MOST_LAYERS:]
     places = [layer for layer in upto if has_places(network, layer)]
@@ -111,6 +116,12 @@ def _stages(network: Network, unit: Unit) -> list[str]:
         raise DgnError(f"no layer up to that of {unit.name!r} has places: there is no distribution to align")
     count = min(MOST_LAYERS, len(places))
     return [places[round((index + 1) * len(places) / count) - 1] for index in range(count)]
+
+
+def _places(network: Network, layer: str) -> tuple[int, ...]:
+    """The size of a layer's map, also where it is written as tokens."""
+    layout = network.layout(layer)
+    return layout.positions if layout.grid is None else (layout.grid.height, layout.grid.width)
 
 
 def _measured(network: Network, unit: Unit, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -123,13 +134,11 @@ def _measured(network: Network, unit: Unit, images: Tensor, layers: Sequence[str
             activation = Reader(network, [unit])(features).sum()
             gradients = torch.autograd.grad(activation, [features[layer] for layer in layers], allow_unused=True)
         for layer, gradient in zip(layers, gradients, strict=True):
-            output, axis = features[layer].detach(), network.layout(layer).features + 1
-            output = network.seen(layer).samples_first(output, 1)
-            flow = (
-                torch.zeros_like(output)
-                if gradient is None
-                else network.seen(layer).samples_first(gradient, 1) * output
-            )
+            if gradient is None:  # it lies behind the unit
+                continue
+            seen, axis = network.seen(layer), network.layout(layer).features + 1
+            output = seen.samples_first(features[layer].detach(), 1)
+            flow = seen.samples_first(gradient, 1) * output
             relevance = flow.float().movedim(axis, 1).flatten(2).clamp(min=0).sum((0, 2))
             values = _sorted(output, axis)[0]
             before = sums.get(layer, (torch.zeros_like(values), torch.zeros_like(relevance)))

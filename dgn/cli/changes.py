@@ -16,6 +16,11 @@ from dgn import __version__
 from dgn.cli.keys import RUN
 from dgn.cli.words import texts_in
 
+WEIGHTS = (".safetensors", ".pt", ".bin")
+CONFIGURATIONS = ("cfg.json", "config.json")
+_DIRECTIONS = re.compile(r"(?:^|[ *])[^:\s*]+:(\S+?\.safetensors)")
+"""The files of directions in a unit, sums of them, too."""
+
 VERSIONS = (__version__, torch.__version__)
 
 
@@ -28,15 +33,17 @@ def stamp(path: Any) -> tuple[int, int] | None:
 
 
 def stamps(texts: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Time and size of each file that a text names: ``FILE``, ``@FILE``, ``FILE@ROW``, or a folder of tensors."""
-    stamped = {}
+    """Time and size of each file that a text names: ``FILE``, ``@FILE``, ``FILE@ROW``, ``LAYER:FILE.safetensors`` in a
+    unit, a folder of weights; with the configurations that lie beside weights."""
+    stamped: dict[str, tuple[int, int]] = {}
     for text in filter(None, texts):
-        path = Path(re.sub(r"@\d+$", "", text.removeprefix("@")))
-        with suppress(OSError, ValueError):  # no path at all, or one that can't be looked at
-            for file in [path, *(sorted(path.glob("*.safetensors")) if path.is_dir() else [])]:
-                facts = stamp(file)
-                if facts:
-                    stamped[str(file)] = facts
+        named = [re.sub(r"@\d+$", "", text.removeprefix("@")), *_DIRECTIONS.findall(text)]
+        for path in (Path(each).expanduser() for each in named):
+            with suppress(OSError, ValueError, RuntimeError):  # no path at all, or one that can't be looked at
+                folder = path if path.is_dir() else path.parent if path.suffix in WEIGHTS else None
+                beside = [] if folder is None else [folder / name for name in CONFIGURATIONS]
+                held = [file for kind in WEIGHTS for file in sorted(path.glob(f"*{kind}"))] if path.is_dir() else []
+                stamped |= {str(file): facts for file in (path, *held, *beside) if (facts := stamp(file))}
     return stamped
 
 

@@ -33,6 +33,17 @@ _PROBABILITIES = "attn_drop"
 
 
 @dataclass(frozen=True)
+class Part:
+    """Features ``first`` up to ``end`` of ``[N, C, *places]``."""
+
+    first: int
+    end: int
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        return maps[:, self.first : self.end]
+
+
+@dataclass(frozen=True)
 class Heads:
     """The heads of one attention.
 
@@ -54,8 +65,7 @@ class Heads:
 
     def head(self, index: int) -> Derived:
         """One of them."""
-        features = slice(index * self.size, (index + 1) * self.size)
-        return Derived(self.layer, lambda maps: maps[:, features], self.size)
+        return Derived(self.layer, Part(index * self.size, (index + 1) * self.size), self.size)
 
 
 def heads_of(modules: Mapping[str, nn.Module], name: str) -> Heads | None:

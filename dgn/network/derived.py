@@ -57,6 +57,17 @@ class Derived:
             return self.compute(base.canonical(output, samples).float())
 
 
+class Both(nn.Module):
+    """What is computed of a layer that is itself computed."""
+
+    def __init__(self, first: Callable[[Tensor], Tensor], second: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.second(self.first(maps))
+
+
 def check_name(name: str, taken: Mapping[str, object]) -> None:
     """Raise :class:`DgnError` where no layer can be called so, or one is."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name):

@@ -127,6 +127,8 @@ def told(network: Network) -> dict[str, Any]:
         "classes": network.class_names, "axes": network.axes,
     }  # fmt: skip
     given = {name: value for name, value in values.items() if network.origins.get(name) == "given"}
+    if network.targets.names:  # scale and shift of the cosines come with the text tower
+        given["targets"] = (*network.targets.names, str(network.told_scores))
     derived = {name: (layer.layer, layer.digest) for name, layer in network.derived.items() if layer.digest}
     return {**given, "derived": derived} if derived else given
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -73,7 +74,12 @@ class Layered(FrozenModule):
         """The same network with a further layer of that name, which is computed from one that it has."""
         derived.check_base(layer.layer, self.derived)
         self.layout(layer.layer)
-        derived.check_name(name, {**self._modules, **self.layers})
+        derived.check_name(name, {**self._modules, **self.layers, **self.derived})
+        if self._made(name) is not None or self._root._home(name) is not None:  # what is read and not listed
+            derived.check_name(name, {name: None})
+        head = self._made(layer.layer)
+        if head is not None:
+            layer = replace(layer, layer=head.layer, compute=derived.Both(head.compute, layer.compute))
         derived.to({name: layer}, self.device)
         view = self._view(["layers"], derived={**self.derived, name: layer})
         view._original = self._original
@@ -119,8 +125,13 @@ class Layered(FrozenModule):
         that gives several tensors, each is ``NAME.output.PART``. ``output`` is the final output. What goes into modules
         (``NAME.input``) and heads of attention (``NAME.head0``) have names too, and are not listed.
         """
-        shapes = {layer: seen.shape for layer, seen in self._sized.survey.layers.items()}
-        return derived.placed(self.derived, shapes, self.layout)
+        listed = {layer: seen.shape for layer, seen in self._sized.survey.layers.items()}
+        every = derived.placed(self.derived, listed, self.layout)
+        for name, made in self.derived.items():
+            home = None if name in every else self._sized._home(made.layer)  # over what is not listed itself
+            if home is not None:
+                every[name] = made.shape(home.survey.every[made.layer].shape, self.layout(made.layer))
+        return every
 
     @property
     def _sized(self) -> Self:

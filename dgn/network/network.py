@@ -171,7 +171,7 @@ class Network(Layered):
         missing = [layer for layer in layers if layer not in tensors]
         if missing:
             raise DgnError(f"layer {missing[0]!r} of network {self.name!r} gave no tensor in its forward pass")
-        return tensors
+        return {layer: tensors[layer] for layer in layers}
 
     def maps(self, images: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
         """:meth:`features` in one order for all layers: ``[N, C, *places]``."""

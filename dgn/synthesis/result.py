@@ -87,7 +87,7 @@ class Synthesis(Shown):
             if step >= 0:
                 line = f"{who} froze at step {step}: its gradient was zero or not finite"
                 lines.append(line + (SILENT if step <= 1 else ""))
-            elif same and len(self.history) > (ROUNDED if self.settings.precision == "bf16" else 1):
+            elif same and len(self.history) > (ROUNDED if activation and self.settings.precision == "bf16" else 1):
                 what = "never changed" if activation else "never fired"
                 lines.append(f"{who} {what} in {len(self.history)} steps{SILENT}")
         return lines

@@ -23,7 +23,7 @@ from dgn.network.scores import form_of
 from dgn.units.unit import WHOLE, Computed, Term, Unit
 
 _SIGN = re.compile(r"\s+([+-])\s+")
-_DIRECTION = re.compile(r"^([^:]+):(.+\.safetensors)(?:\^(\d+(?:\.\d+)?))?$")
+_DIRECTION = re.compile(r"^([^:]+):(.+\.safetensors)(?:\^(\d+(?:\.\d+)?))?(?:@(\w+(?:,\d+)*))?$")
 _FORM = re.compile(r"^(log|p)\((.+)\)$")
 _WEIGHT = re.compile(r"^(-?\s*\d*\.?\d+(?:[eE][+-]?\d+)?)\s*\*\s*(.+)$")
 
@@ -185,7 +185,8 @@ def _parse_summand(weight: float, text: str, network: Network) -> Term:
         form, text = inner[1], inner[2].strip()
     inner = _DIRECTION.match(text)
     if inner and not form and _class_index(text, network) is None:
-        return replace(_direction(inner[1], inner[2], inner[3], network), weight=weight)
+        at = network.layout(inner[1]).token(inner[4] or "", f"layer {inner[1]!r}") or _parse_position(inner[4] or "")
+        return replace(_direction(inner[1], inner[2], inner[3], network), weight=weight, position=at)
     layer, number, position = _parse_term(text, network)
     form = form_of(form, network, layer) if form else ""
     return Term(layer, number, position, weight, form)

@@ -107,7 +107,7 @@ class DictionaryFile:
                 f"dictionary {name!r} is over {dictionary.features} features, layer {self.layer!r} has {features}"
             )
         words = f"dictionary, {dictionary.latents:,} latents over {self.layer}"
-        k = f", k {dictionary.k}" if dictionary.k else ""
+        k = f", k {dictionary.k}" if dictionary.activation in ("topk", "abs_topk") else ""
         more = f"{words} ({encoder.package}: {dictionary.activation}{k})"
         identity: dict[str, Any] = {**dictionary.state_dict(), "settings": dictionary.extra_repr()}
         return Derived(self.layer, dictionary, dictionary.latents, words, more, digest(identity))
@@ -125,6 +125,9 @@ def told_file(name: str, told: Any) -> dict[str, Any]:
     for key in told:
         if key not in known:
             raise DgnError(f"no key {str(key)!r} of dictionary {name!r}{nearest(str(key), known)}")
+    for key, kind, word in (("k", int, "a whole number"), ("threshold", (int, float), "a number")):
+        if told.get(key) is not None and (not isinstance(told[key], kind) or isinstance(told[key], bool)):
+            raise DgnError(f"{key} of dictionary {name!r} is {told[key]!r}, expected {word}")
     if missing := [key for key in ("layer", "file") if not told.get(key)]:
         raise DgnError(f"dictionary {name!r} has no {missing[0]}: expected {{layer: LAYER, file: FILE}}")
     return {str(key): value for key, value in told.items()}

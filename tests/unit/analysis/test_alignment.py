@@ -77,6 +77,20 @@ def test_ascent_aligns_and_reports_the_unit(network: dgn.Network, references: to
     assert torch.allclose(result.activations, network(result.images)[:, 2], atol=1e-5)
 
 
+def test_layers_of_a_transformer_lie_before_the_unit() -> None:
+    """Six spread over the depth, however the patches are written; none behind an attention's head."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network = dgn.Network(timm.create_model("vit_tiny_patch16_224", img_size=32, depth=2, num_classes=3), 32)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    _, reads = aim(align(network, "blocks.1:3", images))
+    assert len(reads) == 6 and reads[-1] == "blocks.1" and any(layer.startswith("blocks.0") for layer in reads)
+    _, reads = aim(align(network, "blocks.1.attn.head1:3", images))
+    assert not set(reads) & {"blocks.1.attn", "blocks.1.attn.proj", "blocks.1"}
+    with pytest.raises(dgn.DgnError, match="does not depend on layer 'blocks"):
+        align(network, "blocks.0:3", images, layers=["blocks.0", "blocks.1"])
+
+
 @pytest.mark.parametrize(
     ("count", "layers", "says"), [(1, (), "give 2 or more"), (3, ("output",), "single place"), (3, ("x",), "no layer")]
 )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
@@ -69,6 +72,7 @@ def test_tokens_stand_where_their_names_say(network: dgn.Network, vit: Any, imag
 
 
 def test_nothing_behind_it_is_computed(network: dgn.Network, images: Tensor) -> None:
+    network.features(images, ["blocks.1.attn.proj.input"])  # what has to be found out first is found now
     called: list[str] = []
     for name in ("blocks.1.attn.qkv", "blocks.1.attn.proj", "blocks.1.mlp"):
         network.module.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: called.append(name))
@@ -355,3 +359,27 @@ def test_transformers(kind: str, tokens: str, images: Tensor) -> None:
     module((images - 0.5) / 0.5)
     torch.testing.assert_close(read[f"{name}.output.1"], found[0])
     assert network.layout(f"{name}.output.1").kind == "array"
+
+
+def test_a_dictionary_over_a_head(network: dgn.Network, images: Tensor, tmp_path: Path) -> None:
+    """Listed, with the head's places and tokens, and its own name for what can be read already."""
+    weights = torch.randn(64, 40, generator=torch.Generator().manual_seed(0))
+    zeros = {"b_enc": torch.zeros(40), "b_dec": torch.zeros(64), "W_dec": weights.T.contiguous()}
+    save_file({"W_enc": weights, **zeros}, tmp_path / "sae.safetensors", {"activation": "relu"})
+    head = "blocks.1.attn.head1"
+    more = network.with_dictionary("sae", head, tmp_path / "sae.safetensors")
+    read = more.features(images, ["sae", head])
+    assert list(read) == ["sae", head] and more.layers["sae"] == (40, 19)
+    torch.testing.assert_close(read["sae"], torch.einsum("ncl,cf->nfl", read[head], weights).relu())
+    assert pickle.loads(pickle.dumps(more)).features(images, ["sae"])["sae"].shape == read["sae"].shape
+    for taken_name in ("blocks.1.attn.head0", "blocks.0.input", "sae"):
+        with pytest.raises(dgn.DgnError, match="is a layer of the network already"):
+            more.with_dictionary(taken_name, head, tmp_path / "sae.safetensors")
+
+
+def test_a_direction_at_a_token(network: dgn.Network, images: Tensor, tmp_path: Path) -> None:
+    vector = torch.randn(192, generator=torch.Generator().manual_seed(0))
+    save_file({"direction": vector}, tmp_path / "along.safetensors")
+    (unit,) = dgn.parse_units([f"blocks.1:{tmp_path / 'along.safetensors'}@cls"], network)
+    expected = network.features(images, ["blocks.1"])["blocks.1"][:, 0] @ vector
+    torch.testing.assert_close(Reader(network, [unit] * 2)(network.features(images, ["blocks.1"])), expected)
