@@ -80,6 +80,7 @@ def figures(run: Path) -> dict[tuple[str, str, str], dict[str, str]]:
         return {(row["method"], row["metric"], row["judge"]): row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_the_table_has_every_metric_of_every_method(evaluated: Path) -> None:
     run = evaluated
     found = figures(run)
@@ -105,6 +106,7 @@ def test_the_table_has_every_metric_of_every_method(evaluated: Path) -> None:
     assert (run / "panels.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.slow
 def test_a_viewer_is_asked_and_scored(evaluated: Path, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One image of each class by each method, and a photograph; with the answers there, nothing else is needed."""
     sheets = work / "sheets"

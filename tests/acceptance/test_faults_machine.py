@@ -156,6 +156,7 @@ def test_a_sweep_on_a_full_disk(
         assert json.loads((run / "sweep.json").read_text())["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_file_limit_is_a_full_disk_too(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The joined codes are larger than the system lets a file be: every batch is there, and the command goes on."""
     before = limits.getrlimit(limits.RLIMIT_FSIZE)

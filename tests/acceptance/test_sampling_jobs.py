@@ -78,7 +78,7 @@ LEFT = {
 """Every kind of code that a run can leave."""
 
 
-@pytest.mark.parametrize("left", rest_slow(LEFT, "sampled", "components"))
+@pytest.mark.parametrize("left", rest_slow(LEFT, "sampled"))
 def test_codes_go_on_under_every_rule(left: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever they are written in. The rule of 2016 can write every code: its run begins at the very image."""
     only = ["prior=[]", "units=[0]", "+prior.mine.size=16"]

@@ -175,6 +175,7 @@ def test_gather_names_what_differs(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_bug_in_one_job_stops_no_other(
     small: list[str], watched: type[Watched], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import rest_slow
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -292,7 +291,8 @@ ROWS = {
 """Of each figure's table."""
 
 
-@pytest.mark.parametrize("name", rest_slow(FIGURES, "ablation"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FIGURES)
 def test_figure(name: str, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """PDF, PNG and CSV; the same again to the byte."""
     more = [word.replace("PICTURES", str(pictures)) for word in FIGURES[name]]

@@ -123,7 +123,7 @@ def test_overlays_share_a_scale_and_have_a_key() -> None:
 
 
 def test_a_grid_is_folded_and_counts_what_it_leaves_out() -> None:
-    """Eight units side by side, 64 in all, fewer where rows are many; the line about others stands below them."""
+    """Eight units side by side, 64 in all; the line about others stands below them."""
     dot = Image.new("RGB", (64, 64), "red")
     cells = [Cell(f"unit {number}", row, dot, "1.0") for number in range(70) for row in ("a", "b")]
     one, two, most, more = (grid(cells[: 2 * units], "units", tile=32) for units in (8, 9, 64, 70))
@@ -131,6 +131,11 @@ def test_a_grid_is_folded_and_counts_what_it_leaves_out() -> None:
     assert most.height < more.height < most.height + 40
     red = (np.asarray(more) == (255, 0, 0)).all(2)
     assert red[:, : red.shape[1] // 2].any() and not red[-25:].any()
+
+
+@pytest.mark.slow
+def test_a_grid_of_many_rows_has_fewer_units_side_by_side() -> None:
+    dot = Image.new("RGB", (64, 64), "red")
     many = [Cell(f"unit {number}", f"row {row}", dot, "") for number in range(9) for row in range(100)]
     assert grid(many, "", tile=16, columns=9).width == grid(many[:800], "", tile=16, columns=9).width  # eight of them
 

@@ -164,6 +164,7 @@ def test_strides_on_images(kernel: Any, padding: Any, size: int) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_without_onednns_functions_pytorch_convolves(tmp_path: Path) -> None:
     """They are private and may go: dgn is imported without them, and the fused copy gives the same numbers."""
     script = tmp_path / "without.py"
