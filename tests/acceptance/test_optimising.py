@@ -104,7 +104,8 @@ def test_a_launcher_tells_optuna_of_failures(
     monkeypatch.chdir(tmp_path)
     words = ["hydra/sweeper/sampler=grid", "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2"]
     words += ["ascent.steps=choice(-1,2)", f"launcher={launcher}"]
-    assert main([word for word in command(small, "sweep", *words) if word != "hydra.sweeper.n_jobs=1"]) == 2
+    here = {"hydra.sweeper.n_jobs=1", *watched_prior()[:2]}  # a class of the tests is not to be found elsewhere
+    assert main([word for word in command(small, "sweep", *words) if word not in here]) == 2
     assert OmegaConf.load("sweep/optimization_results.yaml").best_params == {"ascent.steps": 2}
     said = capfd.readouterr().err
     assert "1 of the sweep's 2 jobs failed" in said and "steps is -1" in said
