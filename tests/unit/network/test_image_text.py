@@ -76,7 +76,7 @@ def test_a_model_of_open_clip_by_every_way(clip: tuple[Path, Any], tmp_path: Pat
     assert network.scores.startswith("softmax 14.28") and not network.targets.cut
     assert not [key for key in network.module.state_dict() if "token_embedding" in key or "text" in key]
     np.testing.assert_allclose(scores(network, TEXTS[1]), [cosines[0, 1], logits.softmax(1)[0, 1]], rtol=1e-4)
-    assert network.layout("transformer.resblocks.1").kind == "tokens, 1 + 4 x 4"
+    assert network.layout("transformer.resblocks.1").kind == "tokens, class + 4 x 4"
     bare = dgn.load_network("open_clip/tiny-clip", weights="none")
     assert bare(IMAGE).shape == (1, 24) and bare.scores == "none" and not bare.class_names
     assert (bare(IMAGE) - dgn.load_network(ways[0][0])(IMAGE)).abs().max() > 1e-3  # other random weights
@@ -227,9 +227,9 @@ def test_texts_need_a_tokenizer(tmp_path: Path) -> None:
 
 NAMES = {0: "ant", 1: "bee", 2: "crane"}
 MODELS: list[tuple[str, dict[str, Any], str, str, str]] = [  # class, settings, its answer, a layer, and what that is
-    ("ViTForImageClassification", {**VISION, "id2label": NAMES}, "logits", "vit.layernorm", "tokens, 1 + 4 x 4"),
-    ("Dinov2WithRegistersModel", VISION, "pooler_output", "layernorm", "tokens, 5 + 4 x 4"),
-    ("Dinov2Model", VISION, "pooler_output", "layernorm", "tokens, 1 + 4 x 4"),
+    ("ViTForImageClassification", {**VISION, "id2label": NAMES}, "logits", "vit.layernorm", "tokens, class + 4 x 4"),
+    ("Dinov2WithRegistersModel", VISION, "pooler_output", "layernorm", "tokens, class + 4 registers + 4 x 4"),
+    ("Dinov2Model", VISION, "pooler_output", "layernorm", "tokens, class + 4 x 4"),
     ("CLIPVisionModelWithProjection", {**VISION, "projection_dim": 24}, "image_embeds", "visual_projection", "vector"),
     ("ConvNextForImageClassification", {"hidden_sizes": [8, 12, 16, 24], "depths": [1] * 4, "id2label": NAMES},
      "logits", "convnext.encoder.stages.1", "map"),
