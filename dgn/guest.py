@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
+import logging
 import random
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -133,6 +136,26 @@ class _Process:
 
 
 _PROCESS = _Process()
+
+
+@contextmanager
+def quiet(*packages: str) -> Iterator[None]:
+    """Without the log lines and warnings of libraries, which tell of what is said here in one line, or is wanted; of
+    diffusers and transformers, where they are named, without their progress bars. What was set is put back."""
+    logs = [importlib.import_module(f"{name}.utils.logging") for name in packages]
+    shown = [log for log in logs if log.is_progress_bar_enabled()]
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    for log in shown:
+        log.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+        for log in shown:
+            log.enable_progress_bar()
 
 
 def guest(function: Callable[P, R]) -> Callable[P, R]:

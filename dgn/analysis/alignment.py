@@ -19,7 +19,7 @@ from dgn.errors import DgnError
 from dgn.functions import Function
 from dgn.guest import guest
 from dgn.images.given import as_images
-from dgn.network.layers import has_places
+from dgn.network.layers import has_places, with_places
 from dgn.network.network import Network
 from dgn.units.read import Reader
 from dgn.units.unit import WHOLE, Computed, Unit
@@ -107,11 +107,10 @@ def align(
 def _stages(network: Network, unit: Unit) -> list[str]:
     """The layers that are aligned by default."""
     end = max(network.depth(layer) for layer in unit.layers)
-    upto = [layer for layer in network.layers if layer not in network.derived and network.depth(layer) <= end]
-    last = {_places(network, layer): layer for layer in upto if has_places(network, layer)}
+    places = with_places(network, (layer for layer in network.layers if network.depth(layer) <= end))
+    last = {_places(network, layer): layer for layer in places}
     if len(last) > 1:
         return list(last.values())[-MOST_LAYERS:]
-    places = [layer for layer in upto if has_places(network, layer)]
     if not places:
         raise DgnError(f"no layer up to that of {unit.name!r} has places: there is no distribution to align")
     count = min(MOST_LAYERS, len(places))

@@ -38,6 +38,10 @@ FOLDS = 5
 """Parts of the images, each of which is held out once; of fewer images as many as the smaller group has."""
 
 
+FEW_SHUFFLES = 19
+"""With fewer, no result is as rare as one in twenty."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Images of one kind, as a layer sees them.
@@ -92,7 +96,11 @@ class Concept:
         for group in (self.positives, self.negatives):
             lines += counted(group.data.unread, "folders or tar files could not be looked into")
             lines += counted(group.broken, "images could not be read")
-        if self.chance and self.p_value > 0.05:
+        if 0 < len(self.chance) < FEW_SHUFFLES:
+            lines.append(
+                f"{len(self.chance)} shuffles are too few to tell chance from 5 %: give {FEW_SHUFFLES} or more"
+            )
+        elif self.chance and self.p_value > 0.05:
             lines.append(
                 f"the concept may not be in {self.layer}: {self.accuracy:.0%} of held-out images are told apart, and "
                 f"{self.p_value:.0%} of shuffled labels do as well; more images, or another layer?"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from dgn.errors import DgnError
-from dgn.network.layers import has_places
+from dgn.network.layers import with_places
 from dgn.network.network import Network
 
 
@@ -37,8 +37,7 @@ def held(gradient: Tensor, away: Tensor, share: Tensor, accent: float) -> Tensor
 def accent_layer(network: Network, layers: Sequence[str]) -> str:
     """The layer whose features are held where none is named: of those with places before the unit's, the middle one."""
     first = min(network.depth(layer) for layer in layers)
-    before = [layer for layer in network.layers if layer not in network.derived and network.depth(layer) < first]
-    candidates = [layer for layer in before if has_places(network, layer)]
+    candidates = with_places(network, (layer for layer in network.layers if network.depth(layer) < first))
     if not candidates:
         raise DgnError("no layer before the unit's has places: name one in ascent.accent_layer")
     return candidates[len(candidates) // 2]

@@ -157,7 +157,7 @@ def resolve(
     if settings.accent:
         if not started:
             raise DgnError("ascent.accent keeps to what a start shows: give start=FILE, or leave it out")
-        change("the prior's own accents would be lost", refine_steps=0)
+        change("a refinement would not keep to what the start shows", refine_steps=0)
         if settings.accent_layer is None:
             change("the middle one before the unit's", accent_layer=accent_layer(network, layers))
         network.layer_shape(str(settings.accent_layer))

@@ -56,8 +56,8 @@ class AscentSettings:
         diversity: weight of the cost of likeness between seeds of one unit.
         diversity_layer: layer in which that likeness is measured. None: the unit's own, or, where that has no map, the
             last layer with one.
-        accent: how far the features of ``accent_layer`` may leave the start's, as a share of their size: an image is
-            accentuated (Hamblin et al. 2024). 0: anywhere.
+        accent: the start image is accentuated (Hamblin et al. 2024): where the features of ``accent_layer`` have moved
+            by this share of their size, they are pulled back as hard as the unit pulls. 0: they aren't.
         accent_layer: layer whose features are held. None: of those with places before the unit's, the middle one.
         epsilon1: of ``ppgn``: weight of the reconstruction ``E(G(h)) - h``, in units of the gradient; needs an encoder.
         epsilon3: of ``ppgn``: standard deviation of the noise added to the direction.

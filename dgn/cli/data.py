@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from dgn.analysis.alignment import align
 from dgn.analysis.examples import find_examples, search_warnings
-from dgn.analysis.results import Examples
+from dgn.analysis.results import Examples, UnitExamples
 from dgn.analysis.squares import Squares
+from dgn.cli.chosen import LOOKED_AT
 from dgn.cli.manifest import plain, warn
 from dgn.errors import DgnError, first_line, nearest
 from dgn.network.network import Network
@@ -56,18 +57,30 @@ def open_data(config: Any, network: Network) -> Squares:
     return Squares(source, network.sight)
 
 
-def aligned(config: Any, network: Network, units: list[Unit], prior: str, manifest: dict[str, Any]) -> list[Unit]:
-    """The units as a prior is to climb them: with ``references``, by the distributions of their best real examples."""
-    count = int(config.prior[prior].get("references", 0))
-    if not count:
-        return units
+def references(config: Any) -> dict[str, int]:
+    """Of each prior, how many real examples of a unit are to be aligned with; 0: none."""
+    return {str(name): int(entry.get("references") or 0) for name, entry in config.prior.items()}
+
+
+def aligned(config: Any, network: Network, units: list[Unit], manifest: dict[str, Any]) -> dict[str, list[Unit]]:
+    """The units as each prior is to climb them: with ``references``, by the distributions of their best real examples,
+    for which the images are looked through once."""
+    counts = references(config)
+    most = max(counts.values(), default=0)
+    if not most:
+        return dict.fromkeys(counts, units)
     if config.data.root is None and config.data.torchvision is None:
-        raise DgnError(f"prior.{prior}.references={count} needs real images: give data.root=FOLDER")
+        name = max(counts, key=lambda name: counts[name])
+        raise DgnError(f"prior.{name}.references={most} needs real images: give data.root=FOLDER")
     data = open_data(config.data, network)
-    found = look_through(config, network, units, data, manifest, k=count, batch=32, boxes=False).units
+    found = look_through(config, network, units, data, manifest, k=most, batch=LOOKED_AT, boxes=False).units
     for one in found:
         one.check()
-    return [align(network, one.unit, data.tensors([example.index for example in one.top])) for one in found]
+
+    def of(one: UnitExamples, count: int) -> Unit:
+        return align(network, one.unit, data.tensors([example.index for example in one.top[:count]]))
+
+    return {name: [of(one, count) for one in found] if count else units for name, count in counts.items()}
 
 
 def look_through(

@@ -68,11 +68,11 @@ class Both(nn.Module):
         return self.second(self.first(maps))
 
 
-def check_name(name: str, taken: Mapping[str, object]) -> None:
-    """Raise :class:`DgnError` where no layer can be called so, or one is."""
+def check_name(name: str, *, taken: bool) -> None:
+    """Raise :class:`DgnError` where no layer can be called so, or one is (``taken``)."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name):
         raise DgnError(f"no layer can be called {name!r}: expected a letter, then letters, digits, '_', '.' and '-'")
-    if name in taken:
+    if taken:
         raise DgnError(f"{name!r} is a layer of the network already: give it another name")
 
 

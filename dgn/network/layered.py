@@ -74,9 +74,8 @@ class Layered(FrozenModule):
         """The same network with a further layer of that name, which is computed from one that it has."""
         derived.check_base(layer.layer, self.derived)
         self.layout(layer.layer)
-        derived.check_name(name, {**self._modules, **self.layers, **self.derived})
-        if self._made(name) is not None or self._root._home(name) is not None:  # what is read and not listed
-            derived.check_name(name, {name: None})
+        known = name in self._modules or name in self._root.survey.several or self._root._home(name) is not None
+        derived.check_name(name, taken=known or self._made(name) is not None)
         head = self._made(layer.layer)
         if head is not None:
             layer = replace(layer, layer=head.layer, compute=derived.Both(head.compute, layer.compute))

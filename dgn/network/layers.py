@@ -79,6 +79,13 @@ def has_places(network: Network, layer: str) -> bool:
     return False
 
 
+def with_places(network: Network, layers: Iterable[str]) -> list[str]:
+    """Those of the module's layers that have more than one place; the network is asked once for all of them."""
+    listed = [layer for layer in layers if layer in network.survey.every]
+    network.layouts.ask(listed)
+    return [layer for layer in listed if has_places(network, layer)]
+
+
 def feature_layer(network: Network) -> str:
     """The layer whose output the last linear layer reads: a classifier's penultimate features; else its output."""
     modules = dict(network.module.named_modules())

@@ -12,6 +12,7 @@ from dgn.analysis.alignment import align
 from dgn.analysis.squares import Squares
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, load_chosen, settle_batch
+from dgn.cli.data import references
 from dgn.cli.judging.blind import scored, write_sheets
 from dgn.cli.judging.copies import compare_with_training
 from dgn.cli.judging.methods import made_by, read_past, synthesized
@@ -27,7 +28,7 @@ from dgn.evaluation.reference import best_examples, look_at
 from dgn.files.listing import counted
 from dgn.network.steady import steadiness
 from dgn.priors import Prior
-from dgn.units.unit import layers_of
+from dgn.units.unit import Unit, layers_of
 from dgn.units.units import parse_units
 
 
@@ -77,12 +78,18 @@ def run(config: Any) -> None:
         if past is not None:
             named = dict(zip(specs, units, strict=True))
             made += [made_by(past, method, named) for method in methods]
-        for prior, settings in climbs:
-            count = int(config.prior[prior.name].get("references", 0))
-            asked = [
-                align(network, unit, best_examples(reference, [unit], count).images) for unit in units * bool(count)
-            ]
-            made.append(synthesized(folder, config, network, asked or units, seeds, prior, settings))
+        counts = references(config)
+
+        def asked(count: int) -> list[Unit]:
+            """The units as a prior with so many references climbs them."""
+            if not count:
+                return units
+            return [align(network, unit, best_examples(reference, [unit], count).images) for unit in units]
+
+        made += [
+            synthesized(folder, config, network, asked(counts[prior.name]), seeds, prior, settings)
+            for prior, settings in climbs
+        ]
         found = assess(network, judges, reference, made, photos, [prior for prior, _ in climbs])
         if training is not None and len(made) > 1:
             copies = compare_with_training(folder, training, judges[-1], made[1:], photos.images, config.progress)

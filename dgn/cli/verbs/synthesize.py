@@ -68,21 +68,20 @@ def run(config: Any) -> float:
     seeds = choose_seeds(config)
     chosen_priors = choose_priors(config, network)
     frames = _frames(config, len(units) * len(seeds) * len(chosen_priors))
-    looked: dict[str, Any] = {"warnings": []}
+    manifest = new_manifest("synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, batch={})
+    asked = aligned(config, network, units, manifest)
     jobs = [
         plan(
-            network, aligned(config, network, units, prior.name, looked), prior, ascent=chosen, seeds=seeds,
-            batch=config.batch, start=_start(config.start, prior, chosen.rule, network),
+            network, asked[prior.name], prior, ascent=chosen, seeds=seeds, batch=config.batch,
+            start=_start(config.start, prior, chosen.rule, network),
         ).keeping(frames)
         for prior, chosen in chosen_priors
     ]  # fmt: skip
-    manifest = new_manifest(
-        "synthesize", device, network, threads=torch.get_num_threads(), seeds=seeds, batch={},
-        ascent={job.prior.name: asdict(job.settings) for job in jobs},
-        changed={job.prior.name: job.changed for job in jobs},
-        starts={job.prior.name: len(job.start) for job in jobs if job.start is not None},
-    )  # fmt: skip
-    manifest["warnings"] += looked["warnings"]
+    manifest |= {
+        "ascent": {job.prior.name: asdict(job.settings) for job in jobs},
+        "changed": {job.prior.name: job.changed for job in jobs},
+        "starts": {job.prior.name: len(job.start) for job in jobs if job.start is not None},
+    }
     entries = plain(config.prior)
     keys = [fingerprint(job, manifest["weights"]["network"], entry=entries[job.prior.name]) for job in jobs]
     manifest["weights"] |= {job.prior.name: digest(job.prior.weights()) for job in jobs if job.prior.weights()}

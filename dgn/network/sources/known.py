@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -64,19 +61,6 @@ def package(name: str, group: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise DgnError(f"{name} can't be imported ({first_line(error)}); run: pip install 'dgn[{group}]'") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the log lines and warnings of libraries, which tell of what is said here in one line, or is wanted."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @cache

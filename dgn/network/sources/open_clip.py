@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, first_line, nearest
 from dgn.files.weights import read_weights
+from dgn.guest import quiet
 from dgn.network.fitting import fill
-from dgn.network.sources.known import Known, TextTower, no_download, package, quiet
+from dgn.network.sources.known import Known, TextTower, no_download, package
 
 CONFIG = "open_clip_config.json"
 _WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 from dgn.errors import DgnError, first_line
 from dgn.files.weights import Weights, read_weights
+from dgn.guest import quiet
 from dgn.network.adapt import Then
 from dgn.network.fitting import fill
-from dgn.network.sources.known import Known, TextTower, no_download, package, quiet
+from dgn.network.sources.known import Known, TextTower, no_download, package
 
 _EMBEDDINGS = ("logits", "image_embeds", "pooler_output")
 """What a model's answer is read from, the first that is there."""
@@ -33,7 +33,7 @@ def from_transformers(name: str, *, weights: str | None) -> Known:
         DgnError: the package is not there, no such model, one that takes no images, weights that don't fit.
     """
     library, called = package("transformers", "transformers"), f"transformers/{Path(name).name}"
-    with quiet(), _without_bars(library) if Path(name).is_dir() else nullcontext():
+    with quiet(*["transformers"] * Path(name).is_dir()):  # a download keeps its bar
         try:
             config = library.AutoConfig.from_pretrained(name)
         except Exception as error:
@@ -63,19 +63,6 @@ def from_transformers(name: str, *, weights: str | None) -> Known:
         facts["scores"] = "none"
     tower.forward = Then(tower.forward, _pooled if pooled else _class_token)
     return Known(tower, facts, classifier, text)
-
-
-@contextmanager
-def _without_bars(library: Any) -> Iterator[None]:
-    """Without its bars over reading weights."""
-    bars = library.utils.logging
-    shown = bars.is_progress_bar_enabled()
-    bars.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            bars.enable_progress_bar()
 
 
 def _model(library: Any, name: str, config: Any, weights: str | None) -> tuple[Any, bool]:

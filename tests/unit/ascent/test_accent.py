@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import dgn
-from dgn.ascent.accent import held, moved
+from dgn.ascent.accent import accent_layer, held, moved
 from dgn.priors.pixel import PixelPrior
 
 
@@ -60,7 +60,13 @@ def test_both_pulls_are_equal_at_the_accent() -> None:
     assert torch.equal(held(gradient, torch.zeros(1, 2), torch.tensor([0.0]), 0.3), gradient)
 
 
-def test_layer_is_found_and_said(network: dgn.Network) -> None:
+def test_layer_is_found_and_said_and_the_network_asked_once_for_all(network: dgn.Network) -> None:
+    shown: list[int] = []
+    body = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 3, 1, 1), nn.Tanh()) for _ in range(6)), nn.Flatten())
+    body.register_forward_hook(lambda _module, inputs, _output: shown.append(len(inputs[0])))
+    deep = dgn.Network(body, 16)
+    assert accent_layer(deep, ["6"]) == "3.0" and deep.layers["3.0"] == (3, 16, 16)
+    assert len(shown) <= 3  # two for the survey, one for the axes of what has no type
     result = accented(network, 0.2, accent_layer=None)
     assert result.settings.accent_layer == "2"
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dgn.errors import DgnError, first_line
+from dgn.guest import quiet
 from dgn.priors.base import Prior
 from dgn.priors.others.pipeline.condition import PipelineOptions, condition
 from dgn.priors.others.pipeline.folder import LIBRARIES, PipelineFolder, read_folder
@@ -44,7 +42,7 @@ def load_pipeline(path: Path, *, size: int | None = None, trust: bool = False, *
     vae = next((getattr(pipe, name) for name in ("vae", "vqvae", "movq") if name in folder.parts), None)
     scheduler = _deterministic(pipe.scheduler)
     pixels = dimensions(net, vae)[2]
-    with quiet():
+    with quiet(*_there()):
         told = condition(pipe, net, asked, pixels)
     steps = asked.steps or few_steps(folder, scheduler)
     pipeline = Pipeline(net, scheduler, vae, told, steps=steps, precision=asked.precision, offload=asked.offload)
@@ -69,9 +67,10 @@ def _deterministic(scheduler: Any) -> Any:
 
 def _load(folder: PipelineFolder, trust: bool) -> Any:
     """The pipeline, on the CPU in float32."""
+    there = _there()
     for package in LIBRARIES:
         wanted = package == "diffusers" or any(name.startswith("text_encoder") for name in folder.parts)
-        if wanted and importlib.util.find_spec(package) is None:
+        if wanted and package not in there:
             raise DgnError(f"the pipeline {str(folder.path)!r} needs {package}; run: {INSTALL}")
     pickled = folder.pickled()
     if pickled and not trust:
@@ -84,7 +83,7 @@ def _load(folder: PipelineFolder, trust: bool) -> Any:
     if "safety_checker" in folder.unused:
         given["requires_safety_checker"] = False
     try:
-        with quiet():
+        with quiet(*there):
             return diffusers.DiffusionPipeline.from_pretrained(
                 str(folder.path), local_files_only=True, use_safetensors=None if trust else True,
                 variant=folder.variant, torch_dtype=torch.float32,
@@ -94,21 +93,6 @@ def _load(folder: PipelineFolder, trust: bool) -> Any:
         raise DgnError(f"diffusers can't load {str(folder.path)!r}: {first_line(error)}") from error
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the libraries' warnings and progress bars; what was set is put back."""
-    libraries = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
-    logs = [importlib.import_module(f"{name}.utils.logging") for name in libraries]
-    before = [(log, log.get_verbosity(), log.is_progress_bar_enabled()) for log in logs]
-    for log in logs:
-        log.set_verbosity_error()
-        log.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of names of its arguments that change with its version
-            yield
-    finally:
-        for log, level, bars in before:
-            log.set_verbosity(level)
-            if bars:
-                log.enable_progress_bar()
+def _there() -> list[str]:
+    """Those of the libraries that are installed."""
+    return [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
