@@ -137,6 +137,23 @@ def test_examples_of_several_units(pictures: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.slow
+def test_priors_align_with_the_best_real_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with as many as it asks for, beside one that climbs the activation; the images are looked through once."""
+    job = ["synthesize", "units=[zebra,goldfish]", "prior=[pixel,fourier]", "ascent.steps=3", *QUIET]
+    assert main([*job, "out=plain"]) == 0
+    asked = ["+prior.fourier.references=3"]
+    assert main([*job, *asked, "out=without"]) == 2
+    assert "prior.fourier.references=3 needs real images: give data.root=FOLDER" in capsys.readouterr().err
+    assert main([*job, *asked, f"data.root={pictures}", "out=aligned"]) == 0
+    assert capsys.readouterr().err.count("1 images could not be read") == 1
+    plain, aligned = ({(row["unit"], row["prior"]): row["activation"] for row in table(Path(folder, "results.csv"))}
+                      for folder in ("plain", "aligned"))  # fmt: skip
+    assert plain.keys() == aligned.keys() and len(plain) == 4
+    changed = {key for key in plain if plain[key] != aligned[key]}
+    assert changed == {key for key in plain if key[1] == "fourier"}
+
+
+@pytest.mark.slow
 def test_the_overview_of_many_units_stops_where_it_has_enough(pictures: Path, desk: Path) -> None:
     """The table and the images do not; its title says how many are left out."""
     where = [f"network.name={desk / 'small.pt2'}", "trust=true", f"data.root={pictures}"]
