@@ -142,7 +142,7 @@ class Generator(nn.Module):
         x = self.stem(code.contiguous(memory_format=torch.channels_last))
         for stage in self.stages:
             x = stage(x)
-        return F.pixel_shuffle(self.head(x), 2) * 0.5 + 0.5
+        return F.pixel_shuffle(_without_checkerboard(self.head(x)), 2) * 0.5 + 0.5
 
     def normalise(self, code: Tensor) -> Tensor:
         """The encoder's raw code in units of each channel's standard deviation around its mean."""
@@ -170,6 +170,19 @@ class Generator(nn.Module):
         if getattr(self, "_sign", (None,))[0] != state:
             self._sign = (state, bool((self.code_min >= 0).all()))
         return self._sign[1]
+
+
+def _without_checkerboard(squares: Tensor) -> Tensor:
+    """Without the part ``(a - b - c + d) / 4`` of each square of pixels ``a b / c d``; ``[N, 3 * 4, h, w]``, as
+    ``pixel_shuffle`` takes them.
+
+    Sub-pixel convolutions leave such a checkerboard (Odena et al. 2016, "Deconvolution and checkerboard artifacts"). A
+    network that begins with a stride of two doesn't see it at this size, so a training by its features keeps it; one
+    that looks at enlarged images does see it.
+    """
+    a, b, c, d = squares.unflatten(1, (3, 4)).unbind(2)
+    board = (a - b - c + d) / 4
+    return torch.stack([a - board, b + board, c + board, d - board], 2).flatten(1, 2)
 
 
 def reduced(images: Tensor, config: GeneratorConfig) -> Tensor:
