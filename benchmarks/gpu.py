@@ -1,77 +1,194 @@
-"""What a GPU does with an ascent: python benchmarks/gpu.py [PART ...] [--results FOLDER]
+"""What a GPU does with dgn, in at most eight minutes: python benchmarks/gpu.py [PART ...] [--minutes 8] [--results OUT]
 
-Parts: ``network`` (a network's pass, forwards and backwards: as PyTorch calls it, dgn's fused copy, the same as a CUDA
-graph, and how many steps a graph takes to pay for its capture; in bf16), ``loop`` (image-steps a second of whole
-ascents, by batch), ``thousand`` (the command that makes an image of each of 1,000 classes). Shares are of the rate of a
-matrix product of 8192 x 8192 in bf16. torch.compile: ``compare.py compile``.
+Parts, in this order, each a process of its own that is stopped when its share of the minutes is over:
+
+    ``pass``       a network's pass, forwards and backwards to the image, in bf16, as PyTorch calls the module (channels
+                   last), compiled, dgn's fused copy, that as a CUDA graph, that compiled, and lucent's step (float32),
+                   beside its roofline
+    ``kernels``    which kernels the fused pass of ResNet-50 spends its time in, by kind
+    ``busy``       the share of an ascent's time that the GPU spends in kernels
+    ``thousand``   the command that makes an image of each of 1,000 classes, from its start to its last picture
+    ``precision``  bf16 beside float32: activations of the same units, paired
+    ``training``   images a second of the decoder's and the flow's trainers, and their share of the matrix rate
+
+A row is written (``rows.jsonl``) as soon as it is measured, so that a part that is cut short loses nothing;
+``gpu.json`` and ``table.md`` hold all that there is. A part that is run again replaces its rows.
+
+Roofline: floating-point operations over the measured rate of a matrix product (8192 x 8192, bf16), bytes over the
+measured rate of a copy; the larger is the least time that a pass can take. Bytes are what the fused copy's operations
+read and write, each of them once.
+
+    python benchmarks/gpu.py --device cpu --tiny    # a rehearsal: small networks, few steps
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from compare import LAYERS, load, step_flops
-from machine import clock, machine, matrix_rate, median
-from torch import Tensor
+from machine import clock, machine, matrix_rate, median, memory_rate
+from PIL import Image
+from rooflines import measure
+from torch import Tensor, nn
 
 import dgn
+from dgn.network.layout.survey import OUTPUT
 from dgn.network.network import Network
+from dgn.training.decoder import GeneratorTraining
+from dgn.training.flow import FlowTraining
+from dgn.training.recipes import recipe, settings_of
+from dgn.training.state import Machine
 
-CUDA = torch.device("cuda")
-Pass = Callable[[], Tensor]
+Rows = Iterator[dict[str, Any]]
+SHARES = {"pass": 0.32, "kernels": 0.06, "busy": 0.08, "thousand": 0.34, "precision": 0.1, "training": 0.1}
+"""Of the minutes; what a part leaves over goes to those after it."""
+NETWORKS = ("torchvision/resnet50", "efficientnet_lite0", "torchvision/vit_b_16")
+KINDS = {
+    "matrix products and convolutions": r"gemm|cutlass|conv|wgrad|dgrad|nvjet|xmma|fmha|flash",
+    "layout copies and casts": r"nchw|nhwc|copy|transpose|cast|convert",
+    "pooling and reductions": r"pool|reduce|softmax|norm",
+    "elementwise": r"elementwise|vectorized|triton",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["network", "loop", "thousand"])
+    parser.add_argument("parts", nargs="*", default=list(SHARES), metavar="PART")
+    parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results" / "gpu")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64, 512])
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--priors", nargs="+", default=["dgn", "pixel"])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    strays = [part for part in options.parts if part not in SHARES]
+    if strays:
+        parser.error(f"no part {strays[0]!r}; there are {', '.join(SHARES)}")
+    if options.child:
+        return measure_part(options)
     options.results.mkdir(parents=True, exist_ok=True)
+    kept = options.results / "rows.jsonl"
+    rows = [row for row in read(kept) if row["part"] not in options.parts]
+    kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ends = time.monotonic() + 60 * options.minutes
+    for index, part in enumerate(options.parts):
+        left = sum(SHARES[later] for later in options.parts[index:])
+        limit = max(1.0, (ends - time.monotonic()) * SHARES[part] / left)
+        ended = run_part(part, options, limit)
+        if ended:
+            with kept.open("a") as file:
+                file.write(json.dumps({"part": part, "ended": ended}) + "\n")
+        write(options.results, read(kept))
+
+
+def run_part(part: str, options: argparse.Namespace, limit: float) -> str:
+    """Why it did not come to its end; empty where it did."""
+    words = ["--device", options.device, "--results", str(options.results), *(["--tiny"] if options.tiny else [])]
+    command = [sys.executable, __file__, part, "--child", *words]
+    try:
+        code = subprocess.run(command, timeout=limit).returncode
+    except subprocess.TimeoutExpired:
+        return f"stopped after {limit:.0f} s"
+    return f"failed with exit code {code}" if code else ""
+
+
+def measure_part(options: argparse.Namespace) -> None:
+    part = options.parts[0]
+    parts = {"pass": passes, "kernels": kernels, "busy": busy, "thousand": thousand, "precision": precision}
+    made = {**parts, "training": training}[part]
     torch.manual_seed(0)
-    rate = matrix_rate(CUDA, torch.bfloat16)
-    print(f"matrix product, bf16: {rate / 1e12:.0f} TFLOP/s", flush=True)
-    for part in options.parts:
-        rows = {"network": passes, "loop": loops, "thousand": thousand}[part](options, rate)
-        found = {"machine": machine(), "matrix_rate": rate, "rows": rows}
-        (options.results / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
+    options.device = torch.device(options.device)
+    with (options.results / "rows.jsonl").open("a") as file:
+        for row in made(options):
+            row = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}
+            file.write(json.dumps({"part": part, **row}) + "\n")
+            file.flush()
+            print(json.dumps(row), flush=True)
 
 
-def step_of(network: Network, layer: str, batch: int) -> Pass:
-    """One pass, forwards and backwards."""
-    x = torch.rand(batch, 3, *network.input_size, device=CUDA)
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-
-    def call() -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-            y = network.features(x, [layer])[layer]
-        return torch.autograd.grad(y.float().sum(), x)[0]
-
-    return call
+# --- the pass ------------------------------------------------------------------------------------------------
 
 
-def seconds(call: Callable[[], object], steps: int, repeats: int = 3) -> float:
-    """A step, when the device always has the next one waiting; the median of repeats."""
-    for _ in range(3):
-        call()
-    return median([clock(lambda: [call() for _ in range(steps)], CUDA)["wall"] / steps for _ in range(repeats)])
+def passes(options: argparse.Namespace) -> Rows:
+    matrix = matrix_rate(options.device, torch.bfloat16 if options.device.type == "cuda" else torch.float32)
+    memory = memory_rate(options.device)
+    yield {"matrix_rate": matrix, "memory_rate": memory, **machine()}
+    for name in NETWORKS[1:2] if options.tiny else NETWORKS:
+        network = load(name, options)
+        for batch in (1,) if options.tiny else (64, 1, 256):
+            x = canvas(network, batch)
+            fast = network.fast([OUTPUT]).module
+            cost = measure(lambda fast=fast, x=x: backward(fast, x))
+            limit = max(cost.flops / matrix, cost.bytes / memory)
+            for way, prepare in ways(network, fast, batch, name).items():
+                row: dict[str, Any] = {"network": name, "batch": batch, "way": way, "gflops": cost.flops / 1e9}
+                row |= {"gbytes": cost.bytes / 1e9, "limit_ms": 1e3 * limit}
+                try:
+                    began = time.perf_counter()
+                    call = prepare(x)
+                    call()
+                    row["first_s"] = time.perf_counter() - began
+                    row["ms"] = 1e3 * seconds(call, options)
+                    row["share_of_limit"] = limit / row["ms"] * 1e3
+                except Exception as error:
+                    row["error"] = next(iter(str(error).splitlines()), type(error).__name__)[:200]
+                yield row
 
 
-def captured(call: Pass) -> tuple[Callable[[], object], float]:
-    """The same as a CUDA graph, and the seconds that its warm-up and capture took."""
-    torch.cuda.synchronize()
-    began = time.perf_counter()
+def load(name: str, options: argparse.Namespace) -> Network:
+    """EfficientNet with its weights; others with random ones, for speed does not depend on them."""
+    torch.manual_seed(0)
+    weights = None if name.startswith("efficientnet") else "none"
+    network = dgn.load_network(name, weights=weights, device=options.device)
+    return network.at((64, 64)) if options.tiny else network
+
+
+def canvas(network: Network, batch: int) -> Tensor:
+    x = torch.rand(batch, 3, *network.input_size, device=network.device)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def backward(module: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """One pass in bf16, forwards and back to the image."""
+    leaf = x.detach().requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=x.device.type == "cuda", cache_enabled=False):
+        y = module(leaf)
+    y.float().sum().backward()  # the weights are frozen; torch.autograd.grad can't be counted
+    assert leaf.grad is not None
+    return leaf.grad
+
+
+def ways(network: Network, fast: Any, batch: int, name: str) -> dict[str, Callable[[Tensor], Callable[[], object]]]:
+    """How a pass can be made: of each, what prepares the call for these images."""
+    module: Any = network.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def plain(one: nn.Module) -> Callable[[Tensor], Callable[[], object]]:
+        return lambda x: lambda: backward(one, x)
+
+    made = {"PyTorch": plain(module), "dgn": plain(fast), "compiled": plain(torch.compile(module, dynamic=False))}
+    if batch <= 64 and network.device.type == "cuda":
+        made["dgn, CUDA graph"] = lambda x: captured(lambda: backward(fast, x))
+    made["dgn, compiled"] = plain(torch.compile(fast, dynamic=False))
+    if name == NETWORKS[0] and batch == 64:
+        made["compiled, max-autotune"] = plain(torch.compile(module, dynamic=False, mode="max-autotune"))
+    if batch <= 64 and "resnet" in name:
+        made["lucent, float32"] = lambda x: lucent_step(network, len(x))
+    return made
+
+
+def captured(call: Callable[[], object]) -> Callable[[], object]:
+    """The same as a CUDA graph."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -81,87 +198,167 @@ def captured(call: Pass) -> tuple[Callable[[], object], float]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         call()
-    torch.cuda.synchronize()
-    return graph.replay, time.perf_counter() - began
+    return graph.replay
 
 
-def passes(options: argparse.Namespace, rate: float) -> list[dict[str, Any]]:
-    rows = []
-    for name, layers in LAYERS.items():
-        network = load(name, CUDA)
-        for layer in layers.values():
-            each = step_flops(network, layer)
-            for batch in options.batches:
-                plain, flops = step_of(network, layer, batch), batch * each
-                row: dict[str, Any] = {"network": name, "layer": layer, "batch": batch, "gflops": flops / 1e9}
-                row["module_ms"] = 1e3 * seconds(plain, options.steps)
-                fused = step_of(network.fast([layer]), layer, batch)
-                row["fused_ms"] = 1e3 * seconds(fused, options.steps)
-                try:
-                    replay, cost = captured(fused)
-                    row["graph_ms"], row["capture_ms"] = 1e3 * seconds(replay, options.steps), 1e3 * cost
-                    gain = row["fused_ms"] - row["graph_ms"]
-                    row["break_even_steps"] = row["capture_ms"] / gain if gain > 0 else None
-                except Exception as error:
-                    row["graph_error"] = str(error).splitlines()[0]
-                least = min(value for key, value in row.items() if key in ("module_ms", "fused_ms", "graph_ms"))
-                row["share_of_matrix_rate"] = flops / rate / (least / 1e3)
-                rows.append({key: round(v, 3) if isinstance(v, float) else v for key, v in row.items()})
-                print(json.dumps(rows[-1]), flush=True)
-                torch.cuda.empty_cache()
-    return rows
+def lucent_step(network: Network, batch: int) -> Callable[[], object]:
+    from rivals import lucent
+
+    run = lucent(network, OUTPUT, list(range(batch)))
+    return lambda: run(1)  # canvas and start included: a few per cent of a step
 
 
-def loops(options: argparse.Namespace, _rate: float) -> list[dict[str, Any]]:
-    """Whole ascents through ``dgn.synthesize``, starts and the last look included."""
-    network, rows = dgn.load_network("efficientnet_lite0", device=CUDA), []
-    for prior in options.priors:
-        for batch in options.batches:
-            settings = {"prior": prior, "batch": batch}
+def seconds(call: Callable[[], object], options: argparse.Namespace) -> float:
+    """A call, when the device always has the next one waiting; the median of three runs."""
+    steps = 1 if options.tiny else 10
+    return median([clock(lambda: [call() for _ in range(steps)], options.device)["wall"] / steps for _ in range(3)])
+
+
+# --- where the time goes -------------------------------------------------------------------------------------
+
+
+def profiled(call: Callable[[], object], device: torch.device) -> tuple[dict[str, float], float]:
+    """Seconds by kernel (on a CPU: by operation), and seconds on the wall."""
+    from torch.profiler import ProfilerActivity, profile
+
+    kind = ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU
+    with profile(activities=[kind]) as found:
+        wall = clock(call, device)["wall"]
+    spent: dict[str, float] = defaultdict(float)
+    for event in found.key_averages():
+        spent[event.key] += (event.self_device_time_total or event.self_cpu_time_total) / 1e6
+    return spent, wall
+
+
+def kind_of(kernel: str) -> str:
+    return next((kind for kind, words in KINDS.items() if re.search(words, kernel, re.IGNORECASE)), "other")
+
+
+def kernels(options: argparse.Namespace) -> Rows:
+    name = NETWORKS[1] if options.tiny else NETWORKS[0]
+    network = load(name, options)
+    for batch in (1,) if options.tiny else (64, 256):
+        x, fast = canvas(network, batch), network.fast([OUTPUT]).module
+        for _ in range(3):
+            backward(fast, x)
+        spent, wall = profiled(lambda fast=fast, x=x: backward(fast, x), options.device)
+        kinds: dict[str, float] = defaultdict(float)
+        for kernel, value in spent.items():
+            kinds[kind_of(kernel)] += value
+        for kind, value in sorted(kinds.items(), key=lambda one: -one[1]):
+            yield {"network": name, "batch": batch, "kind": kind, "ms": 1e3 * value, "wall_ms": 1e3 * wall}
+        for kernel, value in sorted(spent.items(), key=lambda one: -one[1])[:12]:
+            yield {"network": name, "batch": batch, "kernel": kernel[:120], "kind": kind_of(kernel), "ms": 1e3 * value}
+
+
+def busy(options: argparse.Namespace) -> Rows:
+    network = dgn.load_network("efficientnet_lite0", device=options.device)
+    for prior in ("pixel", "dgn"):
+        for batch in (2,) if options.tiny else (64, 256):
+            settings: dict[str, Any] = {"prior": prior, "steps": 2 if options.tiny else 30}
             units = [str(index) for index in range(batch)]
-            steps = len(dgn.synthesize(network, units, **settings).history)  # what is prepared once is
-            torch.cuda.reset_peak_memory_stats()
-            wall = clock(lambda: dgn.synthesize(network, units, **settings), CUDA)["wall"]  # noqa: B023
-            rows.append(
-                {
-                    **settings, "seconds": round(wall, 2), "steps": steps,
-                    "image_steps_a_second": round(batch * steps / wall), "ms_a_step": round(1e3 * wall / steps, 2),
-                    "peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2),
-                }
-            )  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
-            torch.cuda.empty_cache()
-    return rows
+            dgn.synthesize(network, units[:1], **settings)  # what is prepared once
+            climb = partial(dgn.synthesize, network, units, **settings)
+            spent, wall = profiled(climb, options.device)
+            yield {"prior": prior, "batch": batch, "seconds": wall, "share_in_kernels": sum(spent.values()) / wall}
 
 
-def thousand(_options: argparse.Namespace, _rate: float) -> list[dict[str, Any]]:
-    """The whole command, from its start to its last picture."""
-    rows = []
-    for prior, more in (
-        ("pixel", ["ascent.steps=200", "prior.pixel.size=128"]),
-        ("dgn", []),  # its own settings: see loop
-    ):
+# --- whole jobs ----------------------------------------------------------------------------------------------
+
+
+def thousand(options: argparse.Namespace) -> Rows:
+    units = "units=[0,1]" if options.tiny else "units=all"
+    for prior in ("dgn", "fourier", "pixel"):
+        more = ["ascent.steps=2", "batch=2"] if options.tiny else ["batch=256"]
         with tempfile.TemporaryDirectory() as folder:
             command = [
-                sys.executable, "-m", "dgn", "synthesize", "units=all", f"prior={prior}", *more, "batch=500",
-                "tracking=off", "progress=false", "device=cuda", f"out={folder}/run",
+                sys.executable, "-m", "dgn", "synthesize", units, f"prior={prior}", f"prior.{prior}.size=128", *more,
+                "seeds=1", "tracking=off", "progress=false", f"device={options.device}", f"out={folder}/run",
             ]  # fmt: skip
             began = time.perf_counter()
             ended = subprocess.run(command, capture_output=True, text=True)
-            wall = time.perf_counter() - began
+            row: dict[str, Any] = {"prior": prior, "seconds": time.perf_counter() - began}
             if ended.returncode:
-                print(ended.stderr[-2000:], flush=True)
-                continue
-            manifest = json.loads((Path(folder) / "run" / "manifest.json").read_text())
-            made = len(list((Path(folder) / "run" / "images").glob("*.png")))
-            rows.append(
-                {
-                    "prior": prior, "images": made, "seconds": round(wall, 1), "job_seconds": manifest["seconds"],
-                    "batch": manifest["batch"] or 500,
-                }
-            )  # fmt: skip
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+                row["error"] = ended.stderr.strip().splitlines()[-1][:200]
+            else:
+                manifest = json.loads((Path(folder) / "run" / "manifest.json").read_text())
+                row |= {"images": len(list((Path(folder) / "run" / "images").glob("*.png")))}
+                row["job_seconds"] = manifest["seconds"]
+            yield row
+
+
+def precision(options: argparse.Namespace) -> Rows:
+    """bf16 is of the network; generators decode in float32."""
+    network = dgn.load_network("efficientnet_lite0", device=options.device)
+    units = [str(index) for index in range(0, 1000, 500 if options.tiny else 10)]
+    for prior in ("dgn", "pixel", "fourier"):
+        found = {}
+        for kind in ("fp32", "bf16"):
+            settings: dict[str, Any] = {"steps": 2} if options.tiny else {}
+            began = time.perf_counter()
+            made = dgn.synthesize(network, units, prior=prior, precision=kind, **settings)
+            found[kind] = made.activations.double(), time.perf_counter() - began
+        (full, slow), (half, quick) = found["fp32"], found["bf16"]
+        apart = (half - full) / full.mean()
+        yield {
+            "prior": prior, "units": len(units), "bf16_higher_by": float(apart.mean()),
+            "standard_error": float(apart.std() / len(apart) ** 0.5), "fp32_seconds": slow, "bf16_seconds": quick,
+        }  # fmt: skip
+
+
+def training(options: argparse.Namespace) -> Rows:
+    rate = matrix_rate(options.device, torch.bfloat16 if options.device.type == "cuda" else torch.float32)
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        images = Path(folder) / "images" / "a"
+        images.mkdir(parents=True)
+        for index in range(24 if options.tiny else 1024):
+            pixels = rng.integers(0, 255, (18, 18, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((144, 144)).save(images / f"{index}.jpg")
+        for kind, make in (("decoder", GeneratorTraining), ("flow", FlowTraining)):
+            changes: dict[str, Any] = {"batch": 4, "held_out": 4} if options.tiny else {}
+            if kind == "decoder" and options.tiny:
+                changes["statistics_images"] = 8
+            values = recipe("spatial128_gpu8" if kind == "decoder" else "flow_gpu8")
+            settings = settings_of({**values, **changes}, "efficientnet_lite0", seed=0)
+            place = Machine(str(options.device), 0 if options.tiny else 8, compile=options.device.type == "cuda")
+            run: Any = make(settings, images.parent, Path(folder) / kind, place)
+            batches = iter(run.batches())
+            updates = 1 if options.tiny else 20
+
+            def update(times: int, run: Any = run, batches: Iterator[Any] = batches) -> None:
+                for _ in range(times):
+                    run.update(next(batches))
+
+            cost = measure(partial(update, 1))
+            update(updates // 4)
+            each = clock(partial(update, updates), options.device)["wall"] / updates
+            row = {"kind": kind, "batch": settings.batch, "ms": 1e3 * each, "images_a_second": settings.batch / each}
+            yield row | {"gflops": cost.flops / 1e9, "share_of_matrix_rate": cost.flops / each / rate}
+
+
+# --- what is kept --------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Whole lines; one that was being written when its part was stopped is left out."""
+    lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def write(results: Path, rows: list[dict[str, Any]]) -> None:
+    (results / "gpu.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    text = []
+    for part in dict.fromkeys(row["part"] for row in rows):
+        mine = [{key: value for key, value in row.items() if key != "part"} for row in rows if row["part"] == part]
+        text.append(f"## {part}\n")
+        for columns in dict.fromkeys(tuple(row) for row in mine):
+            text.append("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+            text += [
+                "| " + " | ".join(str(row[key]) for key in columns) + " |" for row in mine if tuple(row) == columns
+            ]
+            text.append("")
+    (results / "table.md").write_text("\n".join(text))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> f
     return 2 * side**3 / min(clock(lambda: a @ b, device)["wall"] for _ in range(repeats))
 
 
+def memory_rate(device: torch.device, repeats: int = 5) -> float:
+    """Bytes a second that a copy of a large tensor reads and writes."""
+    count = 2**30 if device.type == "cuda" else 2**25
+    a, b = (torch.zeros(count, device=device, dtype=torch.bfloat16) for _ in range(2))
+    b.copy_(a)
+    return 2 * a.nbytes / min(clock(lambda: b.copy_(a), device)["wall"] for _ in range(repeats))
+
+
 def clock(call: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Seconds of one call: on the wall, and of processor time over all threads."""
     wait(device)
