@@ -213,10 +213,20 @@ def _start(studio: Studio) -> Made:
     return matrix, table, f"Towards {parse_units([values['unit']], studio.network)[0].name}"
 
 
+ATLAS_KEYS: dict[str, tuple[type, ...]] = {
+    "position": (str,), "method": (str,), "grid": (int, type(None)), "fewest": (int,), "whiten": (bool,),
+    "cosine": (float, int),
+}  # fmt: skip
+"""Keys of an atlas, of the names that :func:`dgn.atlas` knows, and what they may be."""
+
+
 def _atlas(studio: Studio) -> Made:
     """What a layer makes of many images, in a plane; of several rows or priors, one atlas beside another."""
     values, config, table = studio.values, studio.config, Rows()
-    asked = {key: values[key] for key in ("position", "method", "grid", "fewest", "whiten", "cosine") if key in values}
+    asked = {key: values[key] for key in ATLAS_KEYS if key in values}
+    for key, value in asked.items():
+        if not isinstance(value, ATLAS_KEYS[key]):
+            raise DgnError(f"figure.{key} is {value!r}, expected {ATLAS_KEYS[key][0].__name__}")
     data = open_data(config.data, studio.network)
     with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
         found = atlas(
