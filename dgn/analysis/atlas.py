@@ -37,7 +37,7 @@ POSITIONS = {"random": "one place of each image, not at an edge", "mean": "the m
 FEWEST_IMAGES = 10
 """A plane can't be laid out for fewer."""
 
-MOST_CELLS, A_CELL = 20, 3
+MOST_CELLS, A_CELL = 20, 2
 """Cells a side where none are asked for: at most, and such that the images are so many times ``fewest`` a cell."""
 
 NAMED = 3

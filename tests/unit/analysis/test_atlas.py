@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 import dgn
 from dgn.analysis.plane import gathered, lay_out, taken, whitened
+from dgn.cli.figures import ATLAS_KEYS
 from dgn.errors import DgnError
 from dgn.files.pages import seal
 from dgn.network.network import Network
 from dgn.report.atlas import atlas_page
+from dgn.resources import resource
 from dgn.units.read import Reader
 
 COLOURS = ("red", "green", "blue")
@@ -143,7 +147,7 @@ def test_classes_are_those_that_the_network_chooses(colours: Network) -> None:
 
 
 def test_it_is_drawn_and_has_a_page(colours: Network) -> None:
-    found = dgn.atlas(colours, "stem", tinted(), method="pca", grid=3, fewest=2)
+    found = dgn.atlas(colours, "stem", tinted(), method="pca", grid=2, fewest=2)
     made = noise(len(found.cells), 8)
     picture = found.picture(made)
     across = len({cell.column for cell in found.cells})
@@ -153,6 +157,12 @@ def test_it_is_drawn_and_has_a_page(colours: Network) -> None:
     assert page.count("data:image/webp;base64,") == 2 * len(found.cells) and page.count("</script>") == 2
     assert f"{found.cells[0].count} images" in page and found.cells[0].facts()["chosen"] in page
     assert page == seal(page)  # it says already that dgn wrote it
+
+
+def test_the_figures_keys_are_its_own() -> None:
+    figure, parameters = OmegaConf.load(resource("conf") / "figure" / "atlas.yaml"), signature(dgn.atlas).parameters
+    shared = {key: parameters[key].default for key in figure if key in parameters and key != "layer"}
+    assert shared == {key: figure[key] for key in shared} and {*shared} == {*ATLAS_KEYS}
 
 
 def test_bad_input_is_told_in_a_line(network: Network, colours: Network, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import rest_slow
 
 from dgn.cli.main import main
 
@@ -50,15 +51,15 @@ def test_every_file_and_the_same_again(
     assert main([*command, "out=one"]) == 2 and "atlas.html" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["figure.layer=outputs"], "no layer 'outputs'"),
-        (["figure.grid=much"], "figure.grid is 'much', expected int"),
-        (["figure.method=umpa"], "did you mean 'umap'"),
-        (["figure.fewest=25"], "no cell of the 2 x 2 has 25 of the 24 activations: give a smaller grid"),
-    ],
-)
+WRONG = [
+    (["figure.layer=outputs"], "no layer 'outputs'"),
+    (["figure.grid=much"], "figure.grid is 'much', expected int"),
+    (["figure.method=umpa"], "did you mean 'umap'"),
+    (["figure.fewest=25"], "no cell of the 2 x 2 has 25 of the 24 activations: give a smaller grid"),
+]
+
+
+@pytest.mark.parametrize(("words", "line"), rest_slow(WRONG, WRONG[0]))
 def test_what_is_wrong_is_a_line(
     words: list[str], line: str, small: list[str], images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +69,7 @@ def test_what_is_wrong_is_a_line(
     assert line in said and "unexpected" not in said and not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_it_needs_images(small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["figure", "atlas", *small, *PIXELS, *SMALL]) == 2
     assert "give data.root=FOLDER" in capsys.readouterr().err
