@@ -120,7 +120,7 @@ class Atlas:
         for name, images in syntheses.items():
             panels[name] = tiles = []
             for cell, image in zip(self.cells, images, strict=True):
-                facts, side = cell.facts(), min(1.0, max(0.5, (cell.count / usual) ** 0.5))
+                facts, side = cell.facts(), min(1.0, max(0.8, (cell.count / usual) ** 0.5))
                 lines = [
                     f"{what.replace('_', ' ')}: {facts[what]}" for what in ("chosen", "mean_outputs") if facts[what]
                 ]
@@ -176,6 +176,7 @@ def atlas(
     layout = network.layout(layer)
     if layout.count < 2:
         raise DgnError(f"layer {layer!r} has 1 feature: an atlas needs 2 or more")
+    direction(network, layer, torch.ones(layout.count), cosine=cosine)  # checks it before the images are seen
     squares = data if isinstance(data, Squares) else Squares(data, network.sight)
     draws = np.random.default_rng(seed).random(len(squares)) if position == "random" else None
     asked = [layer, *([OUTPUT] if network.scores != "none" and not network.layout(OUTPUT).positions else [])]

@@ -227,6 +227,8 @@ def _atlas(studio: Studio) -> Made:
     for key, value in asked.items():
         if not isinstance(value, ATLAS_KEYS[key]):
             raise DgnError(f"figure.{key} is {value!r}, expected {ATLAS_KEYS[key][0].__name__}")
+    if not values["rows"]:
+        raise DgnError("an atlas needs a prior: give figure.rows.NAME={prior: {dgn: {path: dgn}}}")
     data = open_data(config.data, studio.network)
     with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
         found = atlas(

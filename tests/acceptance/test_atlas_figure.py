@@ -55,6 +55,7 @@ WRONG = [
     (["figure.layer=outputs"], "no layer 'outputs'"),
     (["figure.grid=much"], "figure.grid is 'much', expected int"),
     (["figure.method=umpa"], "did you mean 'umap'"),
+    (["~figure.rows.pixels"], "an atlas needs a prior"),
     (["figure.fewest=25"], "no cell of the 2 x 2 has 25 of the 24 activations: give a smaller grid"),
 ]
 
