@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from dgn.analysis.ablation import Ablation as Ablation
     from dgn.analysis.ablation import ablate as ablate
     from dgn.analysis.alignment import align as align
+    from dgn.analysis.atlas import Atlas as Atlas
+    from dgn.analysis.atlas import atlas as atlas
     from dgn.analysis.concepts import Concept as Concept
     from dgn.analysis.concepts import concept as concept
     from dgn.analysis.examples import find_examples as find_examples
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis.ablation": ("Ablation", "ablate"),
     "analysis.alignment": ("align",),
+    "analysis.atlas": ("Atlas", "atlas"),
     "analysis.concepts": ("Concept", "concept"),
     "analysis.examples": ("find_examples",),
     "analysis.facets": ("Facets", "find_facets"),

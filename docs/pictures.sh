@@ -1,6 +1,7 @@
 #!/bin/sh
 # Every picture of docs/, made again by the commands that the pages show. From the repository's root:
 #     sh docs/pictures.sh [NAME ...]        over an hour on two busy CPU cores; chromium for the gallery's
+# atlas needs a folder of photographs, EVAL=FOLDER, and is made only where it is named.
 # docs/trade.png comes from dgn evaluate (docs/results/trade.md), docs/sweeps.png from benchmarks/ (docs/sweeps.md).
 set -e
 PHOTOS=docs/photos # each with its author, source and licence in docs/photos/README.md
@@ -40,6 +41,9 @@ two_neurons() { figure two_neurons; }
 convergence() { figure convergence; }
 start() { figure start "figure.images=[$PHOTOS/balloon.webp]" figure.unit=jellyfish; }
 priors() { figure priors "data.root=$PHOTOS" 'figure.units=[espresso,zebra,strawberry,school bus,volcano]' 'figure.title=" "'; }
+atlas() { # of photographs that are not in this repository: EVAL names their folder
+    figure atlas "data.root=${EVAL:?a folder of photographs}" figure.grid=12
+}
 
 inputs() {
     dgn synthesize prior=dgn units=[classifier.input:17,classifier.input:200,classifier.input:583,classifier.input:1001] seeds=2 \

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dgn.analysis.ablation import ablate, curves, first_choice
+from dgn.analysis.atlas import atlas
 from dgn.analysis.facets import cluster, late_features, mean_codes
 from dgn.analysis.results import Example
 from dgn.ascent.rules import written_for
@@ -23,6 +24,7 @@ from dgn.cli.manifest import warn
 from dgn.drawing.charts import Lines
 from dgn.drawing.heat import overlay
 from dgn.drawing.matrix import Matrix
+from dgn.drawing.mosaic import Mosaic
 from dgn.errors import DgnError
 from dgn.images.fit import Sight
 from dgn.images.pictures import to_image
@@ -37,7 +39,7 @@ from dgn.synthesis.result import Synthesis
 from dgn.units.units import parse_units
 
 Rows = list[dict[str, Any]]
-Made = tuple[Matrix | list[Lines], Rows, str]
+Made = tuple[Matrix | Mosaic | list[Lines], Rows, str]
 """What is drawn, the table behind it, and the title where none is given."""
 
 
@@ -211,7 +213,42 @@ def _start(studio: Studio) -> Made:
     return matrix, table, f"Towards {parse_units([values['unit']], studio.network)[0].name}"
 
 
+ATLAS_KEYS: dict[str, tuple[type, ...]] = {
+    "position": (str,), "method": (str,), "grid": (int, type(None)), "fewest": (int,), "whiten": (bool,),
+    "cosine": (float, int),
+}  # fmt: skip
+"""Keys of an atlas, of the names that :func:`dgn.atlas` knows, and what they may be."""
+
+
+def _atlas(studio: Studio) -> Made:
+    """What a layer makes of many images, in a plane; of several rows or priors, one atlas beside another."""
+    values, config, table = studio.values, studio.config, Rows()
+    asked = {key: values[key] for key in ATLAS_KEYS if key in values}
+    for key, value in asked.items():
+        if not isinstance(value, ATLAS_KEYS[key]):
+            raise DgnError(f"figure.{key} is {value!r}, expected {ATLAS_KEYS[key][0].__name__}")
+    if not values["rows"]:
+        raise DgnError("an atlas needs a prior: give figure.rows.NAME={prior: {dgn: {path: dgn}}}")
+    data = open_data(config.data, studio.network)
+    with tqdm(total=len(data), desc="images", unit="image", disable=not config.progress) as bar:
+        found = atlas(
+            studio.network, str(values["layer"]), data, seed=int(config.seed), workers=config.data.workers,
+            batch=min(int(config.batch), LOOKED_AT), note=counting(bar), **asked,
+        )  # fmt: skip
+    warn(studio.manifest, found.notes)
+    print(found.words)
+    studio.manifest["atlas"] = {"method": found.method, "grid": found.grid, "cells": len(found.cells)}
+    made: dict[str, Tensor] = {}
+    for label, entry in values["rows"].items():
+        for result, rows in studio.climb(str(label), entry, found.units):
+            name = f"{label}, {result.prior}" if label in made else str(label)
+            made[name] = result.images
+            table += [{"row": name, **cell.facts(), **facts} for cell, facts in zip(found.cells, rows, strict=True)]
+    return found.mosaic(made), table, found.words
+
+
 MAKERS: dict[str, Callable[[Studio], Made]] = {
     "matrix": _matrix, "facets": _facets, "ablation": _ablation, "convergence": _convergence, "start": _start,
+    "atlas": _atlas,
 }  # fmt: skip
 """Kinds of figures: what ``kind`` in ``conf/figure/`` may be."""

@@ -25,7 +25,7 @@ from dgn.training.settings import FlowSettings, TrainSettings
 
 OF_GROUPS = {
     "figure": {
-        "name": "of its files", "kind": "how it is made: matrix, facets, ablation, convergence or start",
+        "name": "of its files", "kind": "how it is made: matrix, facets, ablation, convergence, start or atlas",
         "title": "above it", "units": "its columns", "unit": "that it is about", "images": "that it is about, files",
         "rows": "its rows, each with a prior, an ascent, a seed of its own, or real examples",
         "points": "size of the letters", "transposed": "rows become columns where the page is wide enough",
@@ -33,6 +33,10 @@ OF_GROUPS = {
         "examples": "real images that are grouped", "facets": "how many; null: as separate best",
         "shown": "real images of each facet", "fill": "what covers", "size": "of the patch", "stride": "of the patch",
         "curves": "the curves of insertion and deletion instead of the maps",
+        "layer": "whose activations are laid out", "position": "of each image, the mean or a random one",
+        "method": "of the layout: umap, tsne, pca. auto: umap if it is installed, else tsne",
+        "grid": "cells a side. null: by the number of images", "fewest": "activations of a cell that is shown",
+        "whiten": "cells' directions tell them from the other cells", "cosine": "power of the cosine to a direction",
     },
     "launcher": {
         "slots": "jobs at a time. null: one a GPU, or one", "threads": "of each job. null: the cores shared out",

@@ -98,10 +98,14 @@ def grid(cells: Sequence[Cell], title: str, *, tile: int = 176, columns: int = 8
 
 def screen(matrix: Matrix, title: str, tile: int) -> Image.Image:
     """A matrix as it is looked at on a screen, with pictures of ``tile`` pixels."""
+    return raster(draw_matrix(matrix, width=math.inf, widest=tile / DPI, title=title, points=10.0), DPI)
+
+
+def raster(canvas: Any, dpi: float) -> Image.Image:
+    """A matplotlib figure as a picture of so many pixels an inch, fewer where it would be too long."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = draw_matrix(matrix, width=math.inf, widest=tile / DPI, title=title, points=10.0)
-    canvas.set_dpi(min(DPI, LONGEST / max(canvas.get_size_inches())))
+    canvas.set_dpi(min(dpi, LONGEST / max(canvas.get_size_inches())))
     agg = FigureCanvasAgg(canvas)
     agg.draw()
     return Image.fromarray(np.asarray(agg.buffer_rgba())[..., :3].copy())

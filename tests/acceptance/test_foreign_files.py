@@ -31,7 +31,7 @@ NAMES = [
     "config.yaml", "manifest.json", "results.csv", "codes.safetensors", "grid.png", "index.html", "gallery.html",
     "examples.csv", "examples.png", "examples.safetensors", "starts.safetensors", "facets.pdf", "facets.png",
     "ablation.pdf", "ablation.png", "curves.png", "figures.csv", "differences.csv", "table.md", "panels.png",
-    "panels.pdf", "start.pdf", "start.png", "start.csv", "state.safetensors", "generator.safetensors",
+    "panels.pdf", "atlas.html", "start.pdf", "start.png", "start.csv", "state.safetensors", "generator.safetensors",
     "components.safetensors", "losses.csv", "report.json", "samples/step-0000001.png", "images/x.png", "images/me.jpg",
     "images/tench--pixel--s0.png", "images/pixel.safetensors", "images/a--tench.png", "images/tench--top--1.png",
     "trajectory/tench--pixel--s0.png", "parts/pixel--000000.safetensors", "parts/mine", ".lock", JOURNAL, "sweep.json",

@@ -16,7 +16,9 @@ from conftest import rest_slow
 
 from dgn.cli.main import main
 from dgn.cli.reproduce import reproduce
+from dgn.drawing.mosaic import Mosaic, Tile
 from dgn.images.pictures import to_image
+from dgn.report.atlas import atlas_page
 from dgn.report.gallery import page
 from dgn.runs.past import read_run
 from dgn.runs.run import COLUMNS, Run
@@ -177,6 +179,34 @@ def open_page(browser: Any, file: Path, **more: Any) -> tuple[Any, list[str]]:
 
 def names(view: Any) -> list[str]:
     return [str(name) for name in view.locator(".row .name").all_text_contents()]
+
+
+@pytest.mark.needs("playwright")
+def test_an_atlas_is_zoomed_panned_and_pointed_at(browser: Any, tmp_path: Path) -> None:
+    evil, grey = '<img src=x onerror="document.title=1">', to_image(torch.full((3, 16, 16), 0.5))
+    tiles = [Tile(x, y, 1.0, grey, f"{x + y} images", [evil]) for x, y in ((2, 3), (5, 3), (2, 4))]
+    file = tmp_path / "atlas.html"
+    file.write_text(atlas_page(Mosaic({"one": tiles, "two": tiles[:1]}), "an atlas"))
+    view, errors = open_page(browser, file)
+    pictures, tip = view.locator("#world img"), view.locator("#tip")
+    assert pictures.count() == 3 and view.title() == "an atlas" and tip.is_hidden()
+    whole = [pictures.nth(at).bounding_box() for at in range(3)]
+    shown = view.locator("#map").bounding_box()
+    assert all(box["x"] >= shown["x"] and box["x"] + box["width"] <= shown["x"] + shown["width"] for box in whole)
+    pictures.nth(1).hover()
+    assert tip.inner_text().split("\n") == ["8 images", evil]
+    view.mouse.wheel(0, -600)
+    assert pictures.nth(1).bounding_box()["width"] > 1.5 * whole[1]["width"]
+    before = pictures.nth(0).bounding_box()
+    view.mouse.down()
+    view.mouse.move(whole[1]["x"] + 10, whole[1]["y"] + 10)
+    view.mouse.up()
+    assert pictures.nth(0).bounding_box() != before
+    view.locator("#all").click()
+    assert pictures.nth(1).bounding_box() == whole[1]
+    view.locator("#panel").select_option("two")
+    assert pictures.count() == 1 and view.locator("#world img").first.get_attribute("alt").startswith("5 images")
+    assert not errors
 
 
 @pytest.mark.needs("playwright")

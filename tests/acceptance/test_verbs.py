@@ -297,13 +297,14 @@ FIGURES: dict[str, list[str]] = {
     "convergence": ["figure.units=[zebra]", "figure.seeds=2", "ascent.views=1"],
     "start": ["figure.images=[PICTURES/goldfish/00.png]", "figure.unit=zebra", "figure.frames=2"],
     "latents": ["data.root=PICTURES", "figure.units=[zebra,'blocks.4:3@max']", "ascent.starts=1", "ascent.screen=8"],
+    "atlas": ["data.root=PICTURES", "figure.grid=1", "figure.method=pca"],
     "two_neurons": ["figure.units=[candle,'0.5*candle + 0.5*convertible','blocks.1:3']"],
 }
 
 
 ROWS = {
     "priors": 12, "regularisers": 11, "layers": 25, "facets": 4, "ablation": 18, "convergence": 16, "start": 6,
-    "two_neurons": 9, "latents": 8,
+    "two_neurons": 9, "latents": 8, "atlas": 1,
 }  # fmt: skip
 """Of each figure's table."""
 

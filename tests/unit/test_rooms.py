@@ -28,7 +28,7 @@ FLOORS = [
 """From the ground up. What stands on a floor may use those below it, and its own."""
 
 HANDED_IN = {
-    "analysis.ablation.ablate", "analysis.concepts.concept", "analysis.examples.find_examples",
+    "analysis.ablation.ablate", "analysis.atlas.atlas", "analysis.concepts.concept", "analysis.examples.find_examples",
     "analysis.facets.find_facets", "evaluation.evaluate.evaluate", "network.network.__init__",
     "network.sources.load_network", "priors.load_prior", "priors.others.module.__init__", "synthesis.main.synthesize",
     "training.trainer.train", "network.attention._attend",

@@ -67,14 +67,15 @@ CLEARING = "clearing"
 
 
 @contextmanager
-def at_work(config: Any, manifest: dict[str, Any], name: str = "") -> Iterator[tuple[Run, Tracker]]:
-    """The folder of a job of any other verb, locked, and its tracking; see :func:`tracked`. ``name``: of a figure.
+def at_work(config: Any, manifest: dict[str, Any], figure: Sequence[str] = ()) -> Iterator[tuple[Run, Tracker]]:
+    """The folder of a job of any other verb, locked, and its tracking; see :func:`tracked`. ``figure``: the
+    files of one.
 
     Raises:
         DgnError: the folder holds something else, another process works in it, or it can't be made.
     """
     verb = str(config.verb)
-    given, patterns = given_folder(config), _writes(verb, name)
+    given, patterns = given_folder(config), _writes(verb, figure)
     run, held = _locked(given, verb, patterns) if given else newest(verb, "", patterns, resume=False)
     with held:
         run.take_up(verb)
@@ -162,10 +163,9 @@ def refuse_foreign(folder: Path | None, verb: str, manifest: str = "manifest.jso
         check_folder(folder, verb, manifest)
 
 
-def _writes(verb: str, figure: str = "") -> list[str]:
+def _writes(verb: str, figure: Sequence[str] = ()) -> list[str]:
     """Patterns of what a job writes beside its manifest."""
-    own = [f"{figure}.{form}" for form in ("pdf", "png", "csv")] if figure else VERBS[verb].writes or ()
-    return ["config.yaml", *own]
+    return ["config.yaml", *(figure or VERBS[verb].writes or ())]
 
 
 def _locked(folder: Path, verb: str, patterns: list[str]) -> tuple[Run, IO[bytes]]:

@@ -1,4 +1,4 @@
-"""``dgn figure NAME``: a figure for a paper, from one configuration: PDF, PNG and the CSV behind it."""
+"""``dgn figure NAME``: a figure for a paper, from one configuration: PDF, PNG and CSV; of an atlas a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dgn.cli.manifest import new_manifest, plain
 from dgn.cli.sweeps.resume import at_work
 from dgn.drawing.charts import draw_lines, render
 from dgn.drawing.matrix import WIDTHS, Matrix, draw_matrix
+from dgn.drawing.mosaic import Mosaic, draw_mosaic
 from dgn.errors import DgnError, nearest
+from dgn.report.atlas import atlas_page
 from dgn.units.unit import file_name
 
 
@@ -25,17 +27,21 @@ def run(config: Any) -> None:
     network, device = open_network(config)
     manifest = new_manifest("figure", device, network, figure=values)
     name = file_name(str(values.get("name", kind)))
-    with at_work(config, manifest, name) as (folder, tracker):
+    pages = ("html",) if kind == "atlas" else ()
+    with at_work(config, manifest, [f"{name}.{form}" for form in ("pdf", "png", "csv", *pages)]) as (folder, tracker):
         made, rows, title = MAKERS[kind](Studio(config, network, values, manifest))
         width, title = WIDTHS[config.width], str(values.get("title") or title)
         points = float(values.get("points", 7.0))
         if isinstance(made, Matrix):
             canvas = draw_matrix(made, width=width, title=title, points=points)
+        elif isinstance(made, Mosaic):
+            canvas = draw_mosaic(made, width=width, title=title, points=points)
+            folder.write_text(f"{name}.html", atlas_page(made, title))
         else:
             canvas = draw_lines(made, width=width, title=title, points=points)
         for form in ("pdf", "png"):
             folder.write(f"{name}.{form}", render(canvas, form, dpi=300))
         folder.write_table(rows, list(dict.fromkeys(key for row in rows for key in row)), f"{name}.csv")
         tracker.picture(name, folder.folder / f"{name}.png")
-    print(folder.folder / f"{name}.pdf")
-    print(folder.folder / f"{name}.png")
+    for form in ("pdf", "png", *pages):
+        print(folder.folder / f"{name}.{form}")

@@ -16,6 +16,7 @@ from dgn.drawing.heat import share_scale
 from dgn.drawing.letters import SMALLEST
 from dgn.drawing.letters import number as shown
 from dgn.drawing.matrix import WIDTHS, Cell, Matrix, draw_matrix, grid
+from dgn.drawing.mosaic import Mosaic, Tile, draw_mosaic
 
 
 def texts(canvas: Any) -> list[Text]:
@@ -143,3 +144,18 @@ def test_a_grid_of_many_rows_has_fewer_units_side_by_side() -> None:
 def test_a_very_long_grid_can_be_drawn() -> None:
     cells = [Cell("unit", f"s{row}", Image.new("RGB", (4, 4)), "") for row in range(400)]
     assert 50_000 < grid(cells, "", tile=200).height < 65_536
+
+
+def test_a_mosaic_has_no_margins() -> None:
+    """Columns and rows without a picture on the outside are left away; pictures keep their proportions."""
+    wide = Image.new("RGB", (20, 10))
+    tiles = [Tile(3, 2, 1.0, wide), Tile(6, 2, 0.5, wide), Tile(4, 4, 1.0, wide)]
+    alone, both = Mosaic({"one": tiles}), Mosaic({"one": tiles, "two": tiles[:2]})
+    assert alone.bounds() == both.bounds() == (3, 2, 4, 3)
+    canvas = draw_mosaic(alone, width=4.0)
+    assert tuple(canvas.get_size_inches()) == (4.0, 3.0) and not texts(canvas)
+    (left, right, bottom, top), (first, last, *_), _ = (image.get_extent() for image in canvas.axes[0].images)
+    assert 0 <= left < 0.1 and right - left == pytest.approx(2 * (bottom - top)) == pytest.approx(2 * (last - first))
+    beside = draw_mosaic(both, width=WIDTHS["page"], title="An atlas of a layer with a rather long name, " * 3)
+    check_layout(beside)
+    assert {text.get_text() for text in texts(beside)} >= {"one", "two"} and len(beside.axes[0].images) == 5
