@@ -6,8 +6,8 @@ B A B, in one process; what is reported are medians. Parts of what comes out: ``
 library, judged by the instrument; needs ``--real``), ``accent`` (photographs accentuated towards a class) and
 ``features`` (what each library has, found by calls). Results of a part are merged into those that are already there,
 so that parts, networks, methods and numbers of units can be measured one at a time. Needs: pip install -e
-'.[benchmark]'; a library that is not there is skipped, with the line that installs it. Not in that extra: faccent, whose
-dependency ``lucent==0.1.0`` is on the package index another, empty package with torch-lucent's module name.
+'.[benchmark]'; a library that is not there is skipped, with the line that installs it. Not in that extra: faccent,
+whose dependency ``lucent==0.1.0`` is on the package index another, empty package with torch-lucent's module name.
 """
 
 from __future__ import annotations
@@ -290,12 +290,13 @@ def _up_to(network: Network, layer: str) -> torch.nn.Module:
 
 
 def keep(file: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Merge rows into a file: one that measures the same takes the place of the earlier one."""
-    told = ("network", "place", "layer", "units", "rival", "precision", "way", "method", "library", "feature")
+    """Merge rows into a file: numbers of a row that measures the same take the place of the earlier ones."""
+    told = ("place", "layer", "rival", "precision", "way", "method", "library", "feature")
     earlier = json.loads(file.read_text())["rows"] if file.exists() else []
-    merged = {
-        tuple(row.get(key) for key in told): row for row in [*earlier, *({**row, "machine": machine} for row in rows)]
-    }
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in [*earlier, *({**row, "machine": machine} for row in rows)]:
+        name = tuple(row.get(key) for key in (*told, "network", "units") if "method" not in row or key == "method")
+        merged[name] = {**merged.get(name, {}), **row}
     file.write_text(json.dumps({"rows": list(merged.values())}, indent=1) + "\n")
 
 
@@ -327,7 +328,21 @@ def write_table(results: Path) -> None:
             keys = list(dict.fromkeys(key for row in found for key in row))
             lines += ["", f"{head}.", "", "| " + " | ".join(keys) + " |", "|---" * len(keys) + "|"]
             lines += ["| " + " | ".join(_cell(row.get(key, "")) for key in keys) + " |" for row in found]
+    if parts.get("features"):
+        lines += ["", "What each library has.", "", *_features(parts["features"])]
     (results / "table.md").write_text("\n".join(lines) + "\n")
+
+
+def _features(rows: list[dict[str, Any]]) -> list[str]:
+    """A row a feature, a column a library."""
+    libraries = list(dict.fromkeys(row["library"] for row in rows))
+    says = {(row["feature"], row["library"]): row for row in rows}
+    lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
+    for feature in dict.fromkeys(row["feature"] for row in rows):
+        found = [says.get((feature, library), {"has": False, "how": ""}) for library in libraries]
+        cells = ["" if not row["has"] else "by hand" if "by hand" in row["how"] else "yes" for row in found]
+        lines.append(f"| {feature} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def _cell(value: Any) -> str:
@@ -342,7 +357,7 @@ PARTS = {
 }  # fmt: skip
 HEADS = {
     "occlusion": "captum", "linear": "Cost of more units", "compile": "torch.compile",
-    "images": "Images of classes", "accent": "Photographs accentuated", "features": "What each library has",
+    "images": "Images of classes", "accent": "Photographs accentuated",
 }  # fmt: skip
 """Of the parts' tables."""
 

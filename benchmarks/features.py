@@ -21,6 +21,7 @@ import torch
 from outcomes import CANVAS, KEPT
 from rival_images import ACCENTS, METHODS, Seen, Task, installed, made, quiet
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 import dgn
 from dgn.images.reading import read_image
@@ -188,6 +189,20 @@ def captum(name: str, **more: Any) -> Call:
     return call
 
 
+def own_concept(b: Bench) -> Any:
+    images = torch.rand(12, 3, CANVAS, CANVAS, generator=torch.Generator().manual_seed(0))
+    return dgn.concept(b.network, KEPT, images[:6] / 2, images[6:])
+
+
+def tcav(b: Bench) -> Any:
+    from captum.concept import TCAV, Concept
+
+    images = torch.rand(12, 3, CANVAS, CANVAS, generator=torch.Generator().manual_seed(0))
+    concepts = [Concept(i, str(i), DataLoader(list(part), batch_size=3)) for i, part in enumerate(images.split(6))]
+    with tempfile.TemporaryDirectory() as folder:
+        return TCAV(b.seen, [b.place], save_path=folder).interpret(b.photo[None], [concepts], target=130)
+
+
 def examples(b: Bench) -> Any:
     return dgn.find_examples(b.network, 130, str(Path(__file__).parents[1] / "docs" / "photos"), k=2)
 
@@ -210,9 +225,8 @@ def judged(b: Bench) -> Any:
 
 
 FEATURES: dict[str, tuple[str, dict[str, Call]]] = {
-    "class": ("class", {
-        **{module: (lambda b, key=key: b.image(key)) for key, (module, _, _) in METHODS.items()},
-        "captum": captum("Saliency"),
+    "image of a class": ("class", {
+        module: (lambda b, key=key: b.image(key)) for key, (module, _, _) in METHODS.items()
     }),
     "one place of a map": ("neuron|position", {
         "dgn": lambda b: b.own(f"{KEPT}:5@2,3"),
@@ -298,6 +312,7 @@ FEATURES: dict[str, tuple[str, dict[str, Call]]] = {
         "dgn": same(lambda b: b.own(130, seed=3)),
         "faccent": same(lambda b: b.faccent(lambda o: o.channel(b.under, 5), seed=3)),
     }),
+    "concept learned from images": ("concept|tcav", {"dgn": own_concept, "captum": tcav}),
     "judged by other networks": ("judge|kid|transfer_?(score|rate)|evaluat", {"dgn": judged}),
 }  # fmt: skip
 """Of each: a pattern for names where nothing was called, and the calls by module."""

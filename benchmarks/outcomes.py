@@ -17,8 +17,9 @@ import dgn
 from dgn.drawing.matrix import Cell, grid
 from dgn.evaluation.evaluate import load_judges
 from dgn.evaluation.instrument import measure
-from dgn.evaluation.real import real_images_of
-from dgn.evaluation.reference import Made, activations_of_all, best_examples, look_at
+from dgn.evaluation.metrics import kid
+from dgn.evaluation.real import load_real
+from dgn.evaluation.reference import Made, activations_of_all, look_at
 from dgn.images.pictures import to_image
 from dgn.images.reading import read_image
 from dgn.units.units import parse_units
@@ -28,7 +29,9 @@ CLASSES = [173, 279, 403, 502, 546, 604, 735, 815]
 PHOTOGRAPHS = {"balloon": 107, "flamingo": 130}
 """Of docs/photos: the class that each is accentuated towards (a jellyfish, a flamingo)."""
 CANVAS, KEPT = 128, "blocks.3.1"
-METRICS = ("activation_over_best", "activation_over_mean", "top1", "top5", "nearest", "kid")
+METRICS = ("activation_over_mean", "top1", "top5", "nearest")
+REAL = 400
+"""Photographs of any class that images are compared with: of single classes there are too few that nothing saw."""
 
 
 def chosen(methods: dict[str, tuple[str, Method, int]], names: list[str] | None) -> dict[str, tuple[Method, int]]:
@@ -44,35 +47,53 @@ def images(options: argparse.Namespace) -> list[dict[str, Any]]:
     if not methods:
         return []
     if options.real is None:
-        raise SystemExit("images needs --real FOLDER: real images of the classes, in folders or tar files")
+        raise SystemExit("images needs --real FOLDER: photographs that nothing was trained on, in folders or tar files")
     network = dgn.load_network("efficientnet_lite0", device=options.device)
     units = parse_units(options.classes, network)
     judges = load_judges(options.judges, options.device, trust=True)
-    real = real_images_of(units, network, options.real, per_class=20, most=1000)
+    real = load_real(options.real, network.class_names, sight=network.sight, most=REAL)
     reference = look_at(real, network, judges, units)
-    best = best_examples(reference, units, 1)
-    rows = [{"method": "best real image", **figures(best, network, judges, reference)}]
-    show(options.pictures, "best real image", [unit.name for unit in units], list(best.images))
+    rows: list[dict[str, Any]] = [{"method": f"{len(units)} photographs"}]
+    for judge in judges:  # as many of the photographs against the others: what KID says of real ones
+        seen = reference.verdicts[judge.name].features
+        rows[0] |= distance(judge.name, seen[: len(units)], seen[len(units) :])
     for name, (method, default) in methods.items():
         tasks = [Task(network, label, options.image_steps, options.crops or default) for label in options.classes]
-        made(method, replace(tasks[0], steps=2))  # whatever a first call costs
-        found, wall, cpu = timed(method, tasks, options)
-        row: dict[str, Any] = {
-            "method": name, "network": network.name, "classes": len(units), "canvas": found[0].shape[-1],
-            "steps": "its own" if name == "dgn" else options.image_steps,
-            "crops a step": tasks[0].crops if default else 1, "crops by default": default or 1,
-            "seconds": wall, "cpu seconds": cpu,
-            "memory": peak_memory(lambda m=method, t=tasks[0]: made(m, replace(t, steps=2)), options.device),
-        }  # fmt: skip
-        if default > tasks[0].crops:
-            few, more = (timed(method, [replace(tasks[0], steps=s, crops=default)], options)[2] for s in (1, 3))
-            row["cpu seconds, default crops"] = (more - few) / 2 * options.image_steps
+        files = [(options.pictures or Path()) / "images" / f"{name} - {unit.name}.png" for unit in units]
+        row: dict[str, Any] = {"method": name}
+        if options.pictures and all(file.exists() for file in files):  # made already: its seconds are kept
+            found = [read_image(file) for file in files]
+        else:
+            made(method, replace(tasks[0], steps=2))  # whatever a first call costs
+            found, wall, cpu = timed(method, tasks, options)
+            row |= {
+                "network": network.name, "classes": len(units), "canvas": found[0].shape[-1],
+                "steps": "its own" if name == "dgn" else options.image_steps,
+                "crops a step": tasks[0].crops if default else 1, "crops by default": default or 1,
+                "seconds": wall, "cpu seconds": cpu,
+                "memory": peak_memory(lambda m=method, t=tasks[0]: made(m, replace(t, steps=2)), options.device),
+            }  # fmt: skip
+            if default > tasks[0].crops:
+                few, more = (timed(method, [replace(tasks[0], steps=s, crops=default)], options)[2] for s in (1, 3))
+                row["cpu seconds, default crops"] = (more - few) / 2 * options.image_steps
         own = Made(name, torch.stack(found), units, [0] * len(units))
-        rows.append({**row, **figures(own, network, judges, reference)})
+        for one in measure(own, network, judges, reference):
+            if one.metric in METRICS:
+                row[f"{one.metric} {one.judge}".strip()] = one.value
+        for judge in judges:
+            row |= distance(judge.name, judge.see(own.images).features, reference.verdicts[judge.name].features)
+        rows.append(row)
         options.note(rows)
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps(row), flush=True)
         show(options.pictures, name, [unit.name for unit in units], found)
     return rows
+
+
+def distance(judge: str, features: Tensor, real: Tensor) -> dict[str, Any]:
+    """KID with its interval, in the instrument's units."""
+    scale = real.double().square().mean().sqrt()
+    value, low, high = kid(features / scale, real / scale)
+    return {f"kid {judge}": value, f"kid {judge} interval": [low, high]}
 
 
 def timed(method: Method, tasks: list[Task], options: argparse.Namespace) -> tuple[list[Tensor], float, float]:
@@ -83,18 +104,6 @@ def timed(method: Method, tasks: list[Task], options: argparse.Namespace) -> tup
         for task in tasks
     ]
     return found, median([one["wall"] for one in times]), median([one["cpu"] for one in times])
-
-
-def figures(own: Made, network: Any, judges: Any, reference: Any) -> dict[str, Any]:
-    """The instrument's, flat; KID with its interval."""
-    flat: dict[str, Any] = {}
-    for one in measure(own, network, judges, reference):
-        if one.metric in METRICS:
-            key = f"{one.metric} {one.judge}".strip()
-            flat[key] = one.value
-            if one.metric == "kid":
-                flat[f"{key} interval"] = [one.low, one.high]
-    return flat
 
 
 def show(folder: Path | None, row: str, names: list[str], found: list[Tensor], sheet: str = "images") -> None:

@@ -57,7 +57,7 @@ Method = Callable[[Task], Tensor]
 
 
 class Seen(nn.Module):
-    """The network for images between ``low`` and ``high``, of any size; ``plain``: not in the layout dgn finds fastest."""
+    """The network for images between ``low`` and ``high``, of any size; ``plain``: not in channels-last layout."""
 
     plain = False
 
