@@ -291,11 +291,11 @@ def _up_to(network: Network, layer: str) -> torch.nn.Module:
 
 def keep(file: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
     """Merge rows into a file: numbers of a row that measures the same take the place of the earlier ones."""
-    told = ("place", "layer", "rival", "precision", "way", "method", "library", "feature")
+    told = ("network", "place", "layer", "units", "rival", "precision", "way", "method", "library", "feature")
     earlier = json.loads(file.read_text())["rows"] if file.exists() else []
     merged: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in [*earlier, *({**row, "machine": machine} for row in rows)]:
-        name = tuple(row.get(key) for key in (*told, "network", "units") if "method" not in row or key == "method")
+        name = tuple(row.get(key) for key in told)
         merged[name] = {**merged.get(name, {}), **row}
     file.write_text(json.dumps({"rows": list(merged.values())}, indent=1) + "\n")
 

@@ -60,14 +60,14 @@ def images(options: argparse.Namespace) -> list[dict[str, Any]]:
     for name, (method, default) in methods.items():
         tasks = [Task(network, label, options.image_steps, options.crops or default) for label in options.classes]
         files = [(options.pictures or Path()) / "images" / f"{name} - {unit.name}.png" for unit in units]
-        row: dict[str, Any] = {"method": name}
+        row: dict[str, Any] = {"method": name, "network": network.name}
         if options.pictures and all(file.exists() for file in files):  # made already: its seconds are kept
             found = [read_image(file) for file in files]
         else:
             made(method, replace(tasks[0], steps=2))  # whatever a first call costs
             found, wall, cpu = timed(method, tasks, options)
             row |= {
-                "network": network.name, "classes": len(units), "canvas": found[0].shape[-1],
+                "classes": len(units), "canvas": found[0].shape[-1],
                 "steps": "its own" if name == "dgn" else options.image_steps,
                 "crops a step": tasks[0].crops if default else 1, "crops by default": default or 1,
                 "seconds": wall, "cpu seconds": cpu,
