@@ -7,7 +7,7 @@ library, judged by the instrument; needs ``--real``), ``accent`` (photographs ac
 ``features`` (what each library has, found by calls). Results of a part are merged into those that are already there,
 so that parts, networks, methods and numbers of units can be measured one at a time. Needs: pip install -e
 '.[benchmark]'; a library that is not there is skipped, with the line that installs it. Not in that extra: faccent,
-whose dependency ``lucent==0.1.0`` is on the package index another, empty package with torch-lucent's module name.
+whose dependency ``lucent==0.1.0`` is on the package index another, broken package with torch-lucent's module name.
 """
 
 from __future__ import annotations

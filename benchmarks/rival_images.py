@@ -36,7 +36,7 @@ INSTALL = {
     "captum": "captum",
 }
 """Of each module, what pip installs with --no-deps beside dgn. faccent asks for `lucent==0.1.0`, which on the package
-index is another, empty package that overwrites torch-lucent's; horama needs einops and does not say so."""
+index is another, broken package of torch-lucent's module name; horama needs einops and does not say so."""
 
 
 @dataclass
