@@ -1,21 +1,29 @@
-"""dgn side by side with lucent, torch-dreams and captum: python benchmarks/compare.py [PART ...] [options]
+"""dgn side by side with other libraries: python benchmarks/compare.py [PART ...] [options]
 
-Parts (default: all): ``ascent`` (images a second and memory), ``occlusion`` (against captum), ``linear`` (seconds and
-memory of 8, 64 and 512 units), ``compile`` (what torch.compile would gain and cost). The rivals take turns, A B A B,
-in one process; what is reported are medians. Results of a part are merged into those that are already there, so that
-parts, networks and numbers of units can be measured one at a time. Needs: pip install -e '.[benchmark]'.
+Parts of speed (default: these): ``ascent`` (images a second and memory), ``occlusion`` (against captum), ``linear``
+(seconds and memory of 8, 64 and 512 units), ``compile`` (what torch.compile would gain and cost). Rivals take turns, A
+B A B, in one process; what is reported are medians. Parts of what comes out: ``images`` (the same classes by each
+library, judged by the instrument; needs ``--real``), ``accent`` (photographs accentuated towards a class) and
+``features`` (what each library has, found by calls). Results of a part are merged into those that are already there,
+so that parts, networks, methods and numbers of units can be measured one at a time. Needs: pip install -e
+'.[benchmark]'; a library that is not there is skipped, with the line that installs it. Not in that extra: faccent,
+whose dependency ``lucent==0.1.0`` is on the package index another, broken package with torch-lucent's module name.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+from features import features
 from machine import clock, describe, matrix_rate, median, peak_memory
+from outcomes import CLASSES, accents, images
+from rival_images import installed
 from rivals import RIVALS, Run, own
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,13 +56,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    chosen = parser.add_argument_group("images and accent")
+    chosen.add_argument("--methods", nargs="+", help="some of them, by how they begin; default: all")
+    chosen.add_argument("--classes", nargs="+", type=int, default=CLASSES)
+    chosen.add_argument("--image-steps", type=int, default=100)
+    chosen.add_argument("--crops", type=int, default=6, help="of a step, where a library takes several; its own: 0")
+    chosen.add_argument("--judges", nargs="+", default=["efficientnet_lite2"], help="a .pt2 is a program that is run")
+    chosen.add_argument("--real", type=Path, help="real images in folders or tar files, as for dgn evaluate")
+    chosen.add_argument("--pictures", type=Path, help="a folder to keep all images in, with a sheet of them")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     options.device = torch.device(options.device)
     options.results.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
-        rows = {"ascent": ascent, "occlusion": occlusion, "linear": linear, "compile": compiled}[part](options)
-        keep(options.results / f"{part}.json", describe(options.threads), rows)
+        file, machine = options.results / f"{part}.json", describe(options.threads)
+        options.note = functools.partial(keep, file, machine)  # a long run may be cut short
+        rows = PARTS[part](options)
+        keep(file, machine, rows)
     write_table(options.results)
 
 
@@ -90,6 +108,7 @@ def turns(runs: dict[str, Run], options: argparse.Namespace, images: int) -> dic
 def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds an image and step, and peak memory, of each library; the limit of this machine."""
     rows = []
+    options.rivals = [name for name in options.rivals if installed([name.replace("-", "_")])]
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
     rates = {precision: matrix_rate(options.device, dtypes[precision]) for precision in options.precision}
     for name in options.networks:
@@ -123,7 +142,7 @@ def ascent(options: argparse.Namespace) -> list[dict[str, Any]]:
                         }
                     )  # fmt: skip
                     print(json.dumps(rows[-1]), flush=True)
-                keep(options.results / "ascent.json", describe(options.threads), rows)  # a long run may be cut short
+                options.note(rows)
     return rows
 
 
@@ -173,6 +192,8 @@ def step_flops(network: Network, layer: str) -> int:
 
 def occlusion(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One image, windows of 32 px every 16 px: captum's Occlusion and ``dgn.ablate``."""
+    if not installed(["captum"]):
+        return []
     from captum.attr import Occlusion
 
     from dgn.analysis.ablation import ablate
@@ -269,12 +290,13 @@ def _up_to(network: Network, layer: str) -> torch.nn.Module:
 
 
 def keep(file: Path, machine: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Merge rows into a file: one that measures the same takes the place of the earlier one."""
-    told = ("network", "place", "layer", "units", "rival", "precision", "way")
+    """Merge rows into a file: numbers of a row that measures the same take the place of the earlier ones."""
+    told = ("network", "place", "layer", "units", "rival", "precision", "way", "method", "library", "feature")
     earlier = json.loads(file.read_text())["rows"] if file.exists() else []
-    merged = {
-        tuple(row.get(key) for key in told): row for row in [*earlier, *({**row, "machine": machine} for row in rows)]
-    }
+    merged: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in [*earlier, *({**row, "machine": machine} for row in rows)]:
+        name = tuple(row.get(key) for key in told)
+        merged[name] = {**merged.get(name, {}), **row}
     file.write_text(json.dumps({"rows": list(merged.values())}, indent=1) + "\n")
 
 
@@ -300,17 +322,44 @@ def write_table(results: Path) -> None:
             + " | ".join("" if row.get(key) is None else f"{row[key]:.1f}" for key in FASTER)
             + f" | {row['finished']:.1f} | {row['memory'] or 0:.0f} | {row['share_of_limit']:.0%} |"
         )
-    for part, head in (("occlusion", "captum"), ("linear", "Cost of more units"), ("compile", "torch.compile")):
+    for part, head in HEADS.items():
         found = [{key: value for key, value in row.items() if key != "machine"} for row in parts.get(part, [])]
         if found:
-            keys = list(found[0])
+            keys = list(dict.fromkeys(key for row in found for key in row))
             lines += ["", f"{head}.", "", "| " + " | ".join(keys) + " |", "|---" * len(keys) + "|"]
-            lines += ["| " + " | ".join(_cell(row.get(key)) for key in keys) + " |" for row in found]
+            lines += ["| " + " | ".join(_cell(row.get(key, "")) for key in keys) + " |" for row in found]
+    if parts.get("features"):
+        lines += ["", "What each library has.", "", *_features(parts["features"])]
     (results / "table.md").write_text("\n".join(lines) + "\n")
 
 
+def _features(rows: list[dict[str, Any]]) -> list[str]:
+    """A row a feature, a column a library."""
+    libraries = list(dict.fromkeys(row["library"] for row in rows))
+    says = {(row["feature"], row["library"]): row for row in rows}
+    lines = ["| | " + " | ".join(libraries) + " |", "|---" * (len(libraries) + 1) + "|"]
+    for feature in dict.fromkeys(row["feature"] for row in rows):
+        found = [says.get((feature, library), {"has": False, "how": ""}) for library in libraries]
+        cells = ["" if not row["has"] else "by hand" if "by hand" in row["how"] else "yes" for row in found]
+        lines.append(f"| {feature} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+PARTS = {
+    "ascent": ascent, "occlusion": occlusion, "linear": linear, "compile": compiled,
+    "images": images, "accent": accents, "features": features,
+}  # fmt: skip
+HEADS = {
+    "occlusion": "captum", "linear": "Cost of more units", "compile": "torch.compile",
+    "images": "Images of classes", "accent": "Photographs accentuated",
+}  # fmt: skip
+"""Of the parts' tables."""
 
 
 if __name__ == "__main__":
