@@ -135,6 +135,11 @@ def importance(b: Bench) -> Any:
     return b.lens("maco", dreamlens.FeatureTarget.for_channel(b.place, 5), config=config).transparency.sum().item()
 
 
+def own_atlas(b: Bench) -> Any:
+    found = dgn.atlas(b.network, KEPT, list(torch.rand(16, 3, CANVAS, CANVAS)), method="pca", grid=2, fewest=1)
+    return found.picture(b.own(found.units))
+
+
 def atlas(b: Bench) -> Any:
     import dreamlens
 
@@ -294,7 +299,7 @@ FEATURES: dict[str, tuple[str, dict[str, Call]]] = {
     "pattern network (CPPN)": ("cppn", {
         "lucent": lambda b: b.lucent(lambda o: o.channel(b.under, 5), lambda p: p.cppn(CANVAS)),
     }),
-    "activation atlas": ("atlas|umap", {"dreamlens": atlas}),
+    "activation atlas": ("atlas|umap", {"dgn": own_atlas, "dreamlens": atlas}),
     "real images that excite a unit": ("example|top_?activ|most_?activ", {"dgn": examples}),
     "occlusion": ("occlu|ablat", {
         "dgn": lambda b: dgn.ablate(b.network, b.photo, 130, size=64, stride=64),
