@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,24 @@ def compose(verb: str, arguments: Sequence[str]) -> Any:
 
 
 def _compose(verb: str, arguments: Sequence[str]) -> Any:
+    from hydra.types import RunMode
+
+    with opened(arguments) as (hydra, given):
+        return hydra.compose_config(given.config_name or verb, given.overrides, RunMode.MULTIRUN)
+
+
+@contextmanager
+def opened(arguments: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Hydra, ready to compose, and what its flags say."""
+    from hydra import version
     from hydra._internal.hydra import Hydra
     from hydra._internal.utils import create_config_search_path, get_args_parser
     from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.global_hydra import GlobalHydra
-    from hydra.types import RunMode
 
     from dgn.cli import schema
 
+    version.setbase("1.3")
     schema.register()
     given = get_args_parser().parse_args([*arguments])
     path = create_config_search_path(given.config_path or str(resource("conf")))
@@ -47,8 +58,7 @@ def _compose(verb: str, arguments: Sequence[str]) -> Any:
         path.prepend(provider="command-line", path=place, anchor=SearchPathQuery(provider="schema"))
     GlobalHydra.instance().clear()
     try:
-        hydra = Hydra.create_main_hydra2(task_name="dgn", config_search_path=path)
-        return hydra.compose_config(given.config_name or verb, given.overrides, RunMode.MULTIRUN)
+        yield Hydra.create_main_hydra2(task_name="dgn", config_search_path=path), given
     finally:
         GlobalHydra.instance().clear()
 

@@ -153,14 +153,19 @@ def _hydra(task: Any, arguments: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from dgn.cli import schema
-    from dgn.cli.compose import explain
+    from dgn.cli.compose import explain, opened
     from dgn.resources import resource
 
-    schema.register()
+    plain = not any(word.startswith("-") or "hydra.mode" in word for word in arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the lines below say it in one line
     before, sys.argv = sys.argv, [f"dgn {task.verb}", *arguments]
     try:
-        hydra.main(version_base="1.3", config_path=str(resource("conf")), config_name=task.verb)(task)()
+        if plain:  # hydra.main would compose twice, the first time to find out that this is no sweep
+            with opened(arguments) as (composer, given):
+                composer.run(task.verb, task, [*given.overrides, "hydra.mode=RUN"])
+        else:
+            schema.register()
+            hydra.main(version_base="1.3", config_path=str(resource("conf")), config_name=task.verb)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         raise DgnError(explain(error, task.verb, arguments)) from error
     except Exception as error:  # the jobs' own are caught
