@@ -201,7 +201,7 @@ def test_of_its_own_run_only_what_dgn_wrote_is_replaced(
     assert {name: after[name] for name in beside} == {name: before[name] for name in beside}
 
 
-@pytest.mark.parametrize("verb", rest_slow(VERBS, "synthesize", "train"))
+@pytest.mark.parametrize("verb", rest_slow(VERBS, "synthesize"))
 def test_another_verbs_run_is_refused(verb: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for other in (VERBS[VERBS.index(verb) - 1], "sweep"):
         before = seen(runs / other)
@@ -260,7 +260,7 @@ def test_a_file_that_comes_while_a_job_works(watched: type[Watched], capsys: pyt
     assert main(job) == 0 and watched.begun == []  # nothing was left to climb
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", rest_slow(VERBS, "synthesize", "examples"))
 def test_a_failed_jobs_new_folder_is_removed_but_for_a_users_file(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import rest_slow
 
 from dgn.cli.main import main
 from dgn.cli.reproduce import reproduce
@@ -96,7 +95,8 @@ def test_reproduced_command_makes_the_same_image(tmp_path: Path, monkeypatch: py
         assert float(difference.abs().mean()) < 0.01
 
 
-@pytest.mark.parametrize("start", rest_slow(["one.safetensors", "two.safetensors", "facets"], "one.safetensors"))
+@pytest.mark.slow
+@pytest.mark.parametrize("start", ["one.safetensors", "two.safetensors", "facets"])
 def test_reproduced_command_starts_where_the_job_did(
     start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

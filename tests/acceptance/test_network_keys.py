@@ -158,10 +158,12 @@ def test_all_verbs_take_long_and_grey_networks(name: str, tmp_path: Path) -> Non
     "arguments",
     [
         ["examples", "data.root=photos", "units=[1]"],
-        ["ablate", "image=photos/ant/a.png", "unit=1"],
-        ["facets", "data.root=photos", "unit=1", *PIXELS],
-        ["synthesize", "units=[1]", *PIXELS, "start=photos/ant/a.png"],
-        ["evaluate", "data.root=photos", "units=[1]", "judges=[plain.pt2]", *PIXELS],
+        *[pytest.param(words, marks=pytest.mark.slow) for words in (
+            ["ablate", "image=photos/ant/a.png", "unit=1"],
+            ["facets", "data.root=photos", "unit=1", *PIXELS],
+            ["synthesize", "units=[1]", *PIXELS, "start=photos/ant/a.png"],
+            ["evaluate", "data.root=photos", "units=[1]", "judges=[plain.pt2]", *PIXELS],
+        )],
     ],
 )  # fmt: skip
 def test_photographs_for_many_channels_are_refused(

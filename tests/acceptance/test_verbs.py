@@ -58,6 +58,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_examples(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["examples", f"data.root={pictures}", "units=[zebra,'blocks.1:3']", "k=2", "kinds=[top,bottom]"]
     assert main([*arguments, "out=found", *QUIET]) == 0
@@ -250,6 +251,7 @@ def test_facets_keep_the_search_and_say_what_is_odd(pictures: Path, capsys: pyte
     assert "could not be read" in kept[0] and kept[1].startswith("blocks.1:3: before blocks.4")
 
 
+@pytest.mark.slow
 def test_ablate(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = pictures / "zebra" / "01.png"
     assert (

@@ -96,7 +96,8 @@ def test_planted_facets_of_a_real_unit(network: Network, photos: Path, tmp_path:
         assert facets.count == 2 and purity >= 0.9, facets.scores
 
 
-@pytest.mark.parametrize("rule", rest_slow(["ppgn", "nguyen2016"], "nguyen2016"))
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["ppgn", "nguyen2016"])
 def test_rules_in_the_shipped_generator(network: Network, rule: str) -> None:
     prior = dgn.load_prior("dgn", size=128)
     result = dgn.synthesize(network, ["volcano", "zebra"], prior=prior, ascent=rule, steps=10, lr=0.5)

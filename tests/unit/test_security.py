@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SmallCNN, small_generator
+from conftest import SmallCNN, rest_slow, small_generator
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -295,7 +295,7 @@ FOREIGN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", FOREIGN)
+@pytest.mark.parametrize("target", rest_slow(FOREIGN, *(each for each in FOREIGN if "AutoencoderKL" not in each)))
 @pytest.mark.parametrize("nested", [False, True])
 def test_foreign_targets_are_refused(
     target: str, nested: bool, tmp_path: Path, exploded: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import rest_slow
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -457,7 +458,7 @@ def test_what_is_compiled_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
 RECIPES = sorted(path.stem for path in (resource("conf") / "training").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("recipe", [name for name in RECIPES if not name.startswith("flow")])
+@pytest.mark.parametrize("recipe", rest_slow([name for name in RECIPES if not name.startswith("flow")], "spatial128"))
 def test_recipes_fit_their_encoder(recipe: str) -> None:
     """Every recipe that is shipped names layers that exist and a generator that ends at the image's size, in a file of
     at most 16 MiB (float16)."""
