@@ -295,7 +295,7 @@ FOREIGN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", rest_slow(FOREIGN, *(each for each in FOREIGN if "AutoencoderKL" not in each)))
+@pytest.mark.parametrize("target", rest_slow(FOREIGN, *(each for each in FOREIGN if "diffusers" not in each)))
 @pytest.mark.parametrize("nested", [False, True])
 def test_foreign_targets_are_refused(
     target: str, nested: bool, tmp_path: Path, exploded: Path, monkeypatch: pytest.MonkeyPatch

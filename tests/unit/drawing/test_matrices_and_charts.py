@@ -141,6 +141,7 @@ def test_a_grid_of_many_rows_has_fewer_units_side_by_side() -> None:
     assert grid(many, "", tile=16, columns=9).width == grid(many[:800], "", tile=16, columns=9).width  # eight of them
 
 
+@pytest.mark.slow
 def test_a_very_long_grid_can_be_drawn() -> None:
     cells = [Cell("unit", f"s{row}", Image.new("RGB", (4, 4)), "") for row in range(400)]
     assert 50_000 < grid(cells, "", tile=200).height < 65_536

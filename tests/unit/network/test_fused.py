@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import NAMES, Repeated, SmallCNN, WideCNN, small_generator
+from conftest import NAMES, Repeated, SmallCNN, WideCNN, rest_slow, small_generator
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -65,7 +65,7 @@ def both(network: Network, layers: list[str], images: Tensor) -> list[tuple[Tens
 NETWORKS = ["timm/test_resnet", "timm/test_efficientnet", "torchvision/mobilenet_v2"]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", rest_slow(NETWORKS, *NETWORKS[:2]))
 def test_every_layer_has_its_own_value(name: str) -> None:
     """Read one at a time, as units are, and with a gradient."""
     torch.manual_seed(0)

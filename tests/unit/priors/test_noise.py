@@ -59,6 +59,7 @@ def by_small_steps(prior: FlowPrior, x: Tensor, steps: int = 2000) -> Tensor:
     return x
 
 
+@pytest.mark.slow
 def test_few_steps_lead_where_many_lead(learned: FlowPrior) -> None:
     """A quarter of the error that plain steps make, at any number of them."""
     e, counts = noise(), (4, 8, 16, 32)
