@@ -64,10 +64,11 @@ class UnitExamples:
             return f"{self.unit.name} is not finite on any of these images: look at it without half precision"
         if self.positive > 0:
             return None
-        what = "never changes" if self.std == 0 else "is never above 0"
+        if self.std > 0:  # a logit or a cosine, say
+            return f"{self.unit.name} is never above 0 on these images: none excites it; try more or other images"
         return (
-            f"{self.unit.name} {what} on these images: it may be dead; try more or other images, or the layer before "
-            "its activation function"
+            f"{self.unit.name} never changes on these images: it may be dead; try more or other images, or the layer "
+            "before its activation function"
         )
 
     def check(self) -> None:

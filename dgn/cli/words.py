@@ -28,8 +28,8 @@ PATHS = (
 )  # fmt: skip
 """Keys whose values are files or folders that are there."""
 
-OPEN = ("network.dictionaries.",)
-"""Beginnings of keys whose last part is a name of one's own: Hydra alone would want ``+`` before them."""
+OPEN = ("network.dictionaries.", "network.dictionaries=")
+"""Beginnings of words with a name of one's own in key or value: Hydra alone would want ``+`` before them."""
 
 INSTEAD = {
     "hydra.mode": "-m runs a sweep, and a command without it one job",

@@ -174,6 +174,10 @@ def test_dead_units_are_said(cnn: SmallCNN, images: Path) -> None:
     (one,), _, _ = find_examples(Network(cnn, 16), parse_units("late:3", Network(cnn, 16)), images, k=2)
     assert one.warning and "never changes" in one.warning and "may be dead" in one.warning
     assert one.random == [] and len(one.top) == 2
+    cnn.late.weight.data[4] *= 0.01
+    cnn.late.bias.data[4] = -1
+    (low,), _, _ = find_examples(Network(cnn, 16), parse_units("late:4", Network(cnn, 16)), images, k=2)
+    assert low.warning and "never above 0" in low.warning and "dead" not in low.warning
 
 
 def test_odd_images(tmp_path: Path) -> None:

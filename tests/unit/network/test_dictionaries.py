@@ -249,6 +249,9 @@ def test_the_command_line(
     assert positional("units", [told_of]) == [f"++{told_of}"]
     assert main(["units", *words, told_of]) == 0
     assert "map, dictionary, 6 latents over layer1\n" in capsys.readouterr().out
+    whole = told_of.replace(".sae=", "={sae:") + "}"
+    assert main(["units", *words, whole]) == 0
+    assert "map, dictionary, 6 latents over layer1\n" in capsys.readouterr().out
     assert main(["units", *words, "network.dictionaries.sae=layer:layer1"]) == 2
     assert "quoted for the shell" in capsys.readouterr().err
     job = ["units=[sae:1,sae:2@max]", "prior=pixel", "ascent.steps=3", "tracking=off", "out=run", "progress=false"]
