@@ -16,8 +16,12 @@ class Cost(NamedTuple):
     bytes: int
 
 
+UNREAD = {"aten::convolution_backward": 1, "aten::max_pool2d_with_indices_backward": 1}
+"""Operands by their number that an operation is given and need not read: for the gradient of the images alone."""
+
+
 class _Bytes(TorchDispatchMode):
-    """Counts what each operation reads and writes, each tensor once; views move nothing."""
+    """Counts what each operation has to read and write; views, and memory that is only laid aside, move nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,10 +29,17 @@ class _Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        if not function.is_view:
-            tensors = {id(leaf): leaf for leaf in tree_leaves((args, kwargs, made)) if isinstance(leaf, torch.Tensor)}
-            self.total += sum(leaf.numel() * leaf.element_size() for leaf in tensors.values())
+        name = function._schema.name
+        if not function.is_view and not name.startswith("aten::empty"):
+            skipped = UNREAD.get(name)
+            read = {id(leaf): leaf for index, one in enumerate(args) if index != skipped for leaf in _tensors(one)}
+            read |= {id(leaf): leaf for leaf in _tensors(kwargs)}
+            self.total += sum(leaf.nbytes for leaf in (*read.values(), *_tensors(made)))
         return made
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def measure(call: Callable[[], object]) -> Cost:

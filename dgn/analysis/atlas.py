@@ -170,6 +170,7 @@ def atlas(
             of which no cell has so many activations.
     """
     one_of("position", position, POSITIONS)
+    seed %= 2**32
     method = find_method(method)
     check_workers(workers)
     check_counts(grid=grid, fewest=fewest, batch=batch)
@@ -203,7 +204,8 @@ def atlas(
     means = {place: x[members].mean(0) for place, members in found.items()}
     means = {place: mean for place, mean in means.items() if bool(mean.any())}
     if not means:
-        raise DgnError(f"no cell of the {grid} x {grid} has {fewest} of the {len(x)} activations: give a smaller grid")
+        say = "give a smaller grid" if grid > 1 else "give a smaller fewest, or more images"
+        raise DgnError(f"no cell of the {grid} x {grid} has {fewest} of the {len(x)} activations: {say}")
     towards = torch.stack([*means.values()])
     towards = torch.nn.functional.normalize(whitened(x, towards) if whiten else towards, dim=1)
     scores = torch.cat(outputs) if outputs else None

@@ -225,8 +225,10 @@ def _atlas(studio: Studio) -> Made:
     values, config, table = studio.values, studio.config, Rows()
     asked = {key: values[key] for key in ATLAS_KEYS if key in values}
     for key, value in asked.items():
-        if not isinstance(value, ATLAS_KEYS[key]):
+        if not isinstance(value, ATLAS_KEYS[key]) or (isinstance(value, bool) and bool not in ATLAS_KEYS[key]):
             raise DgnError(f"figure.{key} is {value!r}, expected {ATLAS_KEYS[key][0].__name__}")
+    if not values.get("layer"):
+        raise DgnError("an atlas needs a layer: give figure.layer=NAME")
     if not values["rows"]:
         raise DgnError("an atlas needs a prior: give figure.rows.NAME={prior: {dgn: {path: dgn}}}")
     data = open_data(config.data, studio.network)
@@ -241,7 +243,7 @@ def _atlas(studio: Studio) -> Made:
     made: dict[str, Tensor] = {}
     for label, entry in values["rows"].items():
         for result, rows in studio.climb(str(label), entry, found.units):
-            name = f"{label}, {result.prior}" if label in made else str(label)
+            name = f"{label}, {result.prior}" if str(label) in made else str(label)
             made[name] = result.images
             table += [{"row": name, **cell.facts(), **facts} for cell, facts in zip(found.cells, rows, strict=True)]
     return found.mosaic(made), table, found.words

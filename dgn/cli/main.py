@@ -156,11 +156,12 @@ def _hydra(task: Any, arguments: list[str]) -> None:
     from dgn.cli.compose import explain, opened
     from dgn.resources import resource
 
-    plain = not any(word.startswith("-") or "hydra.mode" in word for word in arguments)
+    # Where a file may make it a sweep, hydra.main finds out by composing once more.
+    plain = not any(word.startswith("-") or "hydra.searchpath" in word for word in arguments)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises, and the lines below say it in one line
     before, sys.argv = sys.argv, [f"dgn {task.verb}", *arguments]
     try:
-        if plain:  # hydra.main would compose twice, the first time to find out that this is no sweep
+        if plain:
             with opened(arguments) as (composer, given):
                 composer.run(task.verb, task, [*given.overrides, "hydra.mode=RUN"])
         else:

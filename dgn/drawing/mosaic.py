@@ -61,21 +61,23 @@ def draw_mosaic(mosaic: Mosaic, *, width: float = 7.0, title: str = "", points: 
     cell = width / (across * panels + 0.5 * (panels - 1))
     titles = wrap(title, width - 0.1, points + 1, "bold")
     head = 0.08 + (points + 1) * LEADING * len(titles) if titles else 0.0
-    names = points * LEADING + 0.04 if panels > 1 else 0.0
-    height = head + names + down * cell
+    names = [wrap(name, max(across * cell, 0.5), points) if panels > 1 else [] for name in mosaic.panels]
+    lines = max(map(len, names))
+    named = points * LEADING * lines + 0.04 * bool(lines)
+    height = head + named + down * cell
     canvas = Canvas(figsize=(width, height))
     paper = canvas.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), autoscale_on=False)
     paper.set_axis_off()
     if titles:
         paper.text(0.02, 0.04, "\n".join(titles), fontsize=points + 1, va="top", weight="bold", parse_math=False)
-    for panel, (name, tiles) in enumerate(mosaic.panels.items()):
+    for panel, tiles in enumerate(mosaic.panels.values()):
         first = panel * (across + 0.5) * cell
-        if panels > 1:
-            paper.text(first + 0.02, head, name, fontsize=points, va="top", parse_math=False)
+        if names[panel]:
+            paper.text(first + 0.02, head, "\n".join(names[panel]), fontsize=points, va="top", parse_math=False)
         for tile in tiles:
             side = (1 - GAP) * tile.side * cell
             wide, high = (side * pixels / max(tile.image.size) for pixels in tile.image.size)
-            x, y = first + (tile.x - left + 0.5) * cell, head + names + (tile.y - top + 0.5) * cell
+            x, y = first + (tile.x - left + 0.5) * cell, head + named + (tile.y - top + 0.5) * cell
             extent = (x - wide / 2, x + wide / 2, y + high / 2, y - high / 2)
             paper.imshow(tile.image.convert("RGB"), extent=extent, aspect="auto", interpolation="antialiased")
     return canvas

@@ -56,6 +56,8 @@ WRONG = [
     (["figure.grid=much"], "figure.grid is 'much', expected int"),
     (["figure.method=umpa"], "did you mean 'umap'"),
     (["~figure.rows.pixels"], "an atlas needs a prior"),
+    (["figure.grid=true"], "figure.grid is True, expected int"),
+    (["~figure.layer"], "an atlas needs a layer"),
     (["figure.fewest=25"], "no cell of the 2 x 2 has 25 of the 24 activations: give a smaller grid"),
 ]
 

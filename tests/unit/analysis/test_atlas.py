@@ -104,15 +104,18 @@ def test_places_are_inside_and_by_the_seed(network: Network, tokens: Network) ->
     inside = {*taken(sequence, tokens.layout("mix"), many)[:, 0].long().tolist()}
     assert inside == {1 + 4 * y + x for y in (1, 2) for x in (1, 2)}
     assert taken(sequence, tokens.layout("mix"), None)[0, 0] == 8
-    first, second, other = (
-        dgn.atlas(network, "stem", noise(), method="pca", grid=2, seed=seed).vectors for seed in (0, 0, 1)
+    first, second, other, below = (
+        dgn.atlas(network, "stem", noise(), method="pca", grid=2, seed=seed).vectors for seed in (0, 0, 1, -1)
     )
-    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(first, second) and not torch.equal(first, other) and not torch.equal(first, below)
     batched = dgn.atlas(network, "stem", noise(), method="pca", grid=2, batch=7).vectors
     torch.testing.assert_close(batched, first)
 
 
-@pytest.mark.parametrize("method", ["pca", pytest.param("tsne", marks=pytest.mark.slow)])
+METHODS = ["pca", pytest.param("tsne", marks=pytest.mark.slow), pytest.param("umap", marks=pytest.mark.needs("umap"))]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_the_layout_repeats_and_keeps_neighbours(method: str) -> None:
     """Three groups in five dimensions stay apart."""
     generator = torch.Generator().manual_seed(0)
@@ -171,7 +174,8 @@ def test_bad_input_is_told_in_a_line(network: Network, colours: Network, tmp_pat
         ({"layer": "stm"}, "no layer 'stm'.*did you mean 'stem'"),
         ({"data": noise(9)}, "an atlas is made of 10 images or more, 9 can be read"),
         ({"data": tmp_path / "none"}, "none"),
-        ({"grid": 20, "fewest": 30}, "no cell of the 20 x 20 has 30 of the 60 activations"),
+        ({"grid": 20, "fewest": 30}, "no cell of the 20 x 20 has 30 of the 60 activations: give a smaller grid"),
+        ({"grid": 1, "fewest": 61}, "no cell of the 1 x 1 has 61 of the 60 activations: give a smaller fewest"),
         ({"grid": 0}, "grid is 0"),
         ({"method": "tsn"}, "no method 'tsn'; did you mean 'tsne'"),
         ({"position": "centre"}, "no position 'centre'"),
