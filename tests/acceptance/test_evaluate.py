@@ -264,3 +264,13 @@ def test_a_judge_of_other_classes_names_nothing(work: Path, capsys: pytest.Captu
     assert "judge background has other classes than efficientnet_lite0" in capsys.readouterr().err
     found = {(metric, judge) for _, metric, judge in figures(run)}
     assert ("kid", "background") in found and not {name for name, _ in found} & {"top1", "top5"}
+
+
+@pytest.mark.slow
+def test_classes_with_too_few_examples_to_align_with_are_named(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = ["evaluate", f"data.root={work / 'real'}", f"judges=[{work / 'tiny.pt2'}]", "trust=true", "prior=pixel"]
+    short = ["ascent.steps=2", "seeds=1", "progress=false", "tracking=off", "+prior.pixel.references=3"]
+    assert main([*job, *short, "units=[goldfish,banana,'blocks.1:3']", f"out={work / 'aligned'}"]) == 0
+    line = "1 classes have fewer real images than prior.pixel.references=3: other classes' stand in: 'banana'"
+    assert capsys.readouterr().err.count(line) == 1
+    assert line in json.loads((work / "aligned" / "manifest.json").read_text())["warnings"]

@@ -79,6 +79,12 @@ def run(config: Any) -> None:
             named = dict(zip(specs, units, strict=True))
             made += [made_by(past, method, named) for method in methods]
         counts = references(config)
+        for name, count in counts.items():
+            few = [
+                one.name for one in units if one.class_index is not None and real.classes.count(one.class_index) < count
+            ]
+            what = f"classes have fewer real images than prior.{name}.references={count}: other classes' stand in"
+            warn(manifest, counted(few, what))
 
         def asked(count: int) -> list[Unit]:
             """The units as a prior with so many references climbs them."""
