@@ -282,7 +282,7 @@ def kernels(options: argparse.Namespace) -> Rows:
 
 def busy(options: argparse.Namespace) -> Rows:
     network = dgn.load_network("efficientnet_lite0", device=options.device)
-    for prior in ("pixel", "dgn"):
+    for prior in ("pixel",) if options.tiny else ("pixel", "dgn"):
         for batch in (2,) if options.tiny else (64, 256):
             settings: dict[str, Any] = {"prior": prior, "steps": 2 if options.tiny else 30}
             units = [str(index) for index in range(batch)]
@@ -320,7 +320,7 @@ def precision(options: argparse.Namespace) -> Rows:
     """bf16 is of the network; generators decode in float32."""
     network = dgn.load_network("efficientnet_lite0", device=options.device)
     units = [str(index) for index in range(0, 1000, 500 if options.tiny else 10)]
-    for prior in ("dgn", "pixel", "fourier"):
+    for prior in ("pixel",) if options.tiny else ("dgn", "pixel", "fourier"):
         found = {}
         for kind in ("fp32", "bf16"):
             settings: dict[str, Any] = {"steps": 2} if options.tiny else {}

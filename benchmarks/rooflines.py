@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 
 class Cost(NamedTuple):
@@ -20,21 +20,24 @@ UNREAD = {"aten::convolution_backward": 1, "aten::max_pool2d_with_indices_backwa
 """Operands by their number that an operation is given and need not read: for the gradient of the images alone."""
 
 
-class _Bytes(TorchDispatchMode):
-    """Counts what each operation has to read and write; views, and memory that is only laid aside, move nothing."""
+class _Counter(TorchDispatchMode):
+    """Counts what each operation computes, and what it has to read and write; views, and memory only laid aside,
+    move nothing. (PyTorch's FlopCounterMode follows modules, too, which forbids ``torch.autograd.grad``.)"""
 
     def __init__(self) -> None:
         super().__init__()
-        self.total = 0
+        self.flops = self.bytes = 0
 
     def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = function(*args, **(kwargs or {}))
-        name = function._schema.name
+        name, count = function._schema.name, flop_registry.get(function._overloadpacket)
+        if count:
+            self.flops += count(*args, **(kwargs or {}), out_val=made)
         if not function.is_view and not name.startswith("aten::empty"):
             skipped = UNREAD.get(name)
             read = {id(leaf): leaf for index, one in enumerate(args) if index != skipped for leaf in _tensors(one)}
             read |= {id(leaf): leaf for leaf in _tensors(kwargs)}
-            self.total += sum(leaf.nbytes for leaf in (*read.values(), *_tensors(made)))
+            self.bytes += sum(leaf.nbytes for leaf in (*read.values(), *_tensors(made)))
         return made
 
 
@@ -44,6 +47,6 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 def measure(call: Callable[[], object]) -> Cost:
     """Floating-point operations, and bytes of operands and results, of all operations of a call."""
-    with FlopCounterMode(display=False) as counter, _Bytes() as moved:
+    with _Counter() as counter:
         call()
-    return Cost(int(counter.get_total_flops()), moved.total)
+    return Cost(int(counter.flops), counter.bytes)
