@@ -24,7 +24,7 @@ from features import features
 from machine import clock, describe, matrix_rate, median, peak_memory
 from outcomes import CLASSES, accents, images
 from rival_images import installed
-from rivals import RIVALS, Run, own
+from rivals import RIVALS, Run, load, own
 from torch.utils.flop_counter import FlopCounterMode
 
 import dgn
@@ -74,12 +74,6 @@ def main() -> None:
         rows = PARTS[part](options)
         keep(file, machine, rows)
     write_table(options.results)
-
-
-def load(name: str, device: torch.device) -> Network:
-    """EfficientNet with its weights; others with random ones, for speed does not depend on them."""
-    torch.manual_seed(0)
-    return dgn.load_network(name, weights=None if name.startswith("efficientnet") else "none", device=device)
 
 
 def per_step(short: dict[str, float], long: dict[str, float], steps: int, images: int) -> dict[str, float]:

@@ -42,6 +42,7 @@ import numpy as np
 import torch
 from machine import clock, machine, matrix_rate, median, memory_rate
 from PIL import Image
+from rivals import load, lucent
 from rooflines import measure
 from torch import Tensor
 
@@ -132,7 +133,7 @@ def passes(options: argparse.Namespace) -> Rows:
     cases = [(NETWORKS[1], 1)] if options.tiny else [(name, batch) for batch in (64, 1, 256) for name in NETWORKS]
     for compiled in (False, True):  # what takes minutes to compile comes last, the most wanted first
         for name, batch in cases:
-            network = load(name, options)
+            network = opened(name, options)
             x, fast = canvas(network, batch), network.fast([OUTPUT]).module
             cost = measure(partial(backward, fast, x))
             limit = max(cost.flops / matrix, cost.bytes / memory)
@@ -152,11 +153,8 @@ def passes(options: argparse.Namespace) -> Rows:
                 yield row
 
 
-def load(name: str, options: argparse.Namespace) -> Network:
-    """EfficientNet with its weights; others with random ones, for speed does not depend on them."""
-    torch.manual_seed(0)
-    weights = None if name.startswith("efficientnet") else "none"
-    network = dgn.load_network(name, weights=weights, device=options.device)
+def opened(name: str, options: argparse.Namespace) -> Network:
+    network = load(name, options.device)
     return network.at((64, 64)) if options.tiny else network
 
 
@@ -224,10 +222,8 @@ def captured(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def lucent_step(network: Network, batch: int) -> Callable[[], object]:
-    from rivals import lucent
-
     run = lucent(network, OUTPUT, list(range(batch)))
-    return lambda: run(1)  # canvas and start included: a few per cent of a step
+    return lambda: run(1)  # its canvas is made and its hooks are set each time, which a long render does once
 
 
 def seconds(call: Callable[[], object], options: argparse.Namespace) -> float:
@@ -265,7 +261,7 @@ def kind_of(kernel: str) -> str:
 
 def kernels(options: argparse.Namespace) -> Rows:
     name = NETWORKS[1] if options.tiny else NETWORKS[0]
-    network = load(name, options)
+    network = opened(name, options)
     for batch in (1,) if options.tiny else (64, 256):
         x, fast = canvas(network, batch), network.fast([OUTPUT]).module
         for _ in range(3):

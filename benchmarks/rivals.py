@@ -34,6 +34,12 @@ CHAIN = TRANSFORMS.parse(
 )
 
 
+def load(name: str, device: torch.device) -> Network:
+    """EfficientNet with its weights; others with random ones, for speed does not depend on them."""
+    torch.manual_seed(0)
+    return dgn.load_network(name, weights=None if name.startswith("efficientnet") else "none", device=device)
+
+
 def own(network: Network, layer: str, units: list[int], prior: str = "fourier", precision: str = "auto") -> Run:
     """dgn: each unit's transformations are drawn by its own."""
     written: dgn.Prior = (FourierPrior if prior == "fourier" else PixelPrior)(CANVAS)

@@ -338,3 +338,30 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(
         words = ["synthesize", *small, "units=[0]", "ascent.steps=1", flag, "seed=0,1", *SOLO, f"out={place}"]
         assert main(words) == 0
         assert len(rows(tmp_path / str(place) / "results.csv")) == 2
+
+
+@pytest.mark.slow
+def test_a_job_is_composed_once_and_a_file_may_still_make_it_a_sweep(
+    small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hydra alone composes twice, first to find out; here that is done only where a file of one's own is searched."""
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    composed: list[object] = []
+    load = ConfigLoaderImpl.load_configuration
+
+    def counted(self: ConfigLoaderImpl, *args: object, **more: object) -> object:
+        composed.append(self)
+        return load(self, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
+    monkeypatch.chdir(tmp_path)
+    job = ["synthesize", *small, "units=[0]", "ascent.steps=2", "tracking=off", "progress=false"]
+    assert main([*job, "prior=pixel", "out=one"]) == 0 and len(composed) == 1
+    Path("found/prior").mkdir(parents=True)
+    Path("found/prior/twice.yaml").write_text(
+        "# @package _global_\nprior: {pixel: {path: pixel, size: 16}}\n"
+        "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,1'}}}\n"
+    )
+    assert main([*job, f"hydra.searchpath=[file://{tmp_path}/found]", "prior=twice"]) == 0
+    assert len(list(Path("runs").rglob("results.csv"))) == 2
