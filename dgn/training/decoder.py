@@ -63,6 +63,7 @@ class GeneratorTraining(Training[TrainSettings]):
                 self.discriminator.parameters(), settings.discriminator_lr, betas=(0.0, 0.99)
             ),
         }
+        self.generator.train(settings.norms == "batch")
         self._generate, self._judge = self.compiled(self.generator), self.compiled(self.discriminator)
         self.pool: Pool | None = None
         self.scales: list[Tensor] = []
@@ -89,7 +90,8 @@ class GeneratorTraining(Training[TrainSettings]):
             late = self.encoding.read(x, self.settings.semantic_layers)[1]
             self.semantic_scales = [_channel_std(features) for features in late]
         if self.settings.init:
-            warm_start(self.generator, generator_path(self.settings.init) or Path(self.settings.init), self.out)
+            earlier = generator_path(self.settings.init) or Path(self.settings.init)
+            warm_start(self.generator, earlier, self.out, ranges=self.settings.norms == "kept")
         self.average.load_state_dict(self.generator.state_dict())
         self.pool = self._open_pool()
 

@@ -47,6 +47,8 @@ class TrainSettings:
             (:func:`dgn.ascent.sampling.sample`).
         init: checkpoint or folder of a generator whose weights the training starts from; empty: random weights. With
             ``code_size`` it may have fewer stages, the further ones begin at random.
+        norms: how channels are normalised in training: ``batch``, by each batch's statistics, or ``kept``, by those of
+            ``init`` and within its ranges, as in use. A few wild places in a batch decide its statistics.
         code_noise: standard deviation of the noise added to the normalised code.
         ema: decay a step of the averaged weights, which are the ones that are kept.
         seed: of everything random.
@@ -86,6 +88,7 @@ class TrainSettings:
     ascent_steps: int = 100
     sample_share: float = 0.0
     init: str = ""
+    norms: str = "batch"
     code_noise: float = 0.1
     ema: float = 0.995
     seed: int = 0
@@ -108,6 +111,10 @@ class TrainSettings:
             raise DgnError(f"adversary layer {stray[0]!r} is not among the comparator layers")
         if self.code not in ("spatial", "pooled"):
             raise DgnError(f"unknown code {self.code!r}, expected 'spatial' or 'pooled'")
+        if self.norms not in ("batch", "kept"):
+            raise DgnError(f"unknown norms {self.norms!r}, expected 'batch' or 'kept'")
+        if self.norms == "kept" and not self.init:
+            raise DgnError("norms=kept keeps those of an earlier generator; give it as init")
         if self.ascent_share and self.sample_share:
             raise DgnError("give ascent_share or sample_share, not both")
         if self.blend_share + self.ascent_share + self.sample_share >= 1:

@@ -11,13 +11,14 @@ from dgn.priors.checkpoint import RANGES, load_generator
 from dgn.priors.generator import Generator
 
 
-def warm_start(generator: Generator, path: Path, out: Path) -> None:
+def warm_start(generator: Generator, path: Path, out: Path, *, ranges: bool = False) -> None:
     """Take the weights of an earlier generator; with ``code_size`` also its code statistics.
 
     Args:
         generator: in training; with ``code_size`` it may have further stages, which stay as they are.
         path: of the earlier one, or its folder.
         out: where components and flow of the earlier codes are copied to.
+        ranges: whether the earlier channels' ranges hold in the training, too.
 
     Raises:
         DgnError: the earlier generator is of another form.
@@ -39,7 +40,7 @@ def warm_start(generator: Generator, path: Path, out: Path) -> None:
     own = ("head.",) * grows + ("code_",) * (not mine.code_size)  # the latter are the statistics just measured
     kept = {
         name: value for name, value in earlier.state_dict().items()
-        if not (name.startswith(own) or name.endswith(RANGES))
+        if not (name.startswith(own) or (name.endswith(RANGES) and not ranges))
     }  # fmt: skip
     generator.load_state_dict(kept, strict=False)
     for name in ("components.safetensors", "flow.safetensors") if mine.code_size else ():

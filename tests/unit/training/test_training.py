@@ -159,6 +159,18 @@ def test_a_training_starts_from_an_earlier_one(images: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("norms", ["batch", "kept"])
+def test_a_training_keeps_the_statistics_of_channels(norms: str, images: Path, tmp_path: Path) -> None:
+    earlier, _ = load_generator(train(images, tmp_path / "first", replace(SMALL, components=0), progress=False))
+    settings = replace(SMALL, components=0, init=str(tmp_path / "first"), norms=norms)
+    again, _ = load_generator(train(images, tmp_path / "again", settings, progress=False))
+    pairs = zip(again.named_buffers(), earlier.named_buffers(), strict=True)
+    kept = [torch.equal(mine, theirs) for (name, mine), (_, theirs) in pairs if "running" in name]
+    assert len(kept) == 6 and all(kept) == (norms == "kept")
+    assert not torch.equal(again.head.weight, earlier.head.weight)
+
+
+@pytest.mark.slow
 def test_a_larger_generator_keeps_the_codes_of_a_smaller(images: Path, tmp_path: Path) -> None:
     """Codes, their statistics, components and the stages that were there; samples under way are learned, and a training
     in two parts is one in one."""
@@ -214,13 +226,15 @@ def test_samples_of_the_pool_please_their_units() -> None:
     ("change", "message"),
     [
         ({"sample_share": 0.2, "ascent_share": 0.2}, "not both"),
+        ({"norms": "kept"}, "give it as init"),
+        ({"norms": "layer"}, "unknown norms"),
         ({"code_size": 65}, "expected 0 to image_size"),
         ({"ascent_share": 0.6, "blend_share": 0.4}, "leave no image"),
         ({"ascent_share": 0.2, "components": 0}, "need a spatial code and components"),
         ({"ascent_share": -0.1}, "expected a share"),
     ],
 )
-def test_shares_that_cannot_be(change: dict[str, float], message: str) -> None:
+def test_settings_that_cannot_be(change: dict[str, float | str], message: str) -> None:
     with pytest.raises(DgnError, match=message):
         replace(SMALL, **change).check()  # type: ignore[arg-type]
 
