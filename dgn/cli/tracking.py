@@ -54,7 +54,8 @@ class Tracker:
         self._writer = None if mode == "off" else Writer(most=256)
         self.cost = 0.0
         """Seconds that the job has given to it: waiting for the thread, and the processor's time in the thread."""
-        how = {"dir": str(folder), "config": dict(config), **how}
+        # absolute: a service of Weights & Biases that was there before (of an agent) stands in another folder
+        how = {"dir": str(folder.absolute()), "config": dict(config), **how}
         self._put(lambda: self._start(mode, folder, begin or _begin, how))
 
     def _start(self, mode: str, folder: Path, begin: Callable[..., Any], how: dict[str, Any]) -> None:

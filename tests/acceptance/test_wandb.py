@@ -153,6 +153,19 @@ def test_curves_keep_to_their_share(tmp_path: Path) -> None:
     assert run.summary == {"activation": 2.0}
 
 
+def test_the_folder_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that an agent has started works in another folder than the job."""
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+
+    def begin(**how: object) -> Costly:
+        told.append(str(how["dir"]))
+        return Costly(Clock())
+
+    Tracker("offline", Path("run"), {}, begin=begin).finish()
+    assert told == [str(tmp_path / "run")]
+
+
 def test_tables_keep_to_their_share_of_pictures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Of very many examples all numbers are logged, and the pictures of the first rows: of a number, and of a time."""
     clock = Clock()
