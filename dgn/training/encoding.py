@@ -32,6 +32,8 @@ class Encoding:
         if network.channels != 3:
             raise DgnError(f"a generator makes RGB images; network {network.name!r} takes {network.channels} channels")
         self.settings = settings
+        layers = (settings.layer, *settings.comparator_layers, *settings.semantic_layers)
+        network.layouts.ask(layer for layer in layers if layer in network.survey.every)  # all in one pass
         self.encoder = network.at((settings.encoder_size, settings.encoder_size))
         self.comparator = network.at((settings.image_size, settings.image_size))
         kind: CodeKind = "pooled" if settings.code == "pooled" else "spatial"
