@@ -98,14 +98,29 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [line for line in lines if not line.startswith("dgn: assumed of network")]
 
 
+@pytest.fixture(scope="module")
+def whole(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The job that nothing disturbed."""
+    run = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert main(job(exported, run)) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep that nothing disturbed, one job after the other."""
+    run = tmp_path_factory.mktemp("undisturbed") / "sweep"
+    assert main(job(exported, run, "-m", "seed=0,2,4")) == 0
+    return run
+
+
 @pytest.mark.slow
 @ALONE
 @pytest.mark.parametrize("room", [300_000, 500_000, 700_000, 900_000])
 def test_full_disk_keeps_what_is_finished_and_goes_on(
-    room: int, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room: int, exported: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It fills in a batch, in the pictures, in the joined codes or in the page: one line, whole files, then go on."""
-    assert main(job(exported, tmp_path / "whole")) == 0
     with small_disk(tmp_path / "disk", room) as more_room:
         run = tmp_path / "disk" / "run"
         capsys.readouterr()
@@ -122,7 +137,7 @@ def test_full_disk_keeps_what_is_finished_and_goes_on(
         capsys.readouterr()
         assert main(job(exported, run)) == 0
         assert f"({len(kept)} of 5 batches done)" in capsys.readouterr().err
-        assert contents(run) == contents(tmp_path / "whole")
+        assert contents(run) == contents(whole)
         assert json.loads((run / "manifest.json").read_text())["status"] == "done"
 
 
@@ -130,13 +145,11 @@ def test_full_disk_keeps_what_is_finished_and_goes_on(
 @ALONE
 @pytest.mark.parametrize(("room", "launcher"), [(1_000_000, "basic"), (2_500_000, "local")])
 def test_a_sweep_on_a_full_disk(
-    room: int, launcher: str, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    room: int, launcher: str, exported: Path, whole_sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Room for one job or two of three: the others are named, each whole file stays, the same command finishes."""
     more = ["-m", "seed=0,2,4", f"launcher={launcher}"]
     more += ["launcher.slots=1"] if launcher == "local" else []
-
-    assert main(job(exported, tmp_path / "whole", *more)) == 0
     with small_disk(tmp_path / "disk", room) as more_room:
         run = tmp_path / "disk" / "run"
         capsys.readouterr()
@@ -151,7 +164,7 @@ def test_a_sweep_on_a_full_disk(
         assert main(job(exported, run, *more)) == 0
         assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
         for number in range(3):
-            assert contents(run / str(number)) == contents(tmp_path / "whole" / str(number))
+            assert contents(run / str(number)) == contents(whole_sweep / str(number))
         assert len((run / "results.csv").read_text().splitlines()) == 31
         assert json.loads((run / "sweep.json").read_text())["status"] == "done"
 
