@@ -162,6 +162,8 @@ def _prior_entry(name: str, given: Any) -> dict[str, Any]:
         raise DgnError(f"no prior can be called {name[:80]!r}: a name has up to 64 letters, digits and _")
     if not isinstance(given, DictConfig) or given.get("path") is None:
         raise DgnError(f"prior.{name} has no path; give prior.{name}.path=PATH, the name or path of a prior")
+    if given.get("layers") and not given.get("references"):
+        raise DgnError(f"prior.{name}.layers are where references are aligned: give prior.{name}.references, too")
     known = [field.name for field in fields(PriorConfig)]
     for key in given:
         if key not in known:

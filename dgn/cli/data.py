@@ -62,10 +62,15 @@ def references(config: Any) -> dict[str, int]:
     return {str(name): int(entry.get("references") or 0) for name, entry in config.prior.items()}
 
 
+def aligned_layers(config: Any, prior: str) -> list[str]:
+    """The layers in which one prior aligns; empty: the usual ones."""
+    return [str(layer) for layer in config.prior[prior].get("layers") or ()]
+
+
 def aligned(config: Any, network: Network, units: list[Unit], manifest: dict[str, Any]) -> dict[str, list[Unit]]:
     """The units as each prior is to climb them: with ``references``, by the distributions of their best real examples,
     for which the images are looked through once."""
-    counts = references(config)
+    counts, layers = references(config), {name: aligned_layers(config, name) for name in config.prior}
     most = max(counts.values(), default=0)
     if not most:
         return dict.fromkeys(counts, units)
@@ -77,10 +82,11 @@ def aligned(config: Any, network: Network, units: list[Unit], manifest: dict[str
     for one in found:
         one.check()
 
-    def of(one: UnitExamples, count: int) -> Unit:
-        return align(network, one.unit, data.tensors([example.index for example in one.top[:count]]))
+    def of(one: UnitExamples, name: str) -> Unit:
+        images = data.tensors([example.index for example in one.top[: counts[name]]])
+        return align(network, one.unit, images, layers=layers[name])
 
-    return {name: [of(one, count) for one in found] if count else units for name, count in counts.items()}
+    return {name: [of(one, name) for one in found] if count else units for name, count in counts.items()}
 
 
 def look_through(

@@ -106,6 +106,7 @@ class PriorConfig:
         ascent: settings of its own, which the job's replace.
         references: best real examples of each unit in ``data.root`` whose feature distributions are aligned in the
             place of climbing the activation (VITAL). 0: none.
+        layers: in which they are aligned. []: the last one of each size of map up to the unit's.
     """
 
     path: str = MISSING
@@ -116,6 +117,7 @@ class PriorConfig:
     module: Any = None
     ascent: dict[str, Any] = field(default_factory=dict)
     references: int = 0
+    layers: list[str] = field(default_factory=list)
 
 
 @dataclass

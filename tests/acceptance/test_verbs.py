@@ -147,11 +147,20 @@ def test_priors_align_with_the_best_real_examples(pictures: Path, capsys: pytest
     assert "prior.fourier.references=3 needs real images: give data.root=FOLDER" in capsys.readouterr().err
     assert main([*job, *asked, f"data.root={pictures}", "out=aligned"]) == 0
     assert capsys.readouterr().err.count("1 images could not be read") == 1
-    plain, aligned = ({(row["unit"], row["prior"]): row["activation"] for row in table(Path(folder, "results.csv"))}
-                      for folder in ("plain", "aligned"))  # fmt: skip
-    assert plain.keys() == aligned.keys() and len(plain) == 4
-    changed = {key for key in plain if plain[key] != aligned[key]}
-    assert changed == {key for key in plain if key[1] == "fourier"}
+    deep = [*asked, f"data.root={pictures}", "+prior.fourier.layers=[blocks.6]"]
+    assert main([*job, *deep, "out=deep"]) == 0
+    assert main([*job, *deep, "+prior.pixel.layers=[blocks.6]", "out=none"]) == 2
+    assert "give prior.pixel.references, too" in capsys.readouterr().err
+    assert main([*job, *deep[:2], "+prior.fourier.layers=[blocks.66]", "out=none"]) == 2
+    assert "blocks.66" in capsys.readouterr().err.splitlines()[-1]
+    plain, aligned, deeper = (
+        {(row["unit"], row["prior"]): row["activation"] for row in table(Path(folder, "results.csv"))}
+        for folder in ("plain", "aligned", "deep")
+    )
+    assert plain.keys() == aligned.keys() == deeper.keys() and len(plain) == 4
+    for before, after in ((plain, aligned), (aligned, deeper)):
+        changed = {key for key in before if before[key] != after[key]}
+        assert changed == {key for key in plain if key[1] == "fourier"}
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from dgn.analysis.alignment import align
 from dgn.analysis.squares import Squares
 from dgn.ascent.settings import AscentSettings
 from dgn.cli.chosen import choose_device, choose_priors, choose_seeds, load_chosen, settle_batch
-from dgn.cli.data import references
+from dgn.cli.data import aligned_layers, references
 from dgn.cli.judging.blind import scored, write_sheets
 from dgn.cli.judging.copies import compare_with_training
 from dgn.cli.judging.methods import made_by, read_past, synthesized
@@ -86,14 +86,16 @@ def run(config: Any) -> None:
             what = f"classes have fewer real images than prior.{name}.references={count}: other classes' stand in"
             warn(manifest, counted(few, what))
 
-        def asked(count: int) -> list[Unit]:
-            """The units as a prior with so many references climbs them."""
+        def asked(prior: str) -> list[Unit]:
+            """The units as a prior climbs them, with its references."""
+            count, layers = counts[prior], aligned_layers(config, prior)
             if not count:
                 return units
-            return [align(network, unit, best_examples(reference, [unit], count).images) for unit in units]
+            best = ((unit, best_examples(reference, [unit], count).images) for unit in units)
+            return [align(network, unit, images, layers=layers) for unit, images in best]
 
         made += [
-            synthesized(folder, config, network, asked(counts[prior.name]), seeds, prior, settings)
+            synthesized(folder, config, network, asked(prior.name), seeds, prior, settings)
             for prior, settings in climbs
         ]
         found = assess(network, judges, reference, made, photos, [prior for prior, _ in climbs])
