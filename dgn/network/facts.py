@@ -38,8 +38,11 @@ class Targets:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the outputs are called: texts as they are, images by their file's name without the suffix."""
-        return (*self.texts, *(Path(name).stem for name in self.images))
+        """What the outputs are called: texts as they are, images by their file's name without the suffix, with their
+        number where several have one name."""
+        stems = [Path(name).stem for name in self.images]
+        numbered = (stem if stems.count(stem) == 1 else f"{stem}-{at}" for at, stem in enumerate(stems, 1))
+        return (*self.texts, *numbered)
 
 
 def read_classes(given: Any) -> tuple[str, ...]:

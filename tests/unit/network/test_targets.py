@@ -124,6 +124,10 @@ def test_texts_that_are_none(given: Any, line: str) -> None:
         read_texts(given)
 
 
+def test_images_of_one_name_are_told_apart() -> None:
+    assert Targets(("a",), ("here/x.png", "y.png", "there/x.webp")).names == ("a", "x-1", "y", "x-3")
+
+
 def test_scores_of_cosines() -> None:
     two, one, mixed = Targets(("a", "b")), Targets(("a",)), Targets(("a",), ("b.png",))
     assert scores_of(CLIP, two, None, "x") == "softmax 100 0" and scores_of(SIGLIP, one, None, "x") == "sigmoid 10 -5"
