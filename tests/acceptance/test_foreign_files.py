@@ -172,7 +172,7 @@ def test_the_manifest_names_every_file(verb: str, runs: Path) -> None:
         assert any(fnmatch.fnmatch(name, pattern) for pattern in manifest["writes"]), name
 
 
-@pytest.mark.parametrize("verb", rest_slow(VERBS, "synthesize", "ablate"))
+@pytest.mark.parametrize("verb", rest_slow(VERBS, "synthesize"))
 def test_of_its_own_run_only_what_dgn_wrote_is_replaced(
     verb: str, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

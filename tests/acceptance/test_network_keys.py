@@ -242,6 +242,7 @@ def test_a_generators_encoder_takes_no_keys(capsys: pytest.CaptureFixture[str]) 
     assert "leave out network.fit" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_normalisation_is_another_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = ["synthesize", "units=[1]", *PIXELS, f"out={tmp_path / 'run'}", *QUIET]
     assert main([*job, *network("plain")]) == 0

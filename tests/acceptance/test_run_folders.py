@@ -33,7 +33,7 @@ def status(folder: str) -> str:
     return str(json.loads(Path(folder, "manifest.json").read_text())["status"])
 
 
-@pytest.mark.parametrize("verb", rest_slow(["ablate", "evaluate", "examples", "facets", "figure", "train"], "examples"))
+@pytest.mark.parametrize("verb", rest_slow(["ablate", "evaluate", "examples", "facets", "figure", "train"]))
 def test_one_process_in_a_folder(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -215,7 +215,6 @@ def test_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys
     rest_slow(
         [("out=s\\=1", "s=1"), ("out='a b'", "a b"), ('out="it\'s"', "it's"), ("out=${oc.env:DGN_PLACE}/x", "here/x"),
          ("++out=plain", "plain"), ("hydra.sweep.dir=s\\=2", "s=2"), ("out='é'", "é"), ("out=seed${seed}", "seed0")],
-        ("out=s\\=1", "s=1"),
     ),
 )  # fmt: skip
 def test_a_sweeps_folder_is_the_one_that_hydra_reads(word: str, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,7 +245,7 @@ def test_resume_is_read_by_hydra(word: str, capsys: pytest.CaptureFixture[str]) 
     rest_slow(
         [("disabled", [], False), ("offline", [], True), ("dryrun", [], True), ("disabled", ["tracking=offline"], True),
          ("disabled", ["tracking.mode=offline"], True), ("offline", ["tracking=off"], False), ("", [], True)],
-        ("disabled", [], False), ("disabled", ["tracking=offline"], True), ("", [], True),
+        ("disabled", [], False),
     ),
 )  # fmt: skip
 def test_wandb_mode(

@@ -392,6 +392,7 @@ class Painter(torch.nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "painter.py").write_text(PAINTER)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -68,6 +68,7 @@ def test_diversity_is_climbed(network: Network) -> None:
     assert likeness(apart.images) < likeness(plain.images) - 0.05
 
 
+@pytest.mark.slow
 def test_a_black_box_search_climbs_the_real_network(network: Network) -> None:
     result = dgn.synthesize(
         network, "volcano", prior=FourierPrior(32), rule="cmaes", steps=12, population=8, lr=0.3, input_size=64
@@ -151,7 +152,7 @@ def regularised(network: Network, settings: dict[str, object]) -> dgn.Synthesis:
     return dgn.synthesize(network, "volcano", prior=prior, frames=2, scale=0.0, precision="fp32", **plain, **settings)
 
 
-@pytest.mark.parametrize("name", rest_slow(REGULARISERS, "total variation", "code L2"))
+@pytest.mark.parametrize("name", rest_slow(REGULARISERS))
 def test_regularisers_act_on_the_shipped_generator(name: str, network: Network, unregularised: dgn.Synthesis) -> None:
     """Made for pixels, each lowers the same quantity of a generator's images (or codes)."""
     settings, measure = REGULARISERS[name]
@@ -189,6 +190,7 @@ def test_examples_of_photographs(network: Network, photos: Path) -> None:
     assert set(broken) <= unread and all(name.endswith((".tif", ".gif")) for name in broken)
 
 
+@pytest.mark.slow
 def test_receptive_field_is_the_gradients_support(network: Network) -> None:
     images = torch.rand(4, 3, 224, 224, requires_grad=True)
     (gradient,) = torch.autograd.grad(network.features(images, ["blocks.1"])["blocks.1"][:, :, 28, 20].sum(), images)

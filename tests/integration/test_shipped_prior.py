@@ -75,6 +75,7 @@ def test_hidden_units_climb(network: dgn.Network) -> None:
     assert bool((rise > torch.tensor(list(units.values()))).all()), rise
 
 
+@pytest.mark.slow
 def test_activation_is_that_of_the_returned_image(network: dgn.Network) -> None:
     result = dgn.synthesize(network, ["zebra"], "dgn", steps=3, screen=32)
     with torch.no_grad():

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import rest_slow
 from torch import Tensor, nn
 
 import dgn
@@ -138,7 +139,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", rest_slow(SETTINGS, "inference_mode", "half by default", "a device context"))
 def test_whatever_is_set_changes_nothing_and_stays(name: str, network: Network) -> None:
     images = IMAGES.clone()
     for door, look in DOORS.items():

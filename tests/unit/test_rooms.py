@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -36,6 +36,7 @@ HANDED_IN = {
 """Functions of more than seven parameters: the public ones, and one in the place of PyTorch's own."""
 
 
+@cache
 def modules() -> dict[str, Path]:
     """By their names below ``dgn``."""
     found = {}
@@ -45,15 +46,23 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(path: Path, known: dict[str, Path]) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imported(path: Path) -> list[str]:
+    """The modules of dgn that a file imports."""
+    tree, known, found = parsed(path), modules(), []
     typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
     skipped = {id(inner) for node in typing for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dgn.") and id(node) not in skipped:
             home = str(node.module).removeprefix("dgn.")
             for alias in node.names:
-                yield f"{home}.{alias.name}" if f"{home}.{alias.name}" in known else home
+                found.append(f"{home}.{alias.name}" if f"{home}.{alias.name}" in known else home)
+    return found
 
 
 def floor(name: str) -> int:
@@ -72,7 +81,7 @@ def test_imports_run_down() -> None:
     upward = [
         f"{name} imports {other}"
         for name, path in known.items()
-        for other in imported(path, known)
+        for other in imported(path)
         if floor(other) > floor(name)
     ]
     assert not upward
@@ -80,7 +89,7 @@ def test_imports_run_down() -> None:
 
 def test_no_module_needs_itself() -> None:
     known = modules()
-    graph = {name: {other for other in imported(path, known) if other != name} for name, path in known.items()}
+    graph = {name: {other for other in imported(path) if other != name} for name, path in known.items()}
     order = list(TopologicalSorter(graph).static_order())  # raises on a circle
     assert len(order) > 100 and order.index("errors") < order.index("cli.main")
 
@@ -91,7 +100,7 @@ def test_nothing_imports_a_verb() -> None:
     assert not [
         f"{name} imports {other}"
         for name, path in known.items()
-        for other in imported(path, known)
+        for other in imported(path)
         if other.startswith("cli.verbs.")
     ]
 
@@ -100,7 +109,7 @@ def test_tests_come_by_the_door() -> None:
     """None puts something of its own in the place of a part of dgn, or reaches into what a leading ``_`` keeps private;
     other libraries and the operating system may be made to fail."""
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "setattr":
                 replaced = ast.unparse(node.args[0]).strip("\"'")
                 assert not replaced.startswith("dgn"), f"{path.name}:{node.lineno}"
@@ -117,7 +126,7 @@ def test_modules_and_functions_are_read_in_one_sitting() -> None:
     assert lengths[-1] <= 300 and lengths[len(lengths) // 2] < 150
     many = []
     for name, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef):
                 asked = [each.arg for each in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
                 if len([each for each in asked if each not in ("self", "cls")]) > 7:

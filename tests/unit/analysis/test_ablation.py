@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import rest_slow
 from torch import Tensor, nn
 
 from dgn.analysis.ablation import ablate
@@ -48,7 +49,7 @@ def brute(network: Network, image: Tensor, unit: Unit, size: int, stride: int) -
     return torch.tensor(rows)
 
 
-@pytest.mark.parametrize("spec", ["3", "late:2", "late:2@1,2", "2 - 0.5*late:1"])
+@pytest.mark.parametrize("spec", rest_slow(["3", "late:2", "late:2@1,2", "2 - 0.5*late:1"], "late:2@1,2"))
 def test_drops_are_those_of_single_images(spec: str) -> None:
     """Also after the weights have changed."""
     network = Network(Deep(), 64)

@@ -126,6 +126,7 @@ def test_a_module_that_is_built_without_a_head_gets_one() -> None:
     assert count == 3 and torch.equal(module.fc.weight, tuned.fc.weight)
 
 
+@pytest.mark.slow
 def test_googlenet_keeps_its_own_normalisation_and_may_lack_the_auxiliary_heads(tmp_path: Path) -> None:
     """As torchvision fine-tunes it: images are normalised once more inside, and nothing of the file says so."""
     for aux in (True, False):
