@@ -63,6 +63,13 @@ likeness() { # the photographs above what was made
     show "$OUT/likeness/grid.png" likeness
 }
 
+vital() { # aligned with photographs, beside samples and climbed spectra
+    dgn synthesize 'units=[church,daisy]' 'prior=[dgn,fourier]' '+prior.aligned={path: fourier, size: 128, references: 3}' \
+        '+prior.aligned_dgn={path: dgn, size: 128, ascent: {rule: adam}, references: 3, layers: [blocks.6, bn2]}' \
+        "data.root=$PHOTOS" tracking=off "out=$OUT/vital"
+    show "$OUT/vital/grid.png" vital
+}
+
 examples() {
     dgn examples "data.root=$PHOTOS" "units=[espresso,daisy,'blocks.1:9','blocks.2:5']" k=5 tracking=off "out=$OUT/examples"
     show "$OUT/examples/examples.png" examples

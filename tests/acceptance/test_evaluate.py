@@ -173,9 +173,11 @@ def test_python_gives_the_same_figures(work: Path) -> None:
         input_size=96, trust=True,
     )  # fmt: skip
     rows = figures(work / "pixels")
-    assert {(figure.method, figure.metric, figure.judge) for figure in found.figures} == set(rows)
+    cost = ("seconds", "memory")  # memory is told where it rose
+    keys = {(figure.method, figure.metric, figure.judge) for figure in found.figures}
+    assert {key for key in keys if key[1] not in cost} == {key for key in rows if key[1] not in cost}
     for figure in found.figures:
-        if figure.metric not in ("seconds", "memory"):
+        if figure.metric not in cost:
             row = rows[figure.method, figure.metric, figure.judge]
             assert [row["value"], row["low"]] == [f"{value:.6g}" for value in (figure.value, figure.low)], figure
     assert (

@@ -297,7 +297,7 @@ def figure(name: str, *more: str, out: str) -> None:
 FIGURES: dict[str, list[str]] = {
     "priors": ["data.root=PICTURES", "figure.units=[zebra,goldfish]", "ascent.views=1", "ascent.starts=1"],
     "regularisers": ["figure.units=[zebra]"],
-    "layers": ["ascent.starts=1", "ascent.input_size=64", "ascent.screen=8"],
+    "layers": ["ascent.starts=1", "ascent.input_size=64"],
     "facets": ["data.root=PICTURES", "figure.unit=zebra", "figure.examples=8", "figure.facets=2", "figure.shown=2"],
     "ablation": [
         "figure.images=[PICTURES/zebra/01.png,PICTURES/goldfish/00.png]",
@@ -307,7 +307,7 @@ FIGURES: dict[str, list[str]] = {
     ],
     "convergence": ["figure.units=[zebra]", "figure.seeds=2", "ascent.views=1"],
     "start": ["figure.images=[PICTURES/goldfish/00.png]", "figure.unit=zebra", "figure.frames=2"],
-    "latents": ["data.root=PICTURES", "figure.units=[zebra,'blocks.4:3@max']", "ascent.starts=1", "ascent.screen=8"],
+    "latents": ["data.root=PICTURES", "figure.units=[zebra,'blocks.4:3@max']", "ascent.starts=1"],
     "atlas": ["data.root=PICTURES", "figure.grid=1", "figure.method=pca"],
     "two_neurons": ["figure.units=[candle,'0.5*candle + 0.5*convertible','blocks.1:3']"],
 }

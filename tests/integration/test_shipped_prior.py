@@ -41,8 +41,8 @@ def test_generator_images_transfer_and_pixels_do_not(network: dgn.Network) -> No
     """A network that took no part names what was climbed in a generator, and is blind to raw pixels, although they
     excite the network under study more."""
     judge, itself = load_judge("efficientnet_lite2"), Judge(network, "conv_head")
-    settings = {"rule": "adam", "starts": 2, "steps": 70, "refine_steps": 40, "input_size": 128, "precision": "fp32"}
-    made = dgn.synthesize(network, CLASSES[:4], "dgn", screen=256, **settings)
+    settings = {"rule": "adam", "starts": 1, "steps": 50, "refine_steps": 20, "input_size": 128, "precision": "fp32"}
+    made = dgn.synthesize(network, CLASSES[:4], "dgn", screen=128, **settings)
     raw = dgn.synthesize(network, CLASSES[:4], "pixel", steps=60)
     classes = [int(unit.class_index or 0) for unit in made.units]
     assert made.images.shape == (4, 3, 128, 128) and raw.images.shape == (4, 3, 128, 128)

@@ -129,7 +129,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(code: str, images: Path, t
 def test_codes_of_the_pool_climb_and_start_anew() -> None:
     generator, _ = load_generator(resource("pretrained") / "spatial128" / "generator.safetensors")
     components, _ = load_components(resource("pretrained") / "spatial128" / "components.safetensors")
-    pool = AscentPool(components, load_network().at(128), rows=2, steps=12, seed=0)
+    pool = AscentPool(components, load_network().at(128), rows=3, steps=12, seed=0)
     generator.eval()
     assert pool.ages == [0, 3, 6, 9]
 
@@ -139,7 +139,7 @@ def test_codes_of_the_pool_climb_and_start_anew() -> None:
 
     before, units = scores(), pool.units[0]
     for _ in range(4 * 12):
-        assert pool.next(generator).shape == (2, 112, 8, 8)
+        assert pool.next(generator).shape == (3, 112, 8, 8)
     assert (scores() - before > 1).all()  # logits
     assert (pool.codes[0].norm(dim=1) <= 32 * 1.001).all() and pool.ages == [12, 3, 6, 9]
     pool.next(generator)
