@@ -82,7 +82,9 @@ def align(
         raise DgnError(
             f"{len(images) if images.dim() == 4 else 1} reference makes no distribution: give {FEWEST} or more"
         )
-    chosen = list(layers) or _stages(network, parsed)
+    if isinstance(layers, str):
+        raise DgnError(f"layers is {layers!r}, expected a list of names")
+    chosen = list(dict.fromkeys(layers)) or _stages(network, parsed)
     for layer in chosen:
         network.layout(layer)
         if not has_places(network, layer):

@@ -162,13 +162,16 @@ def _prior_entry(name: str, given: Any) -> dict[str, Any]:
         raise DgnError(f"no prior can be called {name[:80]!r}: a name has up to 64 letters, digits and _")
     if not isinstance(given, DictConfig) or given.get("path") is None:
         raise DgnError(f"prior.{name} has no path; give prior.{name}.path=PATH, the name or path of a prior")
-    if given.get("layers") and not given.get("references"):
-        raise DgnError(f"prior.{name}.layers are where references are aligned: give prior.{name}.references, too")
     known = [field.name for field in fields(PriorConfig)]
     for key in given:
         if key not in known:
             raise DgnError(f"no key 'prior.{name}.{key!s}'{nearest(str(key), known)}")
     try:
-        return plain(OmegaConf.merge(OmegaConf.structured(PriorConfig), given))
+        entry: dict[str, Any] = plain(OmegaConf.merge(OmegaConf.structured(PriorConfig), given))
     except OmegaConfBaseException as error:
         raise DgnError(f"prior.{name}: {str(error).splitlines()[0]}") from None
+    if entry["references"] < 0 or entry["references"] == 1:
+        raise DgnError(f"prior.{name}.references is {entry['references']}, expected 0 (none) or 2 and more")
+    if entry["layers"] and not entry["references"]:
+        raise DgnError(f"prior.{name}.layers is where references are aligned, but there is no prior.{name}.references")
+    return entry

@@ -62,15 +62,25 @@ def references(config: Any) -> dict[str, int]:
     return {str(name): int(entry.get("references") or 0) for name, entry in config.prior.items()}
 
 
-def aligned_layers(config: Any, prior: str) -> list[str]:
-    """The layers in which one prior aligns; empty: the usual ones."""
-    return [str(layer) for layer in config.prior[prior].get("layers") or ()]
+def aligned_layers(config: Any, network: Network) -> dict[str, list[str]]:
+    """The layers in which each prior aligns; empty: the usual ones."""
+    layers = {str(name): [str(layer) for layer in entry.get("layers") or ()] for name, entry in config.prior.items()}
+    for layer in (layer for each in layers.values() for layer in each):
+        network.layout(layer)  # an unknown one is told before images are looked through
+    return layers
+
+
+def refuse_references(config: Any, verb: str) -> None:
+    """An error where a prior is to be aligned by a verb that climbs activations alone."""
+    for name, count in references(config).items():
+        if count:
+            raise DgnError(f"dgn {verb} aligns nothing: leave out prior.{name}.references, or use dgn synthesize")
 
 
 def aligned(config: Any, network: Network, units: list[Unit], manifest: dict[str, Any]) -> dict[str, list[Unit]]:
     """The units as each prior is to climb them: with ``references``, by the distributions of their best real examples,
     for which the images are looked through once."""
-    counts, layers = references(config), {name: aligned_layers(config, name) for name in config.prior}
+    counts, layers = references(config), aligned_layers(config, network)
     most = max(counts.values(), default=0)
     if not most:
         return dict.fromkeys(counts, units)

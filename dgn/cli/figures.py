@@ -19,7 +19,7 @@ from dgn.analysis.results import Example
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import climb
 from dgn.cli.chosen import LOOKED_AT, choose_priors
-from dgn.cli.data import counting, look_through, open_data, paths
+from dgn.cli.data import counting, look_through, open_data, paths, refuse_references
 from dgn.cli.manifest import warn
 from dgn.drawing.charts import Lines
 from dgn.drawing.heat import overlay
@@ -59,6 +59,7 @@ class Studio:
         """Synthesise units with each prior of a row (``prior``, ``ascent``, ``seed``, where no seeds are given)."""
         config = OmegaConf.merge(self.config, {"ascent": entry.get("ascent") or {}})
         OmegaConf.update(config, "prior", entry["prior"], merge=False)
+        refuse_references(config, "figure")
         for prior, settings in choose_priors(config, self.network):
             job = plan(
                 self.network, units, prior, ascent=settings, seeds=seeds or [int(entry.get("seed", config.seed))],

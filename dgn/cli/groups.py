@@ -106,7 +106,7 @@ class PriorConfig:
         ascent: settings of its own, which the job's replace.
         references: best real examples of each unit in ``data.root`` whose feature distributions are aligned in the
             place of climbing the activation (VITAL). 0: none.
-        layers: in which they are aligned. []: the last one of each size of map up to the unit's.
+        layers: in which they are aligned. []: the last one of each size of map up to the unit's, of a transformer six.
     """
 
     path: str = MISSING

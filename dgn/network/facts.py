@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -38,11 +39,13 @@ class Targets:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the outputs are called: texts as they are, images by their file's name without the suffix, with their
-        number where several have one name."""
-        stems = [Path(name).stem for name in self.images]
-        numbered = (stem if stems.count(stem) == 1 else f"{stem}-{at}" for at, stem in enumerate(stems, 1))
-        return (*self.texts, *numbered)
+        """What the outputs are called: texts as they are, images by their file's name without the suffix; the second
+        of one name is ``NAME-2``, and so on."""
+        names = dict.fromkeys(self.texts)
+        for stem in (Path(name).stem for name in self.images):
+            numbered = (f"{stem}-{number}" for number in itertools.count(2))
+            names[stem if stem not in names else next(name for name in numbered if name not in names)] = None
+        return (*self.texts, *list(names)[len(dict.fromkeys(self.texts)) :])
 
 
 def read_classes(given: Any) -> tuple[str, ...]:

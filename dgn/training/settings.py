@@ -48,7 +48,8 @@ class TrainSettings:
         init: checkpoint or folder of a generator whose weights the training starts from; empty: random weights. With
             ``code_size`` it may have fewer stages, the further ones begin at random.
         norms: how channels are normalised in training: ``batch``, by each batch's statistics, or ``kept``, by those of
-            ``init`` and within its ranges, as in use. A few wild places in a batch decide its statistics.
+            ``init`` and within its ranges (measured anew at the end), as in use. A few wild places in a batch decide
+            that batch's statistics.
         code_noise: standard deviation of the noise added to the normalised code.
         ema: decay a step of the averaged weights, which are the ones that are kept.
         seed: of everything random.

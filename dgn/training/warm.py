@@ -28,6 +28,8 @@ def warm_start(generator: Generator, path: Path, out: Path, *, ranges: bool = Fa
     mine, theirs = generator.config, earlier.config
     grows = bool(mine.code_size) and mine.widths != theirs.widths
     longer = theirs
+    if grows and ranges:
+        raise DgnError(f"norms=kept: {str(path)!r} has nothing to keep for the stages that it lacks; leave it out")
     if grows:
         stages = len(theirs.widths)
         longer = replace(

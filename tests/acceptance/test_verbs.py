@@ -150,9 +150,16 @@ def test_priors_align_with_the_best_real_examples(pictures: Path, capsys: pytest
     deep = [*asked, f"data.root={pictures}", "+prior.fourier.layers=[blocks.6]"]
     assert main([*job, *deep, "out=deep"]) == 0
     assert main([*job, *deep, "+prior.pixel.layers=[blocks.6]", "out=none"]) == 2
-    assert "give prior.pixel.references, too" in capsys.readouterr().err
+    assert "there is no prior.pixel.references" in capsys.readouterr().err
     assert main([*job, *deep[:2], "+prior.fourier.layers=[blocks.66]", "out=none"]) == 2
-    assert "blocks.66" in capsys.readouterr().err.splitlines()[-1]
+    said = capsys.readouterr().err
+    assert "blocks.66" in said and "could not be read" not in said  # before the images are looked through
+    for count in ("-2", "1"):
+        assert main([*job, deep[1], f"+prior.fourier.references={count}", "out=none"]) == 2
+        assert f"prior.fourier.references is {count}, expected 0 (none) or 2 and more" in capsys.readouterr().err
+    facets = ["facets", "unit=zebra", "prior=fourier", deep[1], "facets=1", "examples=4", *QUIET]
+    assert main([*facets, *asked, "out=none"]) == 2
+    assert "dgn facets aligns nothing" in capsys.readouterr().err
     plain, aligned, deeper = (
         {(row["unit"], row["prior"]): row["activation"] for row in table(Path(folder, "results.csv"))}
         for folder in ("plain", "aligned", "deep")

@@ -61,6 +61,7 @@ def run(config: Any) -> None:
         seeds, climbs = choose_seeds(config), choose_priors(config, network)
         methods = [prior.name for prior, _ in climbs]
     units = parse_units(specs, network)
+    layers = aligned_layers(config, network)
     manifest = new_manifest("evaluate", device, network, judges=[judge.name for judge in judges], methods=methods)
     with at_work(config, manifest) as (folder, tracker):
         real = real_images_of(
@@ -88,11 +89,11 @@ def run(config: Any) -> None:
 
         def asked(prior: str) -> list[Unit]:
             """The units as a prior climbs them, with its references."""
-            count, layers = counts[prior], aligned_layers(config, prior)
+            count = counts[prior]
             if not count:
                 return units
             best = ((unit, best_examples(reference, [unit], count).images) for unit in units)
-            return [align(network, unit, images, layers=layers) for unit, images in best]
+            return [align(network, unit, images, layers=layers[prior]) for unit, images in best]
 
         made += [
             synthesized(folder, config, network, asked(prior.name), seeds, prior, settings)

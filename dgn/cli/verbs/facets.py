@@ -14,7 +14,7 @@ from dgn.analysis.squares import Squares
 from dgn.ascent.rules import written_for
 from dgn.cli.bar import climb
 from dgn.cli.chosen import LOOKED_AT, choose_priors, open_network
-from dgn.cli.data import look_through, open_data
+from dgn.cli.data import look_through, open_data, refuse_references
 from dgn.cli.manifest import new_manifest, plain, warn
 from dgn.cli.reproduce import reproduce
 from dgn.cli.sweeps.resume import at_work
@@ -39,6 +39,7 @@ def run(config: Any) -> None:
     network, device = open_network(config)
     (unit,) = parse_units([build_units(plain(config)["unit"], trust=config.trust)], network)
     climbs = choose_priors(config, network)
+    refuse_references(config, "facets")
     data = open_data(config.data, network)
     if config.own_class:
         data = _of_class(data, unit, network)

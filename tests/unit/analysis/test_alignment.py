@@ -99,3 +99,12 @@ def test_refusals(
 ) -> None:
     with pytest.raises(dgn.DgnError, match=says):
         align(network, "output:2", references[:count], layers=layers)
+
+
+def test_a_layer_named_twice_counts_once(network: dgn.Network, references: torch.Tensor) -> None:
+    once, twice = (aim(align(network, "output:2", references, layers=layers)) for layers in (["2"], ["2", "2"]))
+    assert once[1] == twice[1]
+    for mine, theirs in zip(once[0].targets, twice[0].targets, strict=True):
+        assert torch.equal(mine, theirs)
+    with pytest.raises(dgn.DgnError, match="expected a list of names"):
+        align(network, "output:2", references, layers="2")

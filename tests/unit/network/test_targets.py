@@ -125,7 +125,8 @@ def test_texts_that_are_none(given: Any, line: str) -> None:
 
 
 def test_images_of_one_name_are_told_apart() -> None:
-    assert Targets(("a",), ("here/x.png", "y.png", "there/x.webp")).names == ("a", "x-1", "y", "x-3")
+    files = ("here/x.png", "y.png", "there/x.webp", "x-2.png", "a.png")
+    assert Targets(("a",), files).names == ("a", "x", "y", "x-2", "x-2-2", "a-2")
 
 
 def test_scores_of_cosines() -> None:

@@ -167,6 +167,9 @@ def test_a_training_keeps_the_statistics_of_channels(norms: str, images: Path, t
     pairs = zip(again.named_buffers(), earlier.named_buffers(), strict=True)
     kept = [torch.equal(mine, theirs) for (name, mine), (_, theirs) in pairs if "running" in name]
     assert len(kept) == 6 and all(kept) == (norms == "kept")
+    grown = replace(settings, image_size=64, code_size=32, widths=(8, 8, 6, 5), depths=(1, 1, 1, 1), norms="kept")
+    with pytest.raises(DgnError, match="nothing to keep for the stages"):
+        train(images, tmp_path / "grown", grown, progress=False)
     assert not torch.equal(again.head.weight, earlier.head.weight)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,13 @@ from dgn.errors import DgnError
 
 GUIDANCE = 8.5
 """What a network that is told its guidance gets by default: as diffusers' pipeline of latent consistency models."""
+
+
+KINDS = ("UNet2DModel", "UNet2DConditionModel", "DiTTransformer2DModel", "Transformer2DModel")
+TOLD_MORE = (
+    "the pipeline's network is a {} that is told more than dgn knows; expected UNet2DModel, UNet2DConditionModel or "
+    "DiTTransformer2DModel, with a prompt, a class index or nothing"
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,8 @@ class PipelineOptions:
         for name, value, least in whole:
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
                 raise DgnError(f"options.{name} is {value!r}, expected a whole number from {least} up")
-        if self.guidance is not None and (not isinstance(self.guidance, (int, float)) or self.guidance < 0):
+        scale = 1 if self.guidance is None else self.guidance
+        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 1 <= scale < math.inf:
             raise DgnError(f"options.guidance is {self.guidance!r}, expected a scale above 1, or 1 for none")
         if self.prompt is not None and not isinstance(self.prompt, str):
             raise DgnError(f"options.prompt is {self.prompt!r}, expected a text")
@@ -102,10 +111,13 @@ def condition(pipe: Any, net: Any, options: PipelineOptions, pixels: tuple[int, 
         return _labels(config.num_class_embeds, False, options)
     if kind in ("DiTTransformer2DModel", "Transformer2DModel") and config.get("norm_type") == "ada_norm_zero":
         return _labels(config.num_embeds_ada_norm, True, options)
-    raise DgnError(
-        f"the pipeline's network is a {kind} that is told more than dgn knows; expected UNet2DModel, "
-        "UNet2DConditionModel or DiTTransformer2DModel, with a prompt, a class index or nothing"
-    )
+    raise DgnError(TOLD_MORE.format(kind))
+
+
+def check_kind(kind: str) -> None:
+    """Raise :class:`DgnError` for a network whose class dgn does not know, such as a flow transformer."""
+    if kind not in KINDS:
+        raise DgnError(TOLD_MORE.format(kind))
 
 
 def _labels(classes: int | None, nameless: bool, options: PipelineOptions) -> Condition:

@@ -12,7 +12,7 @@ import torch
 from dgn.errors import DgnError, first_line
 from dgn.guest import quiet
 from dgn.priors.base import Prior
-from dgn.priors.others.pipeline.condition import PipelineOptions, condition
+from dgn.priors.others.pipeline.condition import PipelineOptions, check_kind, condition
 from dgn.priors.others.pipeline.folder import LIBRARIES, PipelineFolder, read_folder
 from dgn.priors.others.pipeline.model import Pipeline, dimensions
 from dgn.priors.others.pipeline.prior import LatentPrior, PipelinePrior
@@ -40,11 +40,16 @@ def load_pipeline(path: Path, *, size: int | None = None, trust: bool = False, *
     pipe = _load(folder, trust)
     net = pipe.unet if "unet" in folder.parts else pipe.transformer
     vae = next((getattr(pipe, name) for name in ("vae", "vqvae", "movq") if name in folder.parts), None)
+    check_kind(type(net).__name__)
     scheduler = _deterministic(pipe.scheduler)
     pixels = dimensions(net, vae)[2]
     with quiet(*_there()):
         told = condition(pipe, net, asked, pixels)
     steps = asked.steps or few_steps(folder, scheduler)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise DgnError(f"options.steps is {steps}: {type(scheduler).__name__} can't: {first_line(error)}") from error
     pipeline = Pipeline(net, scheduler, vae, told, steps=steps, precision=asked.precision, offload=asked.offload)
     return PipelinePrior(LatentPrior(pipeline, size, [folder.note]))
 
