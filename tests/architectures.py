@@ -261,7 +261,7 @@ def close(got: Tensor, expected: Tensor, what: str, scale: float = 0.0) -> None:
 HEAD = """# Units of {count} architectures, against hooks written by hand
 
 `python -m tests.architectures > docs/results/architectures.md` made this
-({date}, {versions}); the slow tests run the same.
+({date}, {versions}); the slow tests run 28 of them.
 The weights are random. A hook of one's own on the module, as its library made it, gives a layer's number of features, a
 unit's mean over all positions, one position, the centre, the place of the peak, the facets' features, and what covering
 a quarter of the image takes away. *Equal*: synthesis, examples, facets and ablation give the same within float error.
