@@ -209,7 +209,7 @@ def test_a_larger_generator_keeps_the_codes_of_a_smaller(images: Path, tmp_path:
 def test_samples_of_the_pool_please_their_units() -> None:
     """At the end of its way a group's estimates excite its units; the next begins elsewhere."""
     prior = load_prior("dgn").sampled()
-    pool = SamplePool(prior, load_network().at(128), rows=2, seed=0, sigma=torch.ones(1000))
+    pool = SamplePool(prior, load_network().at(128), rows=3, seed=0, sigma=torch.ones(1000))
     assert pool.ages == [0, 4, 9, 13]
 
     def scores(code: torch.Tensor) -> torch.Tensor:
